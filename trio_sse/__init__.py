@@ -1,0 +1,12 @@
+"""Redis in, Server-Sent Events out.
+
+`app` is what an ASGI server loads: `hypercorn trio_sse:app`. Importing this package does no I/O
+and reads no environment; settings are read when the server starts the application.
+"""
+
+from trio_sse.asgi import Application
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "app"]
+
+app = Application()

@@ -1,0 +1,133 @@
+"""`app`, the ASGI callable that servers load: makes the service when the server starts it, on Trio or on an
+asyncio loop that runs on Trio."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import sniffio
+import structlog
+from trio_asyncio import aio_as_trio
+
+from trio_sse import logs
+from trio_sse.door import Doors, innermost, one_line
+from trio_sse.handshake import problem
+from trio_sse.service import Service, create_app
+from trio_sse.settings import Settings, SettingsError
+
+log = structlog.stdlib.get_logger("trio_sse.asgi")
+
+Scope = dict[str, Any]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+WRONG_LOOP = "trio_sse runs on Trio: start it with `trio-sse`, or `hypercorn -k trio trio_sse:app`."
+
+
+class Application:
+    """Without `settings` they are read from the environment at start-up."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.crashed = False
+        """Whether a task of the service failed. The process is then asked to end."""
+        self._settings = settings
+        self._service: Service | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        loop: Any = None
+        if sniffio.current_async_library() != "trio":
+            # Importing trio_asyncio made the loop of Hypercorn's asyncio worker one that runs on Trio.
+            loop = asyncio.get_running_loop()
+            if not hasattr(loop, "trio_as_future"):
+                await _refuse(scope, receive, send, WRONG_LOOP)
+                return
+        if scope["type"] == "lifespan":
+            await self._lifespan(loop, scope, receive, send)
+        elif self._service is None:
+            await _refuse(scope, receive, send, "the server did not run the start-up of the application")
+        elif loop is None:
+            await self._respond(self._service, scope, receive, send)
+        else:
+            await _on_trio(loop, partial(self._respond, self._service), scope, receive, send)
+
+    async def _lifespan(self, loop: Any, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            settings = self._settings or Settings.load()
+        except SettingsError as error:
+            await _refuse(scope, receive, send, "\n".join(["wrong settings:", *error.lines]))
+            return
+        logs.configure(settings)
+        self._service = service = create_app(settings)
+        if loop is None:
+            failure = await self._live(service, scope, receive, send)
+        else:
+            failure = await _on_trio(loop, partial(self._live, service), scope, receive, send)
+        if failure is not None:
+            await send(failure)
+        elif self.crashed:
+            # No server acts on a lifespan that ends by itself. This ends the process under all of them.
+            signal.raise_signal(signal.SIGTERM)
+
+    async def _live(self, service: Service, scope: Scope, receive: Receive, send: Send) -> Message | None:
+        """Run the service until the server stops it. Returns the message that tells the server of a failure,
+        for the caller to send from the server's own loop: Hypercorn's asyncio worker looks at once."""
+        failure: Message | None = None
+
+        async def send_unless_failed(message: Message) -> None:
+            nonlocal failure
+            if message["type"].endswith(".failed"):
+                failure = message
+                raise _FailedError
+            await send(message)
+
+        try:
+            with Doors(service).installed():
+                await service(scope, receive, send_unless_failed)  # type: ignore[arg-type]
+        except Exception as error:
+            if failure is None:
+                self.crashed = True
+                log.critical("the service failed and ends", exc_info=innermost(error))
+        return failure
+
+    async def _respond(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await service(scope, receive, send)  # type: ignore[arg-type]
+        except Exception as error:
+            # Returning is enough: the server answers 500, or closes the connection if it has begun.
+            service.counters.connection_errors += 1
+            log.warning("a request ended by an error", path=scope.get("path"), error=one_line(error))
+            log.debug("the error", exc_info=True)
+
+
+class _FailedError(Exception):
+    """Ends a lifespan that has reported a failure."""
+
+
+async def _on_trio(
+    loop: Any, function: Callable[..., Any], scope: Scope, receive: Receive, send: Send
+) -> Any:
+    """Run a Trio function from asyncio. A cancellation of its future when the worker stops is no error."""
+    try:
+        return await loop.trio_as_future(
+            function, scope, aio_as_trio(receive, loop=loop), aio_as_trio(send, loop=loop)
+        )
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return None
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, reason: str) -> None:
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": reason})
+    elif scope["type"] == "http":
+        headers = [(b"content-type", b"application/problem+json")]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body", "body": problem(503, reason)})

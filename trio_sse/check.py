@@ -1,0 +1,91 @@
+"""`trio-sse check`: what works, what does not, and which setting to change."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import urllib.error
+import urllib.request
+
+import click
+
+from trio_sse import embedded
+from trio_sse.settings import Settings
+from trio_sse.subscriber import ERRORS, advice, connected
+
+
+def run(settings: Settings) -> int:
+    """Print one line per check. Returns the exit code: 1 if anything is to be mended."""
+    click.echo("ok    settings")
+    results = [_port(settings), _redis(settings)]
+    return 0 if all(results) else 1
+
+
+def _port(settings: Settings) -> bool:
+    where = f"{settings.host}:{settings.port}"
+    try:
+        family = socket.getaddrinfo(settings.host, settings.port, flags=socket.AI_PASSIVE)[0][0]
+        socket.create_server((settings.host, settings.port), family=family).close()
+    except OSError as error:
+        if said := _readiness(settings):
+            return _say("readyz of the service on this port says: ready" in said, f"port {where}: {said}")
+        return _say(False, f"port {where}: {error.strerror or error} (SSE_HOST, SSE_PORT)")
+    return _say(True, f"port {where} is free")
+
+
+def _readiness(settings: Settings) -> str | None:
+    """What a trio_sse that is running there already says of itself, or None if there is none."""
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/readyz"
+    try:
+        with urllib.request.urlopen(url, timeout=3) as answer:
+            body = answer.read(10_000)
+    except urllib.error.HTTPError as error:
+        body = error.read(10_000)
+    except OSError:
+        return None
+    for text in (b'"status":"ready"', b'"status":503'):
+        if text in body:
+            return (
+                f"readyz of the service on this port says: {'ready' if b'ready' in text else body.decode()}"
+            )
+    return None
+
+
+def _redis(settings: Settings) -> bool:
+    where = settings.redis_address
+    if not settings.redis_is_configured and not embedded.is_answering(settings.redis_port):
+        return _say(
+            True, f"Redis {where}: none configured, none running; `trio-sse` will start an embedded Valkey"
+        )
+    try:
+        asyncio.run(_probe(settings))
+    except ERRORS as error:
+        return _say(False, f"Redis {where}: {advice(error)}")
+    return True
+
+
+async def _probe(settings: Settings) -> None:
+    where, channel = settings.redis_address, settings.redis_channel
+    async with connected(settings) as listening, connected(settings) as speaking:
+        _say(True, f"Redis {where}: connected")
+        await listening.send_command("SUBSCRIBE", channel)
+        await listening.read_response()
+        _say(True, f"Redis {where}: may subscribe to {channel} (SSE_REDIS_CHANNEL)")
+        probe = f"{channel}:check:{secrets.token_hex(4)}"  # not the channel itself: clients would see it
+        await listening.send_command("SUBSCRIBE", probe)
+        await listening.read_response()
+        await speaking.send_command("PUBLISH", probe, "probe")
+        await speaking.read_response()
+        while (await listening.read_response())[1] != probe.encode():
+            pass
+        _say(True, f"Redis {where}: a message published to {probe} came back")
+        await speaking.send_command("PUBSUB", "NUMSUB", channel)
+        others = (await speaking.read_response())[1] - 1
+        _say(True, f"Redis {where}: {others} other subscriber(s) of {channel}")
+
+
+def _say(good: bool, line: str) -> bool:
+    click.echo(f"{'ok   ' if good else 'WRONG'} {line}")
+    return good

@@ -1,0 +1,188 @@
+"""The `trio-sse` command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import click
+import hypercorn.run
+import hypercorn.trio
+import trio
+from hypercorn.config import Config
+
+from trio_sse import __version__, check, embedded, logs
+from trio_sse.asgi import Application
+from trio_sse.door import bound_dead_peer
+from trio_sse.settings import Settings, SettingsError, env_name
+
+_SECRET = ("redis_password",)  # a password on a command line is in everybody's process list
+
+
+class _ServeByDefault(click.Group):
+    """Plain `trio-sse`, and `trio-sse --port 9000`, mean `trio-sse serve …`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        if not args or (
+            args[0] not in self.commands and args[0].split("=")[0] not in own and args[0][:1] == "-"
+        ):
+            args = ["serve", *args]
+        return super().parse_args(ctx, args)
+
+
+def _overrides(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option per setting: `--port` for SSE_PORT."""
+    for name, field in reversed(Settings.model_fields.items()):
+        if name not in _SECRET:
+            default = field.default if field.default is not None else "none"
+            shown = ",".join(default) if isinstance(default, tuple) else default
+            command = click.option(
+                f"--{name.replace('_', '-')}",
+                name,
+                metavar="VALUE",
+                help=f"{field.description} [{env_name(name)}, default {shown}]",
+            )(command)
+    return command
+
+
+@click.group(
+    cls=_ServeByDefault, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="trio-sse")
+def main() -> None:
+    """Redis in, Server-Sent Events out.
+
+    Without a command it serves. Settings come from the environment, options come before it.
+    """
+
+
+@main.command()
+@_overrides
+def serve(**options: str | None) -> None:
+    """Serve (what plain `trio-sse` does).
+
+    With no Redis configured, and none answering on 127.0.0.1 and REDIS_PORT, an embedded Valkey is started.
+    """
+    settings = _settings(options)
+    logs.configure(settings)
+    with _redis(settings), _listener(settings) as listener:
+        sys.exit(_serve(settings, listener))
+
+
+@main.command("check")
+@_overrides
+def check_command(**options: str | None) -> None:
+    """Try settings, port, Redis and channel, and say what to mend. Exit code 1 if anything is."""
+    settings = _settings(options)
+    sys.exit(check.run(settings))
+
+
+def _settings(options: dict[str, str | None]) -> Settings:
+    given = {name: value for name, value in options.items() if value is not None}
+    # Worker processes read the environment, so options go there.
+    os.environ.update({env_name(name): value for name, value in given.items()})
+    try:
+        return Settings.load()
+    except SettingsError as error:
+        for line in error.lines:
+            click.echo(line, err=True)
+        sys.exit(1)
+
+
+@contextlib.contextmanager
+def _redis(settings: Settings) -> Iterator[None]:
+    if settings.redis_is_configured or embedded.is_answering(settings.redis_port):
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            port = stack.enter_context(embedded.valkey(settings.redis_port))
+        except (embedded.EmbeddedError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            _fail(f"no Redis on 127.0.0.1:{settings.redis_port}, and the embedded Valkey did not start: {reason} "
+                  "(start one, or set REDIS_HOST or REDIS_URL)")  # fmt: skip
+        payload = json.dumps({"user_id": 1, "message": "hello"}, separators=(",", ":"))
+        channel = json.dumps(settings.redis_channel)
+        python = f"import json, redis; redis.Redis(port={port}).publish({channel}, json.dumps({payload}))"
+        click.echo(
+            f"No Redis on 127.0.0.1:{port}, so an embedded Valkey was started there for trying out. Try:\n"
+            f"  redis-cli -p {port} PUBLISH {shlex.quote(settings.redis_channel)} {shlex.quote(payload)}\n"
+            f"  {shlex.quote(sys.executable)} -c {shlex.quote(python)}\n"
+            f"and watch http://127.0.0.1:{settings.port}/ or: curl -N http://127.0.0.1:{settings.port}/sse",
+            err=True,
+        )
+        yield
+
+
+@contextlib.contextmanager
+def _listener(settings: Settings) -> Iterator[socket.socket]:
+    """The listening socket, with what every connection inherits from it."""
+    address = (settings.host, settings.port)
+    try:
+        family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        listener = socket.create_server(address, family=family)
+    except OSError as error:
+        _fail(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error} (SSE_HOST, SSE_PORT)"
+        )
+    with listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        bound_dead_peer(listener, settings.write_timeout_seconds)
+        yield listener
+
+
+def _serve(settings: Settings, listener: socket.socket) -> int:
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.backlog = 65535  # the kernel's own limit, net.core.somaxconn, is the one that counts
+    config.errorlog = logging.getLogger("trio_sse.hypercorn")
+    config.worker_class = "trio"
+    config.workers = settings.workers
+    config.application_path = "trio_sse:app"
+    if settings.workers > 1:
+        return _run_workers(config)
+    application = Application(settings)
+    try:
+        trio.run(partial(hypercorn.trio.serve, application, config, shutdown_trigger=_signal))  # type: ignore[arg-type]
+    except Exception:
+        if not application.crashed:  # else it was logged where it happened
+            raise
+        return 1
+    return 0
+
+
+def _run_workers(config: Config) -> int:
+    """Run worker processes. Hypercorn 0.18 loses the exit code of a worker that failed: it is kept here.
+    tests/integration/test_libraries.py tells when this is no longer needed."""
+    codes: list[int] = []
+    join_exited = hypercorn.run._join_exited
+
+    def join_and_keep(processes: list[Any]) -> int:
+        codes.append(join_exited(processes))
+        return codes[-1]
+
+    hypercorn.run._join_exited = join_and_keep
+    hypercorn.run.run(config)
+    return 1 if any(codes) else 0
+
+
+async def _signal(*_: Any) -> None:
+    """Wait for the signal to stop. A second one is not caught and ends the process."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _signal_number in signals:
+            return
+
+
+def _fail(line: str) -> Any:
+    click.echo(line, err=True)
+    sys.exit(1)

@@ -1,0 +1,109 @@
+"""What a back end published: Redis payload → Notification, or MessageError."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+
+MAX_USER_ID = 128
+"""Characters a user id may have, in a message and in a request alike."""
+
+EVERYBODY = "*"
+
+# Names the service says itself, or that a browser dispatches on every EventSource.
+RESERVED_EVENTS = frozenset(
+    {"connected", "heartbeat", "gap", "draining", "overloaded", "auth_expired", "open", "error"}
+)
+
+
+class MessageError(ValueError):
+    """A payload that cannot be delivered. The text is the reason, fit for a log line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """A message to deliver: to whom (None: everybody), under which event name, and its JSON."""
+
+    users: tuple[str, ...] | None
+    event: str | None
+    data: bytes
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    # Only what routing needs is decoded. The rest is the publisher's and passes through as it is.
+    user_id: int | str | list[int | str]
+    event: msgspec.Raw = msgspec.Raw(b"")
+    created_at: msgspec.Raw = msgspec.Raw(b"")
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+
+
+def decode(payload: bytes, max_bytes: int) -> Notification:
+    """Read a payload from Redis. `created_at` (RFC 3339, UTC) is added when it is missing.
+
+    Raises MessageError when the payload is over `max_bytes`, not UTF-8, not JSON (RFC 8259), not an
+    object, or its `user_id` or `event` cannot be used.
+    """
+    if len(payload) > max_bytes:
+        raise MessageError(f"{len(payload)} bytes, over SSE_MAX_MESSAGE_BYTES={max_bytes}")
+    try:
+        payload.decode()
+        envelope = _envelope.decode(payload)
+    except UnicodeDecodeError as error:
+        raise MessageError(f"not UTF-8 (byte {error.start})") from None
+    except msgspec.ValidationError as error:
+        raise MessageError(f'{error} (user_id: an integer, a string, a list of them, or "*")') from None
+    except msgspec.DecodeError as error:
+        raise MessageError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise MessageError("not JSON: nested too deeply") from None
+    event = _event_name(envelope.event) if envelope.event else None
+    if not envelope.created_at:
+        end = payload.rindex(b"}")
+        payload = b'%b,"created_at":"%b"}' % (payload[:end], utc_now().encode())
+    return Notification(_users(envelope.user_id), event, payload)
+
+
+def user_id_problem(user_id: str) -> str | None:
+    """Why `user_id` cannot be anybody's, or None. One rule for messages and for requests."""
+    if not user_id:
+        return "user_id is empty"
+    if len(user_id) > MAX_USER_ID:
+        return f"user_id has {len(user_id)} characters, more than {MAX_USER_ID}"
+    if not user_id.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in user_id):
+        return "user_id has control characters"
+    return None
+
+
+def utc_now() -> str:
+    """The time as RFC 3339 with milliseconds, such as 2026-01-01T12:00:00.000Z."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _users(user_id: int | str | list[int | str]) -> tuple[str, ...] | None:
+    listed = user_id if isinstance(user_id, list) else [user_id]
+    if not listed:
+        raise MessageError("user_id is an empty list")
+    users = tuple(dict.fromkeys(map(str, listed)))  # 1 and "1" are one user, and get one copy
+    if EVERYBODY in users:
+        return None
+    for user in users:
+        if problem := user_id_problem(user):
+            raise MessageError(problem)
+    return users
+
+
+def _event_name(raw: msgspec.Raw) -> str | None:
+    """The event name a message asks for. A value that is no name is the publisher's own field."""
+    name = msgspec.json.decode(raw)
+    if not isinstance(name, str) or name in ("", "message"):
+        return None
+    if "\r" in name or "\n" in name or "\0" in name:
+        return None
+    if name in RESERVED_EVENTS:
+        raise MessageError(f"event {name!r} is the service's own; use another name")
+    return name

@@ -1,0 +1,26 @@
+"""What is counted. Plain integers, changed synchronously by the one who sees the thing happen."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the start of this process."""
+
+    streams: int = 0
+    """Streams opened."""
+    published: int = 0
+    """Messages accepted from Redis."""
+    rejected: int = 0
+    """Messages from Redis that could not be delivered to anybody: bad JSON, no user_id, too large."""
+    dropped: int = 0
+    """Messages a connection lost because its buffer was full. Each was declared to it by a `gap`."""
+    redis_reconnects: int = 0
+    """Times the subscription was lost and taken up again."""
+    connection_errors: int = 0
+    """Connections that ended by an exception."""
+
+    def snapshot(self) -> dict[str, int]:
+        return asdict(self)

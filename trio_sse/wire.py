@@ -1,0 +1,45 @@
+"""Events as bytes (WHATWG HTML 9.2, "Server-sent events") and bytes as HTTP/1.1 chunks (RFC 9112, 7.1)."""
+
+from __future__ import annotations
+
+import re
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_FORBIDDEN = ("\r", "\n", "\0")
+
+
+def event(data: bytes, *, name: str | None = None, id: str | None = None) -> bytes:  # noqa: A002
+    """One event, ready to be written.
+
+    `data` is UTF-8. Each of its lines becomes a `data` line, so a parser gives it back with every line
+    end as LF. Raises ValueError when `name` or `id` has a CR, LF or NUL: these would start another
+    field, or make the parser ignore this one.
+    """
+    head = ""
+    if id is not None:
+        head = f"id: {_one_line(id)}\n"
+    if name is not None:
+        head += f"event: {_one_line(name)}\n"
+    if b"\n" in data or b"\r" in data:
+        data = _LINE_END.sub(b"\ndata: ", data)
+    return b"%bdata: %b\n\n" % (head.encode(), data)
+
+
+def retry(milliseconds: int) -> bytes:
+    """The field that sets how long a browser waits before it connects again. It dispatches nothing."""
+    return b"retry: %d\n" % milliseconds
+
+
+def chunk(data: bytes) -> bytes:
+    """`data` as one chunk. It must not be empty: an empty chunk ends the body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def _one_line(text: str) -> str:
+    for character in _FORBIDDEN:
+        if character in text:
+            raise ValueError(f"{character!r} cannot stand in a field of an event")
+    return text
