@@ -4,6 +4,7 @@ asyncio loop that runs on Trio."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -63,6 +64,7 @@ class Application:
             return
         logs.configure(settings)
         self._service = service = create_app(settings)
+        _calm_garbage_collector()
         if loop is None:
             failure = await self._live(service, scope, receive, send)
         else:
@@ -121,6 +123,18 @@ async def _on_trio(
         if task is not None and task.cancelling():
             raise
         return None
+
+
+def _calm_garbage_collector() -> None:
+    """Keep the collector from walking through every open connection again and again.
+
+    A connection is a few dozen objects that all live until the client leaves, so each look at the young ones
+    finds nothing, and each look at all of them costs more the more clients there are. What is loaded by now
+    stays for good. Measured with `benchmarks/run.py --works idle`: see benchmarks/README.md.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, reason: str) -> None:

@@ -12,7 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import hypercorn.run
@@ -22,8 +22,8 @@ from hypercorn.config import Config
 
 from trio_sse import __version__, check, embedded, logs
 from trio_sse.asgi import Application
-from trio_sse.door import bound_dead_peer
 from trio_sse.settings import Settings, SettingsError, env_name
+from trio_sse.sockets import MAX_BACKLOG, bound_dead_peer
 
 _SECRET = ("redis_password",)  # a password on a command line is in everybody's process list
 
@@ -109,8 +109,10 @@ def _redis(settings: Settings) -> Iterator[None]:
             port = stack.enter_context(embedded.valkey(settings.redis_port))
         except (embedded.EmbeddedError, OSError) as error:
             reason = str(error).splitlines()[0]
-            _fail(f"no Redis on 127.0.0.1:{settings.redis_port}, and the embedded Valkey did not start: {reason} "
-                  "(start one, or set REDIS_HOST or REDIS_URL)")  # fmt: skip
+            _fail(
+                f"no Redis on 127.0.0.1:{settings.redis_port}, and the embedded Valkey did not start: "
+                f"{reason} (start one, or set REDIS_HOST or REDIS_URL)"
+            )
         payload = json.dumps({"user_id": 1, "message": "hello"}, separators=(",", ":"))
         channel = json.dumps(settings.redis_channel)
         python = f"import json, redis; redis.Redis(port={port}).publish({channel}, json.dumps({payload}))"
@@ -132,9 +134,8 @@ def _listener(settings: Settings) -> Iterator[socket.socket]:
         family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         listener = socket.create_server(address, family=family)
     except OSError as error:
-        _fail(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error} (SSE_HOST, SSE_PORT)"
-        )
+        reason = error.strerror or str(error)
+        _fail(f"cannot listen on {settings.host}:{settings.port}: {reason} (SSE_HOST, SSE_PORT)")
     with listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         bound_dead_peer(listener, settings.write_timeout_seconds)
@@ -144,7 +145,7 @@ def _listener(settings: Settings) -> Iterator[socket.socket]:
 def _serve(settings: Settings, listener: socket.socket) -> int:
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
-    config.backlog = 65535  # the kernel's own limit, net.core.somaxconn, is the one that counts
+    config.backlog = MAX_BACKLOG
     config.errorlog = logging.getLogger("trio_sse.hypercorn")
     config.worker_class = "trio"
     config.workers = settings.workers
@@ -183,6 +184,6 @@ async def _signal(*_: Any) -> None:
             return
 
 
-def _fail(line: str) -> Any:
+def _fail(line: str) -> NoReturn:
     click.echo(line, err=True)
     sys.exit(1)

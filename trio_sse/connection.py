@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 from typing import Any
 
 import msgspec
@@ -13,6 +13,8 @@ from trio_sse.batch import Batch
 from trio_sse.messages import utc_now
 from trio_sse.metrics import Counters
 from trio_sse.outlet import AsgiOutlet, Outlet
+
+_open_channel = trio.open_memory_channel[bytes]
 
 
 class Connection:
@@ -30,11 +32,11 @@ class Connection:
 
     def __init__(self, user_id: str, capacity: int, counters: Counters) -> None:
         self.user_id = user_id
-        self.id = secrets.token_hex(8)
+        self.id = f"{random.getrandbits(64):016x}"
         self.since = 0
         """The sequence number up to which nothing is owed to this connection; set on joining the hub."""
         self.closed = False
-        self.channel, self.waiting = trio.open_memory_channel[bytes](capacity)
+        self.channel, self.waiting = _open_channel(capacity)
         self._outlet: Outlet | None = None
         self._dropped = 0
         self._notices: dict[str, bytes] = {}

@@ -1,18 +1,22 @@
-"""Hypercorn's TCP servers, with what they lack: an error of one connection stays that connection's own, and
-the service learns when the stop begins.
+"""In the place of Hypercorn's TCP servers: every connection comes in here.
+
+`GET /sse` on a plain HTTP/1 connection is served on its own socket; anything else goes on in Hypercorn, with
+the bytes that were read. An error of one connection stays that connection's own, and the service learns
+when the stop begins.
 
 The one room that relies on what Hypercorn does not promise: that `hypercorn.trio.run` and
-`hypercorn.asyncio.run` look the name `TCPServer` up for every connection, after the lifespan start-up.
-tests/integration/test_libraries.py tells when that no longer holds, and when it is no longer needed.
+`hypercorn.asyncio.run` look the name `TCPServer` up after the lifespan start-up and await what it returns for
+every connection. tests/integration/test_libraries.py tells when that no longer holds.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import hypercorn.asyncio.run
 import hypercorn.trio.run
@@ -20,9 +24,15 @@ import structlog
 import trio
 import trio_asyncio
 from hypercorn.asyncio.tcp_server import TCPServer as AsyncioTCPServer
+from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer as TrioTCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
 
+from trio_sse.request import OtherRequest, Replayed, StreamRequest, read_request
 from trio_sse.service import Service
+from trio_sse.sockets import prepare_listeners
+from trio_sse.stream import serve_stream
 
 log = structlog.stdlib.get_logger("trio_sse.door")
 
@@ -30,120 +40,148 @@ STOP_GRACE_SECONDS = 0.25
 """How long requests may take to end by themselves once the stop has begun. Hypercorn would wait forever
 for a client that does not read: its writes have no deadline and are shielded from cancellation."""
 
+_SEAMS = (hypercorn.trio.run, hypercorn.asyncio.run)
 
-class _Abortable(Protocol):
-    def abort(self) -> None:
-        """Close the socket under the connection, so that whatever it waits for ends."""
-        ...
+_Opened = Any  # a trio.SocketStream, a trio.SSLStream, or an asyncio.StreamWriter
 
 
 class Doors:
-    """The connections Hypercorn has open for one service."""
+    """Lets connections in to one service."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._open: set[_Abortable] = set()
-        self._stop_is_watched = False
+        self._open: set[_Opened] = set()
+        self._context_on_trio: WorkerContext | None = None
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Stand in Hypercorn's place for `TCPServer` while the service is up."""
-        doors: dict[Any, Any] = {
-            hypercorn.trio.run: partial(TrioDoor, self),
-            hypercorn.asyncio.run: partial(AsyncioDoor, self),
-        }
-        before = {module: vars(module).get("TCPServer") for module in doors}
-        if None in before.values():
-            log.warning("this Hypercorn has no place for the door; its own connection handling serves")
+        before = [vars(module).get("TCPServer") for module in _SEAMS]
+        if None in before:
+            log.warning("this Hypercorn has no place for the door: streams are served by Quart, more slowly")
             yield
             return
-        for module, door in doors.items():
-            module.TCPServer = door
+        for module, door in zip(_SEAMS, (self.enter, self.enter_asyncio), strict=True):
+            module.TCPServer = door  # type: ignore[attr-defined]
         try:
             yield
         finally:
-            for module, original in before.items():
-                module.TCPServer = original
+            for module, original in zip(_SEAMS, before, strict=True):
+                module.TCPServer = original  # type: ignore[attr-defined]
 
-    def watch_stop(self, wait: Callable[[], Awaitable[Any]]) -> None:
-        """Close the hub when `wait` returns, which is when the worker begins to stop.
+    async def enter(
+        self, app: Any, config: Config, context: Any, state: Any, stream: Any, received: bytes = b""
+    ) -> None:
+        """One connection under Trio, from accept to close.
+
+        `stream` is a trio.SocketStream or, with TLS, a trio.SSLStream; `received` was read from it before.
+        """
+        if self._context_on_trio is None:
+            self._context_on_trio = context
+            self._watch_stop(context.terminated.wait)
+        with _Contained(self, stream):
+            request: StreamRequest | OtherRequest | None = None
+            if self._service.settings.door and isinstance(stream, trio.SocketStream):
+                request = await read_request(stream, received, config, self._service.settings)
+                if isinstance(request, StreamRequest):
+                    await context.mark_request()
+                    await serve_stream(self._service, request, stream)
+                elif request is not None:
+                    rest = Replayed(stream, request.received)
+                    await TrioTCPServer(app, config, context, state, rest).run()  # type: ignore[arg-type]
+                # Under asyncio nobody else closes it. Closing is synchronous, so nothing can stop it.
+                stream.socket.close()
+            else:
+                await TrioTCPServer(app, config, context, state, stream).run()
+
+    async def enter_asyncio(
+        self, app: Any, loop: Any, config: Config, context: Any, state: Any,
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
+    ) -> None:  # fmt: skip
+        """One connection under Hypercorn's asyncio worker. Its loop runs on Trio: the socket moves there."""
+        if self._context_on_trio is None:
+            self._context_on_trio = WorkerContext(None)
+            self._watch_stop(trio_asyncio.aio_as_trio(context.terminated.wait, loop=loop))
+        tls = writer.get_extra_info("ssl_object") is not None
+        if tls or config.max_requests is not None or not self._service.settings.door:
+            with _Contained(self, writer):
+                await AsyncioTCPServer(app, loop, config, context, state, reader, writer).run()
+            return
+        with _Contained(self, writer):
+            stream, received = _moved(reader, writer)
+            await loop.trio_as_future(
+                self.enter, app, config, self._context_on_trio, ConnectionState(state), stream, received
+            )
+
+    def _watch_stop(self, wait: Callable[[], Awaitable[Any]]) -> None:
+        prepare_listeners(self._service.settings.write_timeout_seconds)
+        self._service.nursery.start_soon(self._stop, wait)
+
+    async def _stop(self, wait: Callable[[], Awaitable[Any]]) -> None:
+        """When the worker begins to stop, close the hub; then cut off whoever keeps the worker waiting.
 
         Hypercorn tells an application only after the connections have ended, which streams never do.
         """
-        if not self._stop_is_watched:
-            self._stop_is_watched = True
-            self._service.nursery.start_soon(self._stop, wait)
-
-    async def _stop(self, wait: Callable[[], Awaitable[Any]]) -> None:
         await wait()
+        assert self._context_on_trio is not None
+        await self._context_on_trio.terminated.set()
         self._service.hub.close()
         await trio.sleep(STOP_GRACE_SECONDS)
-        for door in list(self._open):
-            door.abort()
+        for opened in list(self._open):
+            _cut(opened)
 
-    @contextlib.contextmanager
-    def contained(self, door: _Abortable, sock: socket.socket | trio.socket.SocketType) -> Iterator[None]:
-        """The life of one connection: whatever it raises ends it and nothing else."""
-        bound_dead_peer(sock, self._service.settings.write_timeout_seconds)
-        self._open.add(door)
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001  this is what the door is for
+
+class _Contained:
+    """The life of one connection: whatever it raises ends it and nothing else."""
+
+    __slots__ = ("_doors", "_opened")
+
+    def __init__(self, doors: Doors, opened: _Opened) -> None:
+        self._doors = doors
+        self._opened = opened
+
+    def __enter__(self) -> None:
+        self._doors._open.add(self._opened)
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        self._doors._open.discard(self._opened)
+        if isinstance(error, Exception):
             self._report(error)
-        except BaseExceptionGroup as group:
+            return True
+        if isinstance(error, BaseExceptionGroup):
             # Cancelled beside an error: the cancellation goes on, the error ends here.
-            errors, others = group.split(Exception)
+            errors, others = error.split(Exception)
             if errors is not None:
                 self._report(errors)
-            if others is not None:
+                if others is None:
+                    return True
                 raise others from None
-        finally:
-            self._open.discard(door)
+        return False
 
     def _report(self, error: BaseException) -> None:
-        self._service.counters.connection_errors += 1
+        self._doors._service.counters.connection_errors += 1
         log.warning("a connection ended by an error", error=one_line(error))
         log.debug("the error", exc_info=error)
 
 
-class TrioDoor(TrioTCPServer):
-    """One connection under Hypercorn's Trio worker."""
-
-    def __init__(self, doors: Doors, *args: Any) -> None:
-        super().__init__(*args)
-        self._doors = doors
-
-    @property
-    def _socket(self) -> trio.socket.SocketType:
-        stream = self.stream
-        if isinstance(stream, trio.SSLStream):
-            return stream.transport_stream.socket
-        return stream.socket
-
-    async def run(self) -> None:
-        self._doors.watch_stop(self.context.terminated.wait)
-        with self._doors.contained(self, self._socket):
-            await super().run()
-
-    def abort(self) -> None:
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+def _moved(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[trio.SocketStream, bytes]:
+    """The connection as a Trio stream, taken away from asyncio, and what asyncio has read of it."""
+    transport = writer.transport
+    transport.pause_reading()  # type: ignore[attr-defined]
+    received = bytes(reader._buffer)  # type: ignore[attr-defined]  # read() would wait where there is nothing
+    sock = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
+    transport.abort()  # closes asyncio's descriptor, not the connection, which has another now
+    sock.setblocking(False)
+    return trio.SocketStream(trio.socket.from_stdlib_socket(sock)), received
 
 
-class AsyncioDoor(AsyncioTCPServer):
-    """One connection under Hypercorn's asyncio worker, whose loop runs on Trio."""
-
-    def __init__(self, doors: Doors, *args: Any) -> None:
-        super().__init__(*args)
-        self._doors = doors
-
-    async def run(self) -> None:
-        self._doors.watch_stop(trio_asyncio.aio_as_trio(self.context.terminated.wait, loop=self.loop))
-        with self._doors.contained(self, self.writer.get_extra_info("socket")):
-            await super().run()
-
-    def abort(self) -> None:
-        self.writer.transport.abort()
+def _cut(opened: _Opened) -> None:
+    if isinstance(opened, asyncio.StreamWriter):
+        opened.transport.abort()
+        return
+    transport = opened.transport_stream if isinstance(opened, trio.SSLStream) else opened
+    with contextlib.suppress(OSError):
+        transport.socket.shutdown(socket.SHUT_RDWR)
 
 
 def innermost(error: BaseException) -> BaseException:
@@ -157,16 +195,3 @@ def one_line(error: BaseException) -> str:
     """The innermost error as one line of at most 200 characters."""
     error = innermost(error)
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-
-
-def bound_dead_peer(sock: socket.socket | trio.socket.SocketType, seconds: float) -> None:
-    """Let the kernel end a connection whose peer acknowledges nothing for `seconds` (RFC 5482, tcp(7)).
-
-    On a listening socket the options pass on to every connection it accepts.
-    """
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(seconds)))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(seconds / 3)))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
@@ -23,8 +25,7 @@ class MessageError(ValueError):
     """A payload that cannot be delivered. The text is the reason, fit for a log line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Notification:
+class Notification(NamedTuple):
     """A message to deliver: to whom (None: everybody), under which event name, and its JSON."""
 
     users: tuple[str, ...] | None
@@ -81,7 +82,13 @@ def user_id_problem(user_id: str) -> str | None:
 
 def utc_now() -> str:
     """The time as RFC 3339 with milliseconds, such as 2026-01-01T12:00:00.000Z."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    milliseconds = time.time_ns() // 1_000_000
+    return f"{_utc_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
+
+
+@lru_cache(maxsize=2)  # thousands may ask within a second
+def _utc_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _users(user_id: int | str | list[int | str]) -> tuple[str, ...] | None:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 from typing import Protocol
 
 import trio
 
+from trio_sse import wire
 from trio_sse.batch import Batch
+
+
+class Backlog(Protocol):
+    """What waits behind an outlet that was busy. A Connection is one."""
+
+    def take_waiting(self) -> bytes:
+        """Everything that waits, in order, or b"" when nothing does."""
+        ...
 
 
 class Outlet(Protocol):
@@ -20,7 +32,7 @@ class Outlet(Protocol):
         ...
 
     def close(self) -> None:
-        """End the stream: nothing is taken any more, the task that writes comes to its end."""
+        """End the stream once what was taken has left. Nothing more is taken."""
         ...
 
 
@@ -55,3 +67,84 @@ class AsgiOutlet:
             return await self._waiting.receive()
         finally:
             self._parked = False
+
+
+class SocketOutlet:
+    """Writes to the socket itself, without waiting, as the body of an HTTP/1 response.
+
+    What the socket does not take at once is written by a task of its own in `nursery`, which exists only
+    while there is such a rest. A client that takes nothing for `timeout` seconds is cut off. The end of
+    the stream cancels `nursery`.
+    """
+
+    __slots__ = ("_backlog", "_busy", "_chunked", "_closing", "_fd", "_nursery", "_rest", "_timeout")
+
+    def __init__(
+        self, fd: int, backlog: Backlog, nursery: trio.Nursery, *, chunked: bool, timeout: float
+    ) -> None:
+        self._fd = fd
+        self._backlog = backlog
+        self._nursery = nursery
+        self._chunked = chunked
+        self._timeout = timeout
+        self._busy = False
+        self._closing = False
+        self._rest = memoryview(b"")
+
+    def begin(self, head: bytes, body: bytes) -> None:
+        """Write the head of the response and the first bytes of its body."""
+        self._write(head + wire.chunk(body) if self._chunked else head + body)
+
+    def take(self, batch: Batch) -> bool:
+        if self._busy:
+            return False
+        self._write(batch.chunk if self._chunked else batch.data)
+        return True
+
+    def close(self) -> None:
+        self._closing = True
+        if not self._busy:
+            self._end()
+
+    def _write(self, data: bytes) -> None:
+        sent = self._write_some(data)
+        if sent < len(data):
+            self._busy = True
+            self._rest = memoryview(data)[sent:]
+            self._nursery.start_soon(self._drain)
+
+    def _write_some(self, data: bytes | memoryview) -> int:
+        """How much the socket took. A broken one takes everything: its end is noticed by reading."""
+        try:
+            return os.write(self._fd, data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._nursery.cancel_scope.cancel()
+            return len(data)
+
+    async def _drain(self) -> None:
+        while self._rest:
+            with trio.move_on_after(self._timeout) as patience:
+                await trio.lowlevel.wait_writable(self._fd)
+            if patience.cancelled_caught:
+                abort(self._fd)
+                self._nursery.cancel_scope.cancel()
+                return
+            self._rest = self._rest[self._write_some(self._rest) :]
+            if not self._rest and (waiting := self._backlog.take_waiting()):
+                self._rest = memoryview(wire.chunk(waiting) if self._chunked else waiting)
+        self._busy = False
+        if self._closing:
+            self._end()
+
+    def _end(self) -> None:
+        if self._chunked:
+            self._write_some(wire.LAST_CHUNK)
+        self._nursery.cancel_scope.cancel()
+
+
+def abort(fd: int) -> None:
+    """End the connection of `fd` in both directions, whoever waits for it. The caller still closes it."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+        sock.shutdown(socket.SHUT_RDWR)

@@ -68,6 +68,9 @@ class Settings(BaseSettings):
         "SSE_WORKERS", 1, "worker processes, each with all messages and its own connections",
         "a number from 1 to 256", ge=1, le=256,
     )  # fmt: skip
+    door: bool = _setting(
+        "SSE_DOOR", True, "serve streams on their own sockets, past Hypercorn and Quart", "true or false"
+    )
     log_format: Literal["console", "json"] = _setting(
         "SSE_LOG_FORMAT", "console", "how log lines look", "console or json"
     )

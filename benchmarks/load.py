@@ -1,0 +1,124 @@
+"""Building and calling the C programs: the load client, the publisher, the floor."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from machine import pinned
+from redis_server import CHANNEL, free_port
+
+HERE = Path(__file__).resolve().parent
+TOOLS = ("load", "publish", "floor")
+CONNECT_SECONDS = 90
+
+
+class Tools:
+    """The three programs, built into `folder`; they run on `load_cores`, the floor on `service_cores`."""
+
+    def __init__(self, folder: Path, service_cores: set[int] | None, load_cores: set[int] | None) -> None:
+        compiler = compiler_path()
+        if not compiler:
+            raise RuntimeError("no C compiler (cc, gcc or clang): the load client cannot be built")
+        self.folder, self.service_cores, self.load_cores = folder, service_cores, load_cores
+        for name in TOOLS:
+            subprocess.run([compiler, "-O2", "-o", folder / name, HERE / f"{name}.c"], check=True)
+
+    def start(self, name: str, cores: set[int] | None, **args: object) -> subprocess.Popen[str]:
+        words = [str(self.folder / name), *(f"{k}={v}" for k, v in args.items())]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1, preexec_fn=pinned(cores)
+        )
+
+    def publish(self, seconds: float, **args: object) -> dict[str, Any]:
+        """Publish; returns when all is sent and answered, at the latest after `seconds`."""
+        process = self.start("publish", self.load_cores, channel=CHANNEL, seconds=seconds, **args)
+        try:
+            out, err = process.communicate(timeout=seconds + 20)
+        finally:
+            end(process)
+        if process.returncode:
+            raise RuntimeError(f"publisher: {err.strip()}")
+        return dict(json.loads(out))
+
+
+def compiler_path() -> str | None:
+    return next((p for p in map(shutil.which, ("cc", "gcc", "clang")) if p), None)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kill the process if it still runs, and close its pipes."""
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+class Load:
+    """A running load client whose connections are open."""
+
+    def __init__(self, process: subprocess.Popen[str], conns: int) -> None:
+        self.process = process
+        assert process.stderr
+        line = process.stderr.readline()  # bounded: the program ends itself after `seconds` without READY
+        if not line.startswith("READY"):
+            raise RuntimeError(f"the load client could not open {conns} connections: {line.strip()}")
+        self.up = int(line.split()[1])
+
+    def finish(self, deliveries: int) -> dict[str, Any]:
+        """Wait until so many messages have arrived or no more come; the client's own figures."""
+        out, err = self.process.communicate(f"end {deliveries}\n", timeout=CONNECT_SECONDS * 2)
+        if not out:
+            raise RuntimeError(f"load client: {err.strip()}")
+        return dict(json.loads(out))
+
+
+@contextlib.contextmanager
+def load(tools: Tools, port: int, conns: int, seconds: float, drain: float, **args: object) -> Iterator[Load]:
+    """Open the connections.
+
+    `seconds`: a bound on the time after that. `drain`: seconds to wait for late messages.
+    """
+    process = tools.start(
+        "load",
+        tools.load_cores,
+        port=port,
+        conns=conns,
+        drain=drain,
+        seconds=CONNECT_SECONDS + seconds,
+        **args,
+    )
+    try:
+        yield Load(process, conns)
+    finally:
+        end(process)
+
+
+def floor(tools: Tools, conns: int, seconds: float, rate: float = 0, **args: object) -> dict[str, Any]:
+    """Run the bare send() loop against the load client; figures of both."""
+    port = free_port()
+    pad = args.pop("pad", 0)
+    server = tools.start(
+        "floor", tools.service_cores, port=port, conns=conns, seconds=seconds, rate=rate, pad=pad
+    )
+    try:
+        assert server.stderr
+        assert server.stdin
+        assert server.stdout
+        if not server.stderr.readline().startswith("LISTENING"):
+            raise RuntimeError("the floor did not start")
+        with load(tools, port, conns, seconds + 10, drain=5, **args) as client:
+            server.stdin.write("go\n")
+            sent = dict(json.loads(server.stdout.readline()))
+            return {"floor": sent, "load": client.finish(sent["sends"])}
+    finally:
+        end(server)

@@ -1,0 +1,199 @@
+"""Text tables, results.md and results.json out of the measured rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+Cell = Callable[[Row], str]
+FLOOR = "floor"
+NOISE_CORES = 0.15  # other programs' CPU above this is marked
+
+
+def _number(key: str, digits: int = 0, scale: float = 1) -> Cell:
+    return lambda row: "–" if row.get(key) is None else f"{row[key] / scale:,.{digits}f}"
+
+
+def _lost(row: Row, prefix: str = "") -> str:
+    """Messages that should have arrived and had not when the wait ended."""
+    missing, expected = row.get(prefix + "missing", 0), row.get("expected", 0)
+    if not missing and row.get("behind"):
+        return f"none; took {row['publisher']['published'] / row['publisher']['wanted']:.0%} only"
+    if not missing:
+        return "none"
+    return f"LOST {missing:,} ({missing / expected:.1%})"
+
+
+def incomplete(row: Row) -> bool:
+    """Whether not all messages were taken and received: its figures are then for less work."""
+    return bool(row.get("missing") or row.get("without_missing") or row.get("behind"))
+
+
+def _others(row: Row) -> str:
+    cores = row.get("others_cores")
+    return "–" if cores is None else f"{cores:.2f}" + ("!" if cores > NOISE_CORES else "")
+
+
+MS = 1000
+COLUMNS: dict[str, list[tuple[str, Cell]]] = {
+    "deliver": [
+        ("delivered/s", _number("per_s")),
+        ("lost", _lost),
+        ("p50 ms", _number("p50_us", 1, MS)),
+        ("p99 ms", _number("p99_us", 1, MS)),
+        ("p99.9 ms", _number("p999_us", 1, MS)),
+        ("max ms", _number("max_us", 1, MS)),
+        ("cores: service", _number("service_cores", 2)),
+        ("load", lambda row: f"{row['load']['core_share']:.2f}"),
+        ("others", _others),
+    ],
+    "idle": [
+        ("connects/s", _number("connects_per_s")),
+        ("connected", _number("connected")),
+        ("KB each, RSS", _number("kb_rss", 1)),
+        ("KB each, PSS", _number("kb_pss", 1)),
+        ("CPU s", _number("cpu_s", 2)),
+        ("us per heartbeat", _number("cpu_us_per_heartbeat", 1)),
+        ("bytes each", _number("bytes_each")),
+        ("others", _others),
+    ],
+    "slow": [
+        ("p50 ms without", _number("without_p50_us", 1, MS)),
+        ("p99 ms without", _number("without_p99_us", 1, MS)),
+        ("p99 ms with", _number("p99_us", 1, MS)),
+        ("max ms without", _number("without_max_us", 1, MS)),
+        ("max ms with", _number("max_us", 1, MS)),
+        ("lost without", lambda row: _lost(row, "without_")),
+        ("lost with", _lost),
+        ("unsent KB", _number("unsent_bytes", 0, 1024)),
+        ("others", _others),
+    ],
+}
+# What the ratios compare, for each kind of work: key, name.
+COMPARED = {
+    "deliver": [("per_s", "delivered/s"), ("p99_us", "p99")],
+    "idle": [("connects_per_s", "connects/s"), ("kb_pss", "KB each, PSS")],
+    "slow": [("p99_us", "p99 with the client that never reads")],
+}
+
+
+def table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
+    """A Markdown table that also reads well as plain text: the first column left, the others right."""
+    lines = [head, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    out = []
+    for line in lines:
+        cells = [
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        out.append("| " + " | ".join(cells) + " |")
+    rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return [out[0], "| " + " | ".join(rule) + " |", *out[1:]]
+
+
+def _ratios(kind: str, rows: list[Row]) -> list[str]:
+    """Each figure divided by the floor's and the peers' in the same work; `*`: one side is incomplete."""
+    out: list[str] = []
+    against = [r for r in rows if r["peer"] and "error" not in r]
+
+    def divided(row: Row, base: Row, key: str) -> str:
+        star = "*" if incomplete(row) or incomplete(base) else ""
+        return f"{row[key] / base[key]:.3g}{star}"
+
+    for key, name in COMPARED[kind]:
+        bases = [r for r in against if r.get(key)]
+        lines = [
+            [row["title"], *(divided(row, base, key) for base in bases)]
+            for row in rows
+            if row.get(key) and row["service"] != FLOOR
+        ]
+        if bases and lines:
+            out += ["", f"{name} divided by that of", ""]
+            out += table(["service", *(b["service"] for b in bases)], lines)
+    return out
+
+
+def _about(row: Row) -> str:
+    return f" ({row['about']})" if row.get("about") else ""
+
+
+def _remarks(row: Row) -> list[str]:
+    """What the columns do not say: how a loss is made up, disorder, closed connections, errors."""
+    out = []
+    if row.get("error"):
+        return [f"{row['title']}: not measured: {row['error']}"]
+    if row.get("missing") and "load" in row:
+        parts = [f"{row['received']:,} of {row['expected']:,} arrived"]
+        parts.append(f"{row['load']['holes']:,} skipped (a later one arrived)")
+        if row.get("told") or row.get("told_unknown"):
+            parts.append(
+                f"{row['told']:,} told to clients in gap events ({row['told_unknown']} gaps without a number)"
+            )
+        if row.get("counted_by_service") is not None:
+            parts.append(f"{row['counted_by_service']:,} dropped by the service's own count")
+        parts.append(f"{row['missing'] - row['load']['holes']:,} had not come when the wait ended")
+        if row["told"]:
+            parts.append(
+                "received + told = published"
+                if row["accounted"]
+                else "received + told differs from published"
+            )
+        out.append(f"{row['title']}: " + "; ".join(parts))
+    if row.get("behind"):
+        p = row["publisher"]
+        out.append(
+            f"{row['title']}: took only {p['published']:,} of {p['wanted']:,} messages "
+            f"in {p['seconds']:.1f} s ({p['per_s']:,.0f}/s)"
+        )
+    for key in ("duplicates", "reordered", "refused", "closed", "blocked"):
+        if row.get(key):
+            out.append(f"{row['title']}: {key}: {row[key]:,}")  # noqa: PERF401
+    if row["service"] != FLOOR and row.get("bytes_each") == 0:
+        out.append(f"{row['title']}: no heartbeat was seen")
+    return out
+
+
+def work_lines(work: dict[str, Any]) -> list[str]:
+    """The tables of one work."""
+    columns = COLUMNS[work["kind"]]
+    rows = work["rows"]
+    lines = [f"## {work['title']}", "", work["how"], ""]
+    good = [r for r in rows if "error" not in r]
+    lines += table(
+        ["service", *(name for name, _ in columns)],
+        [[r["title"], *(cell(r) for _, cell in columns)] for r in good],
+    )
+    remarks = [f"- {text}" for row in rows for text in _remarks(row)]
+    if remarks:
+        lines += ["", *remarks]
+    lines += _ratios(work["kind"], rows)
+    lines += ["", "Commands:", "", *(f"- {r['title']}: `{r['command']}`{_about(r)}" for r in good), ""]
+    return lines
+
+
+def markdown(results: dict[str, Any]) -> str:
+    meta = results["meta"]
+    lines = [
+        "# Results",
+        "",
+        f"{meta['date']}, `{meta['command']}`",
+        "",
+        "How to read them: `benchmarks/README.md`. `!` marks a row during which other programs used more "
+        f"than {NOISE_CORES} of a core; `*` a ratio in which one side did not deliver everything.",
+        "",
+    ]
+    lines += [f"- {note}" for note in meta["notes"]]
+    lines += ["", "Versions: " + ", ".join(f"{k} {v}" for k, v in meta["versions"].items()), ""]
+    for work in results["works"]:
+        lines += work_lines(work)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def write(results: dict[str, Any], folder: Path) -> None:
+    """Write results.json and results.md, over those of the last run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    (folder / "results.md").write_text(markdown(results))

@@ -1,0 +1,236 @@
+"""Measure the service and its peers side by side, in one run.
+
+Everything runs on the loopback address of this machine and stops by itself. Tables go to standard
+output and, with the raw figures and a chart, into the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import chart
+import machine
+import report
+from catalogue import SERVICES, program
+from load import Tools, compiler_path
+from redis_server import running_redis
+from services import Service
+from works import HEARTBEAT_SECONDS, WORKS, Bench, Row, Work, measure, measure_floor
+
+HERE = Path(__file__).resolve().parent
+PER_ROW_SECONDS = {"deliver": (14, 6), "idle": (22, 18), "slow": (36, 22)}  # about, full and quick
+
+
+def _names(text: str, known: list[str]) -> list[str]:
+    """The known names that comma-separated words choose: the name itself, or all that begin with the word."""
+    chosen: set[str] = set()
+    for word in filter(None, (w.strip() for w in text.split(","))):
+        found = [n for n in known if n == word] or [n for n in known if n.startswith(word)]
+        if not found:
+            raise argparse.ArgumentTypeError(f"{word!r} is none of: {', '.join(known)}")
+        chosen.update(found)
+    return [n for n in known if n in chosen]
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def parser() -> argparse.ArgumentParser:
+    services, works = ["floor", *(s.name for s in SERVICES)], [w.name for w in WORKS]
+    listing = "services:\n  floor                bare send() loop in C\n"
+    listing += "".join(f"  {s.name:<20} {s.title}{' (peer)' if s.peer else ''}\n" for s in SERVICES)
+    listing += "works:\n" + "".join(f"  {w.name:<20} {w.title}\n" for w in WORKS)
+    listing += "\nexample: python benchmarks/run.py --quick --services trio-sse,go,floor --works fan,idle"
+    p = argparse.ArgumentParser(
+        prog="run.py",
+        description=__doc__,
+        epilog=listing,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument(
+        "--services",
+        metavar="A,B",
+        type=lambda t: _names(t, services),
+        default=services,
+        help="which to measure, by name or beginning of a name (all that can run here)",
+    )
+    p.add_argument(
+        "--works",
+        metavar="A,B",
+        type=lambda t: _names(t, works),
+        default=works,
+        help="what to measure, by name or beginning of a name (all)",
+    )
+    p.add_argument(
+        "--quick", action="store_true", help="2 s of traffic instead of 8 s: to try out, not to compare"
+    )
+    p.add_argument(
+        "--output",
+        metavar="FOLDER",
+        type=Path,
+        default=HERE / "results",
+        help="where results.json, results.md and results.png go (benchmarks/results)",
+    )
+    p.add_argument("--service-core", metavar="N", type=int, default=0, help="core of the service (0)")
+    p.add_argument(
+        "--load-core", metavar="N", type=int, default=1, help="core of load client, publisher, Redis (1)"
+    )
+    p.add_argument("--no-pin", action="store_true", help="leave the cores to the scheduler")
+    p.add_argument(
+        "--env",
+        metavar="NAME=VALUE",
+        type=_setting,
+        action="append",
+        default=[],
+        help="a further setting for the service under test, not its peers; may be repeated",
+    )
+    return p
+
+
+def _chosen(names: list[str]) -> tuple[list[Service], list[str]]:
+    """The chosen services that can run here, and one line for each that cannot."""
+    able, notes = [], []
+    for service in (s for s in SERVICES if s.name in names):
+        reason = service.missing()
+        if reason:
+            notes.append(f"left out: {service.title}: {reason}")
+        else:
+            able.append(service)
+    return able, notes
+
+
+def _notes(args: argparse.Namespace, pin: bool, services: list[Service], files: int) -> list[str]:
+    notes = []
+    if pin:
+        notes.append(
+            f"service on core {args.service_core}; load client, publisher and Redis on core {args.load_core}"
+        )
+    else:
+        notes.append("nothing is pinned to a core")
+    if any(s.workers > 1 for s in services):
+        notes.append("services of 2 workers are not pinned: they share both cores with the load")
+    if any(s.publish == "nchan" for s in services):
+        notes.append(
+            "nginx + nchan gets its messages by HTTP POST, pipelined, and not through Redis: its own Redis "
+            "mode speaks another protocol"
+        )
+    notes.append(f"idle: SSE_HEARTBEAT_SECONDS={HEARTBEAT_SECONDS}, CPU over two heartbeats")
+    notes.append(f"limit of open files: {files}")
+    if args.quick:
+        notes.append("--quick: short runs, to try out and not to compare")
+    notes += [f"setting of the service under test: {name}={value}" for name, value in args.env]
+    return notes
+
+
+def _how(work: Work, bench: Bench) -> str:
+    if work.kind == "idle":
+        return f"CPU over {2 * HEARTBEAT_SECONDS} s with SSE_HEARTBEAT_SECONDS={HEARTBEAT_SECONDS}."
+    size = f", {work.pad:,} bytes of padding" if work.pad else ""
+    if work.count:
+        return f"{work.count:,} messages as fast as they are taken; late ones awaited for {bench.drain:g} s."
+    return f"{bench.length(work):g} s of messages{size}; late ones awaited for {bench.drain:g} s more."
+
+
+def _run(
+    bench: Bench, works: list[Work], services: list[Service], with_floor: bool, results: dict[str, Any]
+) -> None:
+    """Measure work by work, the floor first, so that what is compared was measured within minutes."""
+    for work in works:
+        rows: list[Row] = []
+        entry = {
+            "name": work.name,
+            "title": work.title,
+            "kind": work.kind,
+            "rate": work.rate,
+            "conns": work.conns,
+            "users": work.users,
+            "pad": work.pad,
+            "count": work.count,
+            "how": _how(work, bench),
+            "rows": rows,
+        }
+        results["works"].append(entry)
+        if with_floor:
+            rows.append(measure_floor(bench, work))
+        for service in services:
+            print(f"... {work.name}: {service.title}", file=sys.stderr, flush=True)
+            rows.append(measure(bench, service, work))
+        print("\n".join(report.work_lines(entry)), flush=True)
+
+
+def main() -> int:
+    args = parser().parse_args()
+    if not sys.platform.startswith("linux"):
+        print("the benchmarks need Linux (epoll, /proc)", file=sys.stderr)
+        return 2
+    if not compiler_path():
+        print(
+            "no C compiler (cc, gcc or clang) on the PATH: the load client cannot be built", file=sys.stderr
+        )
+        return 2
+    allowed = os.sched_getaffinity(0)
+    wanted = {args.service_core, args.load_core}
+    pin = not args.no_pin and len(wanted) == 2 and wanted <= allowed
+    service_cores, load_cores = ({args.service_core}, {args.load_core}) if pin else (None, None)
+    works = [w for w in WORKS if w.name in args.works]
+    services, left_out = _chosen(args.services)
+    files = machine.raise_file_limit()
+    works_before = len(works)
+    works = [w for w in works if w.conns + 200 < files]
+    if len(works) < works_before:
+        left_out.append(
+            f"left out: works with more connections than the limit of open files ({files}) allows"
+        )
+    for line in left_out:
+        print(line, file=sys.stderr)
+    seconds = sum(PER_ROW_SECONDS[w.kind][args.quick] for w in works) * (len(services) + 0.5)
+    print(f"{len(works)} works, {len(services)} services: about {seconds / 60:.0f} minutes", file=sys.stderr)
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what was started then, too
+    folder = Path(tempfile.mkdtemp(prefix="trio_sse_bench."))
+    results: dict[str, Any] = {"meta": {}, "works": []}
+    try:
+        tools = Tools(folder, service_cores, load_cores)
+        with running_redis(folder, load_cores) as redis:
+            where = {"cc": compiler_path(), "go": program("go"), "nginx": program("nginx")}
+            results["meta"] = {
+                "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+                "command": " ".join(["python benchmarks/run.py", *sys.argv[1:]]).replace(
+                    str(args.output), args.output.name
+                ),
+                "notes": _notes(args, pin, services, files) + left_out,
+                "versions": machine.versions(where) | {"redis server": redis.version},
+            }
+            bench = Bench(tools, redis, folder, files, args.quick, dict(args.env))
+            _run(bench, works, services, "floor" in args.services, results)
+    except (RuntimeError, OSError, ValueError, subprocess.SubprocessError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; what was measured is written", file=sys.stderr)
+        return 130
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if results["works"]:
+            report.write(results, args.output)
+            problem = chart.draw(results, args.output)
+            chart_name = f"no chart: {problem}" if problem else "results.png"
+            print(f"in {args.output.name}: results.json, results.md, {chart_name}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

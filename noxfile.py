@@ -1,0 +1,89 @@
+"""The project's checks. Plain `nox` runs what a contributor needs; CI runs all of them (see .ci/run)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests", "integration"]
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+
+
+def install(session: nox.Session) -> None:
+    session.install("-q", "-r", "requirements-dev.txt")
+    session.install("-q", "--no-deps", "-e", ".")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff: rules and format."""
+    install(session)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy, strict."""
+    install(session)
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Unit tests, with the coverage they must reach by themselves."""
+    install(session)
+    session.run(
+        "coverage", "run", "-m", "pytest", "tests", "--ignore=tests/integration", *session.posargs
+    )  # fmt: skip
+    session.run("coverage", "report")
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """Real server processes on a real Valkey."""
+    install(session)
+    session.run("pytest", "tests/integration", "-m", "not browser", *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The test page in a real Chromium. Skipped where there is none, except when CI is set."""
+    install(session)
+    session.run("pytest", "tests/integration", "-m", "browser", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the service beside its peers. Takes a while; see benchmarks/README.md."""
+    install(session)
+    session.install("-q", "-r", "benchmarks/requirements.txt")
+    session.run("python", "benchmarks/run.py", *session.posargs)
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Write requirements-dev.txt anew. `nox -s lock -- --upgrade` takes newer versions."""
+    session.install("-q", "uv")
+    session.run(
+        "uv", "pip", "compile", "pyproject.toml", "--group", "dev", "--universal", "--python-version", "3.11",
+        "--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--quiet",
+        "--custom-compile-command", "nox -s lock", "--output-file", "requirements-dev.txt", *session.posargs,
+    )  # fmt: skip
+
+
+@nox.session(reuse_venv=False)
+def build(session: nox.Session) -> None:
+    """Wheel and sdist; the wheel, installed in an empty environment, serves `/`."""
+    dist = Path(session.create_tmp()) / "dist"
+    session.install("-q", "build")
+    session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
+    wheel = max(dist.glob("*.whl"), key=os.path.getmtime)
+    session.install("-q", str(wheel))
+    with tempfile.TemporaryDirectory() as empty:
+        session.chdir(empty)
+        session.run("python", str(Path(__file__).parent / ".ci" / "serves_page.py"), env={"PYTHONPATH": ""})

@@ -1,0 +1,45 @@
+"""Options of sockets that bound what a client can cost."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+
+import trio
+
+MAX_BACKLOG = 65535
+"""More than any kernel allows: net.core.somaxconn is then the limit that counts."""
+
+
+def bound_dead_peer(sock: socket.socket | trio.socket.SocketType, seconds: float) -> None:
+    """Let the kernel end a connection whose peer acknowledges nothing for `seconds` (RFC 5482, tcp(7)).
+
+    On a listening socket the options pass on to every connection it accepts.
+    """
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(seconds)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(seconds / 3)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+
+
+def prepare_listeners(seconds: float) -> None:
+    """Give every listening TCP socket of this process the kernel's own backlog and `bound_dead_peer`.
+
+    Hypercorn makes its sockets out of our reach, with a backlog of 100: when more clients than that connect
+    at once the kernel drops SYNs, and each costs its client a second. listen(2) may be called again.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as sock:
+                if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockopt(
+                    socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+                ):
+                    sock.listen(MAX_BACKLOG)
+                    bound_dead_peer(sock, seconds)
+        except OSError:
+            continue
