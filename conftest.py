@@ -93,7 +93,7 @@ def shared_services(
 
 @pytest.fixture(params=VARIANTS, ids=str)
 def served(request: pytest.FixtureRequest, shared_services: Callable[[Variant], Service]) -> Service:
-    """A running service, by each of the commands. Tests share it: leave it without connections, and running."""
+    """A running service, by each of the commands. Tests share it: leave it running, without connections."""
     return shared_services(request.param)
 
 

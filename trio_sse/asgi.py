@@ -87,9 +87,17 @@ class Application:
                 raise _FailedError
             await send(message)
 
+        doors = Doors(service)
+
+        async def receive_after_connections() -> Message:
+            message: Message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await doors.finish()
+            return message
+
         try:
-            with Doors(service).installed():
-                await service(scope, receive, send_unless_failed)  # type: ignore[arg-type]
+            with doors.installed():
+                await service(scope, receive_after_connections, send_unless_failed)  # type: ignore[arg-type]
         except Exception as error:
             if failure is None:
                 self.crashed = True

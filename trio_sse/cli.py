@@ -23,7 +23,7 @@ from hypercorn.config import Config
 from trio_sse import __version__, check, embedded, logs
 from trio_sse.asgi import Application
 from trio_sse.settings import Settings, SettingsError, env_name
-from trio_sse.sockets import MAX_BACKLOG, bound_dead_peer
+from trio_sse.sockets import MAX_BACKLOG, widen
 
 _SECRET = ("redis_password",)  # a password on a command line is in everybody's process list
 
@@ -138,7 +138,7 @@ def _listener(settings: Settings) -> Iterator[socket.socket]:
         _fail(f"cannot listen on {settings.host}:{settings.port}: {reason} (SSE_HOST, SSE_PORT)")
     with listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        bound_dead_peer(listener, settings.write_timeout_seconds)
+        widen(listener, settings.write_timeout_seconds)
         yield listener
 
 

@@ -16,6 +16,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import hypercorn.asyncio.run
@@ -31,7 +32,7 @@ from hypercorn.typing import ConnectionState
 
 from trio_sse.request import OtherRequest, Replayed, StreamRequest, read_request
 from trio_sse.service import Service
-from trio_sse.sockets import prepare_listeners
+from trio_sse.sockets import listening, widen
 from trio_sse.stream import serve_stream
 
 log = structlog.stdlib.get_logger("trio_sse.door")
@@ -51,6 +52,8 @@ class Doors:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._open: set[_Opened] = set()
+        self._one_left = trio.Event()
+        self._accepting = trio.CancelScope()
         self._context_on_trio: WorkerContext | None = None
 
     @contextlib.contextmanager
@@ -79,6 +82,9 @@ class Doors:
         if self._context_on_trio is None:
             self._context_on_trio = context
             self._watch_stop(context.terminated.wait)
+            for _, listener in listening():
+                with listener:
+                    widen(listener, self._service.settings.write_timeout_seconds)
         with _Contained(self, stream):
             request: StreamRequest | OtherRequest | None = None
             if self._service.settings.door and isinstance(stream, trio.SocketStream):
@@ -98,35 +104,69 @@ class Doors:
         self, app: Any, loop: Any, config: Config, context: Any, state: Any,
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
     ) -> None:  # fmt: skip
-        """One connection under Hypercorn's asyncio worker. Its loop runs on Trio: the socket moves there."""
+        """One connection under Hypercorn's asyncio worker, whose loop runs on Trio: its socket moves there.
+
+        The first one takes the listening sockets along, so that what comes later is accepted by Trio, which
+        costs a quarter of it.
+        """
+        movable = (
+            self._service.settings.door
+            and config.max_requests is None
+            and writer.get_extra_info("ssl_object") is None
+        )
         if self._context_on_trio is None:
             self._context_on_trio = WorkerContext(None)
             self._watch_stop(trio_asyncio.aio_as_trio(context.terminated.wait, loop=loop))
-        tls = writer.get_extra_info("ssl_object") is not None
-        if tls or config.max_requests is not None or not self._service.settings.door:
-            with _Contained(self, writer):
-                await AsyncioTCPServer(app, loop, config, context, state, reader, writer).run()
-            return
+            accept = partial(self.enter, app, config, self._context_on_trio, ConnectionState(state))
+            self._take_listeners(loop, accept if movable and not config.ssl_enabled else None)
         with _Contained(self, writer):
+            if not movable:
+                await AsyncioTCPServer(app, loop, config, context, state, reader, writer).run()
+                return
             stream, received = _moved(reader, writer)
             await loop.trio_as_future(
                 self.enter, app, config, self._context_on_trio, ConnectionState(state), stream, received
             )
 
+    def _take_listeners(self, loop: Any, accept: Callable[[Any], Awaitable[None]] | None) -> None:
+        listeners = []
+        for fd, listener in listening():
+            widen(listener, self._service.settings.write_timeout_seconds)
+            if accept is None:
+                listener.close()
+                continue
+            loop.remove_reader(fd)
+            listener.setblocking(False)
+            listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(listener)))
+        if accept is not None:
+            nursery = self._service.nursery
+            nursery.start_soon(self._accept, accept, listeners)
+
+    async def _accept(self, accept: Callable[[Any], Awaitable[None]], listeners: list[Any]) -> None:
+        with self._accepting:
+            await trio.serve_listeners(accept, listeners, handler_nursery=self._service.nursery)
+
     def _watch_stop(self, wait: Callable[[], Awaitable[Any]]) -> None:
-        prepare_listeners(self._service.settings.write_timeout_seconds)
         self._service.nursery.start_soon(self._stop, wait)
 
     async def _stop(self, wait: Callable[[], Awaitable[Any]]) -> None:
-        """When the worker begins to stop, close the hub; then cut off whoever keeps the worker waiting.
+        """When the worker begins to stop, end the streams.
 
         Hypercorn tells an application only after the connections have ended, which streams never do.
         """
         await wait()
         assert self._context_on_trio is not None
         await self._context_on_trio.terminated.set()
+        await self.finish()
+
+    async def finish(self) -> None:
+        """End all connections: streams at once, others after STOP_GRACE_SECONDS, however they wait."""
+        self._accepting.cancel()
         self._service.hub.close()
-        await trio.sleep(STOP_GRACE_SECONDS)
+        with trio.move_on_after(STOP_GRACE_SECONDS):
+            while self._open:
+                self._one_left = trio.Event()
+                await self._one_left.wait()
         for opened in list(self._open):
             _cut(opened)
 
@@ -145,6 +185,7 @@ class _Contained:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
         self._doors._open.discard(self._opened)
+        self._doors._one_left.set()
         if isinstance(error, Exception):
             self._report(error)
             return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from collections.abc import Iterator
 
 import trio
 
@@ -25,21 +26,28 @@ def bound_dead_peer(sock: socket.socket | trio.socket.SocketType, seconds: float
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
 
-def prepare_listeners(seconds: float) -> None:
-    """Give every listening TCP socket of this process the kernel's own backlog and `bound_dead_peer`.
-
-    Hypercorn makes its sockets out of our reach, with a backlog of 100: when more clients than that connect
-    at once the kernel drops SYNs, and each costs its client a second. listen(2) may be called again.
-    """
+def listening() -> Iterator[tuple[int, socket.socket]]:
+    """The descriptors of this process that listen for TCP connections, each with a duplicate to work with."""
     for name in os.listdir("/proc/self/fd"):
         try:
             if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                 continue
-            with socket.socket(fileno=os.dup(int(name))) as sock:
-                if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockopt(
-                    socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-                ):
-                    sock.listen(MAX_BACKLOG)
-                    bound_dead_peer(sock, seconds)
-        except OSError:
+            sock = socket.socket(fileno=os.dup(int(name)))
+        except OSError:  # closed meanwhile
             continue
+        if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockopt(
+            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+        ):
+            yield int(name), sock
+        else:
+            sock.close()
+
+
+def widen(listener: socket.socket, seconds: float) -> None:
+    """Give a listening socket the kernel's own backlog, and its connections `bound_dead_peer`.
+
+    Hypercorn's backlog is 100: when more clients than that connect at once the kernel drops SYNs, and each
+    costs its client a second. listen(2) may be called again.
+    """
+    listener.listen(MAX_BACKLOG)
+    bound_dead_peer(listener, seconds)
