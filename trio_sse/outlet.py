@@ -77,7 +77,7 @@ class SocketOutlet:
     the stream cancels `nursery`.
     """
 
-    __slots__ = ("_backlog", "_busy", "_chunked", "_closing", "_fd", "_nursery", "_rest", "_timeout")
+    __slots__ = ("_backlog", "_chunked", "_closing", "_draining", "_fd", "_nursery", "_rest", "_timeout")
 
     def __init__(
         self, fd: int, backlog: Backlog, nursery: trio.Nursery, *, chunked: bool, timeout: float
@@ -87,34 +87,36 @@ class SocketOutlet:
         self._nursery = nursery
         self._chunked = chunked
         self._timeout = timeout
-        self._busy = False
         self._closing = False
-        self._rest = memoryview(b"")
+        self._draining = False
+        self._rest = _NOTHING
 
     def begin(self, head: bytes, body: bytes) -> None:
         """Write the head of the response and the first bytes of its body."""
         self._write(head + wire.chunk(body) if self._chunked else head + body)
 
     def take(self, batch: Batch) -> bool:
-        if self._busy:
+        # The socket may take more by now, though the task that waits for it had no turn yet.
+        if self._rest and not self._push():
             return False
         self._write(batch.chunk if self._chunked else batch.data)
         return True
 
     def close(self) -> None:
         self._closing = True
-        if not self._busy:
+        if not self._draining:
             self._end()
 
     def _write(self, data: bytes) -> None:
         sent = self._write_some(data)
         if sent < len(data):
-            self._busy = True
             self._rest = memoryview(data)[sent:]
-            self._nursery.start_soon(self._drain)
+            if not self._draining:
+                self._draining = True
+                self._nursery.start_soon(self._drain)
 
     def _write_some(self, data: bytes | memoryview) -> int:
-        """How much the socket took. A broken one takes everything: its end is noticed by reading."""
+        """How much the socket took. A broken one takes everything, and the connection ends."""
         try:
             return os.write(self._fd, data)
         except BlockingIOError:
@@ -123,18 +125,28 @@ class SocketOutlet:
             self._nursery.cancel_scope.cancel()
             return len(data)
 
+    def _push(self) -> bool:
+        """Write the rest, and what waits behind it. Returns whether all of it left."""
+        while True:
+            self._rest = self._rest[self._write_some(self._rest) :]
+            if self._rest:
+                return False
+            waiting = self._backlog.take_waiting()
+            if not waiting:
+                return True
+            self._rest = memoryview(wire.chunk(waiting) if self._chunked else waiting)
+
     async def _drain(self) -> None:
-        while self._rest:
+        while True:
             with trio.move_on_after(self._timeout) as patience:
                 await trio.lowlevel.wait_writable(self._fd)
             if patience.cancelled_caught:
                 abort(self._fd)
                 self._nursery.cancel_scope.cancel()
                 return
-            self._rest = self._rest[self._write_some(self._rest) :]
-            if not self._rest and (waiting := self._backlog.take_waiting()):
-                self._rest = memoryview(wire.chunk(waiting) if self._chunked else waiting)
-        self._busy = False
+            if self._push():
+                break
+        self._draining = False
         if self._closing:
             self._end()
 
@@ -142,6 +154,9 @@ class SocketOutlet:
         if self._chunked:
             self._write_some(wire.LAST_CHUNK)
         self._nursery.cancel_scope.cancel()
+
+
+_NOTHING = memoryview(b"")
 
 
 def abort(fd: int) -> None:
