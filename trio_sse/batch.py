@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from functools import cached_property
 
 from trio_sse import wire
 
@@ -12,29 +10,49 @@ from trio_sse import wire
 class Batch:
     """Frames for one user, oldest first, with the sequence number of each.
 
-    What is derived from them (`data`, `chunk`) is made when the first connection asks for it and shared
-    by the rest.
+    It may grow until the first connection asks for `data` or `chunk`: these are made once, and shared.
     """
 
-    def __init__(self, frames: Sequence[bytes], sequences: Sequence[int]) -> None:
+    __slots__ = ("_chunk", "_data", "first", "frames", "sequences")
+
+    def __init__(self, frames: list[bytes], sequences: list[int]) -> None:
         self.frames = frames
         self.sequences = sequences
         self.first = sequences[0]
+        self._data = b""
+        self._chunk = b""
 
     @classmethod
     def unnumbered(cls, frame: bytes) -> Batch:
         """A single frame that belongs to no position, such as a heartbeat: newer than everything."""
-        return cls((frame,), (_NEWEST,))
+        return cls([frame], [_NEWEST])
 
-    @cached_property
+    @classmethod
+    def merged(cls, one: Batch, other: Batch) -> Batch:
+        """The frames of both in the order of their numbers."""
+        numbered = sorted(
+            [*zip(one.sequences, one.frames, strict=True), *zip(other.sequences, other.frames, strict=True)]
+        )
+        return cls([frame for _, frame in numbered], [sequence for sequence, _ in numbered])
+
+    def add(self, frame: bytes, sequence: int) -> None:
+        """Add a frame that is newer than all others."""
+        self.frames.append(frame)
+        self.sequences.append(sequence)
+
+    @property
     def data(self) -> bytes:
         """All frames as one write."""
-        return self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        if not self._data:
+            self._data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        return self._data
 
-    @cached_property
+    @property
     def chunk(self) -> bytes:
         """`data` as one HTTP/1.1 chunk."""
-        return wire.chunk(self.data)
+        if not self._chunk:
+            self._chunk = wire.chunk(self.data)
+        return self._chunk
 
     def after(self, sequence: int) -> Batch | None:
         """What of it is newer than `sequence`, or None if nothing is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import trio
 
@@ -39,8 +39,8 @@ class Hub:
         # Every connection and when its next heartbeat is due. The period is one for all, so the order of
         # insertion is the order of time.
         self._due: OrderedDict[Connection, float] = OrderedDict()
-        self._for_user: dict[str, list[tuple[int, bytes]]] = {}
-        self._for_all: list[tuple[int, bytes]] = []
+        self._for_user: dict[str, Batch] = {}
+        self._for_all: Batch | None = None
 
     @property
     def position(self) -> str:
@@ -84,33 +84,40 @@ class Hub:
         self.counters.published += 1
         self._sequence += 1
         users = notification.users
-        if users is not None:
-            users = tuple(user for user in users if user in self._users)
-        if not self._due or users == ():
+        here = None if users is None else [user for user in users if user in self._users]
+        if not self._due or here == []:
             return False
         frame = wire.event(notification.data, name=notification.event, id=self.position)
-        if users is None:
-            self._for_all.append((self._sequence, frame))
+        if here is None:
+            if self._for_all is None:
+                self._for_all = Batch([frame], [self._sequence])
+            else:
+                self._for_all.add(frame, self._sequence)
         else:
-            for user in users:
-                self._for_user.setdefault(user, []).append((self._sequence, frame))
+            for user in here:
+                if gathered := self._for_user.get(user):
+                    gathered.add(frame, self._sequence)
+                else:
+                    self._for_user[user] = Batch([frame], [self._sequence])
         self.pending.set()
         return True
 
-    def take(self) -> Iterator[Delivery]:
+    def take(self) -> list[Delivery]:
         """All that has gathered, with a snapshot of those it is for."""
         for_user, for_all = self._for_user, self._for_all
-        self._for_user, self._for_all = {}, []
+        self._for_user, self._for_all = {}, None
         self.pending = trio.Event()
-        shared = _batch(for_all) if for_all else None
-        receivers = self._users if for_all else for_user
-        deliveries: list[Delivery] = []
-        for user in receivers:
-            if connections := self._users.get(user):
-                own = for_user.get(user, [])
-                batch = _batch(sorted(own + for_all)) if own or shared is None else shared
+        deliveries = []
+        if for_all is None:
+            for user, batch in for_user.items():
+                if connections := self._users.get(user):
+                    deliveries.append((batch, tuple(connections)))
+        else:
+            for user, connections in self._users.items():
+                own = for_user.get(user)
+                batch = Batch.merged(own, for_all) if own else for_all
                 deliveries.append((batch, tuple(connections)))
-        return iter(deliveries)
+        return deliveries
 
     def announce_gap(self, reason: str) -> None:
         """Tell every connection that messages may be missing, how many is not known."""
@@ -139,7 +146,3 @@ class Hub:
         self.closed = True
         for connection in list(self._due):
             connection.close()
-
-
-def _batch(numbered: list[tuple[int, bytes]]) -> Batch:
-    return Batch([frame for _, frame in numbered], [sequence for sequence, _ in numbered])

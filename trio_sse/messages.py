@@ -13,6 +13,8 @@ import msgspec
 MAX_USER_ID = 128
 """Characters a user id may have, in a message and in a request alike."""
 
+_MAX_INTEGER = 10 ** (MAX_USER_ID - 1)
+
 EVERYBODY = "*"
 
 # Names the service says itself, or that a browser dispatches on every EventSource.
@@ -92,10 +94,16 @@ def _utc_second(second: int) -> str:
 
 
 def _users(user_id: int | str | list[int | str]) -> tuple[str, ...] | None:
-    listed = user_id if isinstance(user_id, list) else [user_id]
-    if not listed:
+    if isinstance(user_id, int):
+        if not -_MAX_INTEGER < user_id < _MAX_INTEGER:
+            raise MessageError(f"user_id has more than {MAX_USER_ID} digits")
+        return (str(user_id),)
+    if isinstance(user_id, str):
+        users: tuple[str, ...] = (user_id,)
+    elif user_id:
+        users = tuple(dict.fromkeys(map(str, user_id)))  # 1 and "1" are one user, and get one copy
+    else:
         raise MessageError("user_id is an empty list")
-    users = tuple(dict.fromkeys(map(str, listed)))  # 1 and "1" are one user, and get one copy
     if EVERYBODY in users:
         return None
     for user in users:

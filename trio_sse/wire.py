@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
-_FORBIDDEN = ("\r", "\n", "\0")
+_has_line_end = re.compile("[\r\n\0]").search
 
 
 def event(data: bytes, *, name: str | None = None, id: str | None = None) -> bytes:  # noqa: A002
@@ -39,7 +39,6 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 def _one_line(text: str) -> str:
-    for character in _FORBIDDEN:
-        if character in text:
-            raise ValueError(f"{character!r} cannot stand in a field of an event")
+    if _has_line_end(text):
+        raise ValueError(f"{text!r} has a character that cannot stand in a field of an event")
     return text
