@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -65,6 +66,7 @@ class Application:
         logs.configure(settings)
         self._service = service = create_app(settings)
         _calm_garbage_collector()
+        _allow_many_files()
         if loop is None:
             failure = await self._live(service, scope, receive, send)
         else:
@@ -143,6 +145,12 @@ def _calm_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+def _allow_many_files() -> None:
+    """Raise the soft limit of open files to the hard one: each stream is a file, and 1024 are soon gone."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, reason: str) -> None:

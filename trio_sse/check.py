@@ -12,7 +12,7 @@ import click
 
 from trio_sse import embedded
 from trio_sse.settings import Settings
-from trio_sse.subscriber import ERRORS, advice, connected
+from trio_sse.subscriber import ERRORS, advice, answer_within, connected
 
 
 def run(settings: Settings) -> int:
@@ -68,7 +68,7 @@ def _redis(settings: Settings) -> bool:
 
 async def _probe(settings: Settings) -> None:
     where, channel = settings.redis_address, settings.redis_channel
-    async with connected(settings) as listening, connected(settings) as speaking:
+    async with answer_within(10), connected(settings) as listening, connected(settings) as speaking:
         _say(True, f"Redis {where}: connected")
         await listening.send_command("SUBSCRIBE", channel)
         await listening.read_response()

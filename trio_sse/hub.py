@@ -31,6 +31,9 @@ class Hub:
         self.closed = False
         self.pending = trio.Event()
         """Set while messages wait for the flusher."""
+        self.pending_bytes = 0
+        """How much waits for the flusher: each message once, however many connections it goes to."""
+        self._taken = trio.Event()
         self._epoch = epoch
         self._sequence = 0
         self._clock = clock
@@ -99,14 +102,23 @@ class Hub:
                     gathered.add(frame, self._sequence)
                 else:
                     self._for_user[user] = Batch([frame], [self._sequence])
+        self.pending_bytes += len(frame)
         self.pending.set()
         return True
+
+    async def wait_taken(self) -> None:
+        """Wait until the flusher has taken what is pending."""
+        if self.pending.is_set():
+            await self._taken.wait()
 
     def take(self) -> list[Delivery]:
         """All that has gathered, with a snapshot of those it is for."""
         for_user, for_all = self._for_user, self._for_all
         self._for_user, self._for_all = {}, None
         self.pending = trio.Event()
+        self.pending_bytes = 0
+        self._taken.set()
+        self._taken = trio.Event()
         deliveries = []
         if for_all is None:
             for user, batch in for_user.items():

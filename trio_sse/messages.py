@@ -13,7 +13,7 @@ import msgspec
 MAX_USER_ID = 128
 """Characters a user id may have, in a message and in a request alike."""
 
-_MAX_INTEGER = 10 ** (MAX_USER_ID - 1)
+_MAX_INTEGER = 10**MAX_USER_ID
 
 EVERYBODY = "*"
 
@@ -95,8 +95,8 @@ def _utc_second(second: int) -> str:
 
 def _users(user_id: int | str | list[int | str]) -> tuple[str, ...] | None:
     if isinstance(user_id, int):
-        if not -_MAX_INTEGER < user_id < _MAX_INTEGER:
-            raise MessageError(f"user_id has more than {MAX_USER_ID} digits")
+        if not -_MAX_INTEGER // 10 < user_id < _MAX_INTEGER:
+            raise MessageError(f"user_id has more than {MAX_USER_ID} characters")
         return (str(user_id),)
     if isinstance(user_id, str):
         users: tuple[str, ...] = (user_id,)

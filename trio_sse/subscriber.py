@@ -32,6 +32,8 @@ PONG_SECONDS = 10.0
 """Silence after a PING that means a lost connection. redis-py sends PINGs but never misses the PONG."""
 SILENCE_SECONDS = 15.0
 """Silence after which the service is not ready."""
+MAX_PENDING_BYTES = 8 * 1024 * 1024
+"""Published but not yet offered: beyond it Redis is read no further, and keeps the rest in its own buffer."""
 CONNECT_SECONDS = 5.0
 BACKOFF_SECONDS = (0.1, 5.0)
 
@@ -89,6 +91,9 @@ class Subscriber:
                 self._lost(error)
             except ExceptionGroup as group:
                 # From the task group: the reader's error, the pinger's, or both.
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise asyncio.CancelledError from group  # a task group lets the errors win
                 others = group.split(ERRORS)[1]
                 if others is not None:
                     raise others from None
@@ -104,8 +109,9 @@ class Subscriber:
 
     async def _subscribe(self, redis: Connection) -> None:
         channel = self._settings.redis_channel
-        await redis.send_command("SUBSCRIBE", channel)
-        await redis.read_response()
+        async with answer_within(CONNECT_SECONDS):
+            await redis.send_command("SUBSCRIBE", channel)
+            await redis.read_response()
         self._last_answer = trio.current_time()
         self._subscribed = True
         log.info("subscribed to Redis", redis=self._settings.redis_address, channel=channel)
@@ -129,24 +135,25 @@ class Subscriber:
             await self._read(redis)
 
     async def _ping(self, redis: Connection) -> None:
-        while True:
+        task = asyncio.current_task()
+        while task is not None and not task.cancelling():
             await asyncio.sleep(self._ping_seconds)
             self._answered.clear()
             await redis.send_command("PING", check_health=False)
-            try:
-                await asyncio.wait_for(self._answered.wait(), self._pong_seconds)
-            except TimeoutError:
-                raise TimeoutError(f"no answer to PING for {self._pong_seconds:g} s") from None
+            async with answer_within(self._pong_seconds):
+                await self._answered.wait()
 
     async def _read(self, redis: Connection) -> None:
         # While the parser has buffered input this loop does not yield, so the flusher runs when all that
         # one read of the socket brought has been published.
-        read, answered = redis.read_response, self._answered
+        read, answered, hub = redis.read_response, self._answered, self._hub
         while True:
             response = await read(disable_decoding=True, timeout=math.inf, disconnect_on_error=False)
             self._last_answer = trio.current_time()
             if response[0] == b"message":
                 self._publish(response[2])
+                if hub.pending_bytes > MAX_PENDING_BYTES:
+                    await trio_asyncio.trio_as_aio(hub.wait_taken)()
             if not answered.is_set():
                 answered.set()
 
@@ -183,18 +190,31 @@ async def connected(settings: Settings) -> AsyncIterator[Connection]:
     """
     connection: Connection = _pool(settings).make_connection()  # type: ignore[no-untyped-call]
     try:
-        await connection.connect()  # type: ignore[no-untyped-call]
+        async with answer_within(CONNECT_SECONDS):
+            await connection.connect()  # type: ignore[no-untyped-call]
         yield connection
     finally:
         await connection.disconnect(nowait=True)
+
+
+@contextlib.asynccontextmanager
+async def answer_within(seconds: float) -> AsyncIterator[None]:
+    """asyncio only. Raises TimeoutError, which is one of ERRORS, with a text fit for a log line."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise TimeoutError(f"no answer for {seconds:g} s") from None
 
 
 def _pool(settings: Settings) -> ConnectionPool:
     # RESP 2: the same pub/sub replies from every Redis and Valkey since 2.0.
     common: dict[str, Any] = {
         "protocol": 2,
-        "socket_connect_timeout": CONNECT_SECONDS,
-        "socket_timeout": PONG_SECONDS,
+        # Time limits are set around the calls. redis-py would use asyncio.wait_for, which in Python 3.11
+        # swallows a cancellation that comes together with the result: the service then never stopped.
+        "socket_connect_timeout": None,
+        "socket_timeout": None,
         "retry": Retry(NoBackoff(), 0),  # the subscriber retries itself, and tells
     }
     if settings.redis_url is not None:
