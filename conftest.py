@@ -85,7 +85,7 @@ def shared_services(
 
     @functools.cache
     def shared(variant: Variant) -> Service:
-        return services(variant, SSE_HEARTBEAT_SECONDS="0.2")
+        return services(variant)
 
     yield shared
     services.close()

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 
 import click
+import msgspec
 
 from trio_sse import embedded
 from trio_sse.settings import Settings
@@ -23,19 +24,20 @@ def run(settings: Settings) -> int:
 
 
 def _port(settings: Settings) -> bool:
-    where = f"{settings.host}:{settings.port}"
+    where = f"port {settings.host}:{settings.port}"
     try:
         family = socket.getaddrinfo(settings.host, settings.port, flags=socket.AI_PASSIVE)[0][0]
         socket.create_server((settings.host, settings.port), family=family).close()
     except OSError as error:
-        if said := _readiness(settings):
-            return _say("readyz of the service on this port says: ready" in said, f"port {where}: {said}")
-        return _say(False, f"port {where}: {error.strerror or error} (SSE_HOST, SSE_PORT)")
-    return _say(True, f"port {where} is free")
+        running = _readiness(settings)
+        if running is None:
+            return _say(False, f"{where}: {error.strerror or error} (SSE_HOST, SSE_PORT)")
+        return _say(running == "ready", f"{where}: a trio_sse is running there and says: {running}")
+    return _say(True, f"{where} is free")
 
 
 def _readiness(settings: Settings) -> str | None:
-    """What a trio_sse that is running there already says of itself, or None if there is none."""
+    """What a trio_sse that listens there already says of itself, or None if there is none."""
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/readyz"
     try:
@@ -45,12 +47,11 @@ def _readiness(settings: Settings) -> str | None:
         body = error.read(10_000)
     except OSError:
         return None
-    for text in (b'"status":"ready"', b'"status":503'):
-        if text in body:
-            return (
-                f"readyz of the service on this port says: {'ready' if b'ready' in text else body.decode()}"
-            )
-    return None
+    try:
+        said = msgspec.json.decode(body)
+        return str(said["detail"] if said["status"] == 503 else said["status"])
+    except (msgspec.DecodeError, LookupError, TypeError):
+        return None
 
 
 def _redis(settings: Settings) -> bool:

@@ -200,10 +200,13 @@ async def connected(settings: Settings) -> AsyncIterator[Connection]:
 @contextlib.asynccontextmanager
 async def answer_within(seconds: float) -> AsyncIterator[None]:
     """asyncio only. Raises TimeoutError, which is one of ERRORS, with a text fit for a log line."""
+    patience = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds):
+        async with patience:
             yield
     except TimeoutError:
+        if not patience.expired():
+            raise
         raise TimeoutError(f"no answer for {seconds:g} s") from None
 
 

@@ -1,0 +1,1 @@
+"""Real server processes, a real Valkey, real sockets."""

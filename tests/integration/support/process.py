@@ -1,0 +1,265 @@
+"""The service as a process of its own, started by one of the commands a user would type."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+START_SECONDS = 30
+STOP_SECONDS = 30
+"""Bounds for waiting on a busy machine. What the contract promises is asserted by the tests."""
+
+SIGNS_OF_A_MISTAKE = (
+    "Traceback (most recent call last)",
+    "Exception ignored in",
+    "was never awaited",
+    "was never retrieved",
+    "Task was destroyed",
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run the service: the command and what is set in its environment."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def on_hypercorn(self) -> bool:
+        return self.command[0] == "hypercorn"
+
+    def argv(self, port: int) -> list[str]:
+        bind = ["-b", f"127.0.0.1:{port}"] if self.on_hypercorn else []
+        return [script(self.command[0]), *self.command[1:], *bind]
+
+
+TRIO_SSE = Variant("trio-sse", ("trio-sse",))
+HYPERCORN_TRIO = Variant("hypercorn-k-trio", ("hypercorn", "-k", "trio", "trio_sse:app"))
+HYPERCORN = Variant("hypercorn", ("hypercorn", "trio_sse:app"))
+
+COMMANDS = (TRIO_SSE, HYPERCORN_TRIO, HYPERCORN)
+"""The three commands, as a user types them."""
+
+VARIANTS = (
+    *COMMANDS,
+    Variant("trio-sse-no-door", TRIO_SSE.command, {"SSE_DOOR": "false"}),
+    Variant("hypercorn-k-trio-no-door", HYPERCORN_TRIO.command, {"SSE_DOOR": "false"}),
+    Variant("hypercorn-no-door", HYPERCORN.command, {"SSE_DOOR": "false"}),
+)
+"""The commands, each with streams on their own sockets and with streams by Quart."""
+
+
+def script(name: str) -> str:
+    """A console script of the environment the tests run in."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def free_port() -> int:
+    """A port nobody listens on, below those the kernel gives to clients: a client that tries again and again
+    to reach a service that is down could otherwise be given that very port, and connect to itself."""
+    while True:
+        port = random.randint(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("127.0.0.1", port))
+            return port
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 15) -> None:
+    """Block until `condition()` is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    code: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Service:
+    """A running process, with what tests ask of it."""
+
+    def __init__(
+        self, argv: list[str], port: int, environment: Mapping[str, str], log: Path, *,
+        redis_port: int | None,
+    ) -> None:  # fmt: skip
+        self.port = port
+        self.channel = environment.get("SSE_REDIS_CHANNEL", "notifications")
+        self.url = f"http://127.0.0.1:{port}"
+        self.traceback_expected = False
+        self._log = log
+        self._redis = redis.Redis(port=redis_port) if redis_port else None
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                argv, env={"PATH": os.environ["PATH"], **environment}, stdin=subprocess.DEVNULL,
+                stdout=output, stderr=output, cwd=log.parent,
+            )  # fmt: skip
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="backslashreplace")
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def answers(self, path: str) -> bool:
+        """Whether `path` answers 200."""
+        assert self.running, f"the process ended with code {self.process.returncode}"
+        try:
+            return self.get(path).status == 200
+        except OSError:
+            return False
+
+    def wait_until_answers(self, path: str = "/readyz") -> Service:
+        try:
+            wait_until(lambda: self.answers(path), f"200 from {path}", START_SECONDS)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log}") from None
+        return self
+
+    def get(self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request(method, path, headers={"Connection": "close", **(headers or {})})
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+
+    @property
+    def connections(self) -> int:
+        """How many streams the service says it has."""
+        return int(self.get("/readyz").json["connections"])
+
+    @property
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def publish(self, user_id: object, **fields: object) -> None:
+        self.publish_raw([json.dumps({"user_id": user_id, **fields}).encode()])
+
+    def publish_raw(self, payloads: Iterable[bytes]) -> None:
+        assert self._redis is not None
+        pipeline = self._redis.pipeline(transaction=False)
+        for payload in payloads:
+            pipeline.publish(self.channel, payload)
+        pipeline.execute()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> Stopped:
+        """Send the signal and wait for the end."""
+        begin = time.monotonic()
+        self.process.send_signal(number)
+        return self.wait(begin)
+
+    def wait(self, begin: float | None = None) -> Stopped:
+        begin = time.monotonic() if begin is None else begin
+        try:
+            code = self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"still running after {STOP_SECONDS} s\n{self.log}") from None
+        return Stopped(code, time.monotonic() - begin)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        """End the process if it still runs, and look into its log for mistakes."""
+        if self._redis is not None:
+            self._redis.close()
+        if self.running:
+            self.stop()
+        if not self.traceback_expected:
+            for sign in SIGNS_OF_A_MISTAKE:
+                assert sign not in self.log, self.log
+
+
+class Services:
+    """Starts services and ends all of them."""
+
+    def __init__(self, directory: Path, redis_port: int | None) -> None:
+        self._directory = directory
+        self._redis_port = redis_port
+        self._started: list[Service] = []
+
+    def __call__(
+        self, variant: Variant = TRIO_SSE, *arguments: str, ready: str | None = "/readyz",
+        redis_port: int | None = None, port: int | None = None, **settings: str | None,
+    ) -> Service:  # fmt: skip
+        """Start one, and wait until the path `ready` answers 200 unless it is None.
+
+        `settings` go to its environment; None leaves out one that is set by default.
+        """
+        service = self._start(variant, arguments, redis_port, port or free_port(), settings)
+        return service.wait_until_answers(ready) if ready else service
+
+    def each(
+        self, variants: Iterable[Variant], *, ready: str = "/readyz", redis_port: int | None = None,
+        **settings: str | None,
+    ) -> list[Service]:  # fmt: skip
+        """Start several that have to do with the same things, side by side."""
+        started = [self._start(variant, (), redis_port, free_port(), settings) for variant in variants]
+        return [service.wait_until_answers(ready) for service in started]
+
+    def _start(
+        self, variant: Variant, arguments: Iterable[str], redis_port: int | None, port: int,
+        settings: Mapping[str, str | None],
+    ) -> Service:  # fmt: skip
+        redis_port = redis_port or self._redis_port
+        number = len(self._started)
+        environment: dict[str, str | None] = {
+            "SSE_HOST": "127.0.0.1",
+            "SSE_PORT": str(port),
+            "REDIS_HOST": "127.0.0.1",
+            "REDIS_PORT": str(redis_port),
+            "SSE_REDIS_CHANNEL": f"test-{port}-{number}",  # tests share a Valkey, and hear only themselves
+            **variant.environment,
+            **settings,
+        }
+        service = Service(
+            [*variant.argv(port), *arguments],
+            port,
+            {name: value for name, value in environment.items() if value is not None},
+            self._directory / f"service-{number}.log",
+            redis_port=redis_port,
+        )
+        self._started.append(service)
+        return service
+
+    def close(self) -> None:
+        with contextlib.ExitStack() as stack:
+            for service in self._started:
+                stack.callback(service.close)

@@ -1,0 +1,196 @@
+"""The test page in a real Chromium, opened from a file and from the service."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+import trio_sse
+from tests.integration.support.process import Service, Services, wait_until
+from tests.integration.support.valkeys import breakable
+
+pytestmark = pytest.mark.browser
+
+FILE = Path(trio_sse.__file__).with_name("test-sse.html").resolve().as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    # Importing trio_sse imports trio_asyncio, whose loops run on Trio. Playwright wants asyncio's own.
+    asyncio.set_event_loop_policy(asyncio.DefaultEventLoopPolicy())
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+            yield browser
+            browser.close()
+    finally:
+        asyncio.set_event_loop_policy(None)
+
+
+class TestPage:
+    """The page, as its user sees it."""
+
+    __test__ = False
+
+    def __init__(self, page: Page, service: Service) -> None:
+        self.page = page
+        self.service = service
+        self.console_errors: list[str] = []
+        self.requests: list[str] = []
+        self.page_errors: list[str] = []
+        page.on(
+            "console", lambda said: self.console_errors.append(said.text) if said.type == "error" else None
+        )
+        page.on("pageerror", lambda error: self.page_errors.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
+
+    def connect(self, user: str) -> Locator:
+        """Fill the form and press the button: the stream's part of the page."""
+        self.page.locator("#server").fill(self.service.url)
+        self.page.locator("#user").fill(user)
+        self.page.locator("#connect-button").click()
+        return self.page.get_by_test_id("stream").last
+
+    def check(self, *, errors_expected: bool = False) -> None:
+        assert not self.page_errors
+        assert errors_expected or not self.console_errors
+        for url in self.requests:
+            parts = urlsplit(url)
+            assert parts.scheme in ("file", "data") or parts.netloc == f"127.0.0.1:{self.service.port}", url
+
+
+Open = Callable[..., TestPage]
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Open]:
+    contexts = []
+
+    def open_page(service: Service, *, from_file: bool = False, locale: str = "en-US") -> TestPage:
+        context = browser.new_context(locale=locale)
+        context.set_default_timeout(15_000)
+        contexts.append(context)
+        page = TestPage(context.new_page(), service)
+        page.page.goto(FILE if from_file else service.url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def is_open(stream: Locator) -> None:
+    expect(stream).to_have_attribute("data-state", "open", timeout=15_000)
+
+
+@pytest.mark.parametrize("from_file", [False, True], ids=["from-the-service", "from-a-file"])
+def test_connect_receive_disconnect(start: Services, open_page: Open, from_file: bool) -> None:
+    service = start()
+    page = open_page(service, from_file=from_file)
+    stream = page.connect("1")
+    is_open(stream)
+    expect(stream.get_by_test_id("connection-id")).to_have_text(re.compile("[0-9a-f]{16}"))
+    service.publish(1, message="hello <b>there</b>", n=2**60)
+    row = stream.get_by_test_id("message")
+    expect(row).to_have_count(1)
+    expect(row.get_by_test_id("text")).to_have_text("hello <b>there</b>")
+    expect(row.get_by_test_id("delay")).to_contain_text("after")
+    expect(row.get_by_test_id("json")).to_contain_text(str(2**60))
+    expect(stream.get_by_test_id("count")).to_have_text("1")
+    stream.get_by_test_id("disconnect").click()
+    expect(stream).to_have_attribute("data-state", "closed")
+    wait_until(lambda: service.connections == 0, "the browser has left")
+    page.check()
+
+
+def test_users_side_by_side(start: Services, open_page: Open) -> None:
+    service = start()
+    page = open_page(service)
+    for user in ("1", "zwei"):
+        is_open(page.connect(user))
+    first, second = page.page.get_by_test_id("stream").all()
+    service.publish("zwei", message="for the second")
+    expect(second.get_by_test_id("text")).to_have_text("for the second")
+    service.publish("*", message="for both")
+    expect(first.get_by_test_id("text")).to_have_text("for both")
+    expect(first.get_by_test_id("count")).to_have_text("1")
+    expect(second.get_by_test_id("count")).to_have_text("2")
+    page.check()
+
+
+def test_a_gap_is_told_in_plain_words(start: Services, open_page: Open) -> None:
+    with breakable() as valkey, valkey.client() as admin:
+        service = start(redis_port=valkey.port)
+        page = open_page(service)
+        stream = page.connect("1")
+        is_open(stream)
+        admin.client_kill_filter(_type="pubsub")
+        expect(stream.get_by_test_id("gap")).to_contain_text("lost Redis", timeout=15_000)
+        expect(stream.get_by_test_id("missed")).to_have_text("unknown")
+        page.check(errors_expected=True)  # /readyz may have said 503 meanwhile
+
+
+def test_a_restart_of_the_service_is_counted(start: Services, open_page: Open) -> None:
+    service = start()
+    page = open_page(service)
+    stream = page.connect("1")
+    is_open(stream)
+    assert service.stop().code == 0
+    expect(stream).to_have_attribute("data-state", "reconnecting")
+    again = start(port=service.port)
+    is_open(stream)
+    expect(stream.get_by_test_id("reconnects")).to_have_text("1")
+    again.publish(1, message="after the restart")
+    expect(stream.get_by_test_id("text")).to_have_text("after the restart")
+    page.check(errors_expected=True)
+
+
+def test_a_refusal_shows_its_reason(start: Services, open_page: Open) -> None:
+    page = open_page(start())
+    stream = page.connect("x" * 129)
+    expect(stream).to_have_attribute("data-state", "closed")
+    expect(stream.get_by_test_id("notice")).to_contain_text("HTTP 400")
+    expect(stream.get_by_test_id("notice")).to_contain_text("more than 128")
+    page.check(errors_expected=True)
+
+
+def test_redis_away_is_shown(start: Services, open_page: Open) -> None:
+    with breakable(started=False) as valkey:
+        page = open_page(start(redis_port=valkey.port, ready="/healthz"))
+        stream = page.connect("1")
+        is_open(stream)
+        expect(stream.get_by_test_id("notice")).to_contain_text("REDIS_HOST")
+        page.check(errors_expected=True)
+
+
+def test_the_command_can_be_copied(start: Services, open_page: Open) -> None:
+    page = open_page(start())
+    page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    stream = page.connect("7")
+    is_open(stream)
+    command = """redis-cli PUBLISH notifications '{"user_id":7,"message":"hello"}'"""
+    expect(stream.get_by_test_id("command")).to_have_text(command)
+    stream.get_by_test_id("copy").click()
+    expect(stream.get_by_test_id("copy")).to_have_text("Copied")
+    assert page.page.evaluate("navigator.clipboard.readText()") == command
+    page.check()
+
+
+def test_chinese_by_the_language_of_the_browser(start: Services, open_page: Open) -> None:
+    page = open_page(start(), locale="zh-CN")
+    expect(page.page.locator("html")).to_have_attribute("lang", "zh-CN")
+    expect(page.page.locator("h1")).to_have_text("trio_sse 测试页")
+    expect(page.page.locator("#connect-button")).to_have_text("连接")
+    stream = page.connect("1")
+    is_open(stream)
+    expect(stream.get_by_test_id("state")).to_have_text("已连接")
+    page.page.locator("#language").click()
+    expect(stream.get_by_test_id("state")).to_have_text("Open")
+    page.check()

@@ -1,0 +1,153 @@
+"""What this package relies on and works around in the libraries below it, as they behave today.
+
+When one of these fails after an upgrade, its docstring says what to look at, and often what to delete.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import h11
+import hypercorn.asyncio.run
+import hypercorn.trio.run
+import pytest
+import trio
+from redis.asyncio import Connection
+from trio_asyncio import aio_as_trio, open_loop
+
+from tests.integration.support.client import connect
+from tests.integration.support.hostile import attacks, launch
+from tests.integration.support.process import Services, Variant
+
+pytestmark = pytest.mark.integration
+
+LIFESPAN = """
+async def lifespan(receive, send):
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+"""
+
+PLAIN = (
+    LIFESPAN
+    + """
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await lifespan(receive, send)
+    elif scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+"""
+)
+
+QUART = """
+from quart import Response
+from quart_trio import QuartTrio
+
+app = QuartTrio(__name__)
+
+@app.get("/")
+async def stream():
+    async def parts():
+        yield b"the only part"
+    return Response(parts())
+"""
+
+FAILING = """
+async def app(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "on purpose"})
+"""
+
+
+def hypercorn_trio(tmp_path: Path, source: str) -> Variant:
+    (tmp_path / "tiny.py").write_text(source)
+    return Variant("tiny", ("hypercorn", "-k", "trio", "tiny:app"), {"PYTHONPATH": str(tmp_path)})
+
+
+@pytest.mark.parametrize("module", [hypercorn.trio.run, hypercorn.asyncio.run])
+def test_the_seam(module: object) -> None:
+    """`door.Doors` replaces the module-level name TCPServer, which must be used after `wait_for_startup`.
+
+    If this fails the door may never be called, and an error of one connection ends the process again:
+    find the new place, or ask Hypercorn for a hook.
+    """
+    assert inspect.isclass(vars(module)["TCPServer"])
+    source = inspect.getsource(vars(module)["worker_serve"])
+    assert "TCPServer" in source.split("wait_for_startup", 1)[1]
+    assert "TCPServer" not in source.split("wait_for_startup", 1)[0]
+
+
+async def test_one_malformed_request_ends_the_trio_worker(start: Services, tmp_path: Path) -> None:
+    """pgjones/hypercorn#203. If this fails, `door._Contained` is needed no more for Hypercorn's own sake."""
+    service = start(hypercorn_trio(tmp_path, PLAIN), ready="/")
+    service.traceback_expected = True
+    dead = trio.Event()
+
+    async def attacker() -> None:
+        for attack in attacks(seed=1, count=2000):
+            try:
+                await launch(service.port, attack)
+            except OSError:
+                dead.set()
+                return
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(attacker)
+    assert dead.is_set()
+    assert "BusyResourceError" in service.log
+    with pytest.raises(OSError, match="refused"):
+        await connect(service.port)
+
+
+async def test_a_response_that_has_ended_leaves_its_connection_open(start: Services, tmp_path: Path) -> None:
+    """If this fails, delete `service._HTTPConnection`: quart-trio and Hypercorn close it by themselves."""
+    service = start(hypercorn_trio(tmp_path, QUART), ready="/")
+    async with await connect(service.port) as transport:
+        http = h11.Connection(h11.CLIENT)
+        request = h11.Request(method="GET", target="/", headers=[("host", "x"), ("connection", "close")])
+        await transport.send_all((http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
+        while not isinstance(event := http.next_event(), h11.EndOfMessage):
+            if event is h11.NEED_DATA:
+                http.receive_data(await transport.receive_some(65536))
+        with trio.move_on_after(1) as patience:
+            assert await transport.receive_some(65536) == b""
+        assert patience.cancelled_caught, "the server has closed the connection"
+
+
+def test_the_exit_code_of_a_failed_worker_is_lost(start: Services, tmp_path: Path) -> None:
+    """If this fails, delete what `cli._run_workers` does beside `hypercorn.run.run`, and expect code != 0 of
+    every command in test_cli.py and test_supervisor_crash.py."""
+    service = start(hypercorn_trio(tmp_path, FAILING), ready=None)
+    service.traceback_expected = True
+    stopped = service.wait()
+    assert "on purpose" in service.log
+    assert stopped.code == 0
+
+
+async def test_replies_of_redis_py(valkey: int) -> None:
+    """`Subscriber._read` takes the replies of a subscribed RESP 2 connection by position."""
+
+    async def talk() -> list[object]:
+        connection = Connection(host="127.0.0.1", port=valkey, protocol=2)
+        other = Connection(host="127.0.0.1", port=valkey, protocol=2)
+        replies: list[object] = []
+        try:
+            await connection.send_command("SUBSCRIBE", "libraries")
+            await connection.read_response()
+            await other.send_command("PUBLISH", "libraries", "payload")
+            replies.append(await connection.read_response(disable_decoding=True))
+            await connection.send_command("PING", check_health=False)
+            replies.append(await connection.read_response(disable_decoding=True))
+        finally:
+            await connection.disconnect(nowait=True)
+            await other.disconnect(nowait=True)
+        return replies
+
+    async with open_loop():
+        replies = await aio_as_trio(talk)()
+    assert replies == [[b"message", b"libraries", b"payload"], [b"pong", b""]]

@@ -1,0 +1,72 @@
+"""SIGINT and SIGTERM: soon, with exit code 0, and every stream ended as HTTP says.
+
+The bounds are several times what an idle machine needs (0.2 s), since machines are noisy.
+"""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import trio
+
+from tests.integration.support.client import connect, eventually, streams
+from tests.integration.support.process import COMMANDS, VARIANTS, Service, Services, Stopped, Variant
+
+pytestmark = pytest.mark.integration
+
+CLIENTS = [str(n % 10) for n in range(100)]
+
+
+async def stop(service: Service, number: signal.Signals) -> Stopped:
+    return await trio.to_thread.run_sync(service.stop, number)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+async def test_sigint(start: Services, variant: Variant) -> None:
+    service = start(variant)
+    async with streams(service.port, CLIENTS) as opened:
+        service.publish("*", message="the last")
+        stopped = await stop(service, signal.SIGINT)
+        for stream in opened:
+            (last,) = await stream.to_the_end()
+            assert last.json["message"] == "the last"
+    assert stopped.code == 0, service.log
+    assert stopped.seconds < 3
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+async def test_sigterm_with_a_client_that_does_not_read(start: Services, variant: Variant) -> None:
+    service = start(variant, SSE_MAX_MESSAGE_BYTES="1000000")
+    async with (
+        streams(service.port, CLIENTS) as opened,
+        await connect(service.port, receive_buffer=2048) as deaf,
+    ):
+        await deaf.send_all(b"GET /sse?user_id=deaf HTTP/1.1\r\nHost: x\r\n\r\n")
+        await eventually(lambda: service.connections == 101, "the deaf one is connected")
+        for _ in range(40):
+            service.publish("deaf", message="x" * 500_000)
+        await eventually(lambda: service.get("/readyz").json["totals"]["dropped"], "its socket is full")
+        stopped = await stop(service, signal.SIGTERM)
+        for stream in opened:
+            await stream.to_the_end()
+    assert stopped.code == 0, service.log
+    assert stopped.seconds < 5
+
+
+@pytest.mark.parametrize("variant", COMMANDS, ids=str)
+async def test_sigterm_while_messages_pour_in(start: Services, variant: Variant) -> None:
+    service = start(variant)
+
+    async def pour() -> None:
+        while service.running:
+            await trio.to_thread.run_sync(service.publish_raw, [b'{"user_id":"*","message":"pour"}'] * 200)
+
+    async with streams(service.port, CLIENTS[:20]) as opened, trio.open_nursery() as nursery:
+        nursery.start_soon(pour)
+        for stream in opened:
+            await stream.notification()
+            nursery.start_soon(stream.to_the_end)
+        stopped = await stop(service, signal.SIGTERM)
+        assert stopped.code == 0, service.log
+        assert stopped.seconds < 5

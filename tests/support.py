@@ -1,0 +1,254 @@
+"""What several test files share: an independent SSE parser, doubles at public seams, ASGI driven by hand."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import re
+import resource
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+from unittest import mock
+
+import structlog
+import trio
+from httpx_sse import ServerSentEvent
+from httpx_sse._decoders import SSEDecoder
+from hypercorn.config import Config
+from hypercorn.trio import serve
+from hypothesis import strategies as st
+
+from trio_sse.batch import Batch
+from trio_sse.connection import Connection
+from trio_sse.hub import Hub
+from trio_sse.messages import Notification
+from trio_sse.metrics import Counters
+from trio_sse.settings import Settings
+
+PATIENCE_SECONDS = 10
+
+TEXT = st.text(st.characters(codec="utf-8"))
+
+
+def events(stream: bytes) -> list[ServerSentEvent]:
+    """`stream` as a browser sees it: lines end with CRLF, CR or LF and nothing else (WHATWG HTML 9.2)."""
+    decoder = SSEDecoder()
+    lines = re.split("\r\n|\r|\n", stream.decode())
+    return [event for line in lines[:-1] if (event := decoder.decode(line)) is not None]
+
+
+def settings(**values: Any) -> Settings:
+    """Settings that do not depend on the environment of whoever runs the tests."""
+    with mock.patch.dict(os.environ, clear=True):
+        return Settings(**values)
+
+
+def new_hub(*, clock: Callable[[], float] = lambda: 0.0, heartbeat_seconds: float = 30.0) -> Hub:
+    return Hub(Counters(), epoch="7", heartbeat_seconds=heartbeat_seconds, clock=clock)
+
+
+def joined(hub: Hub, user_id: str = "1", *, capacity: int = 10) -> Connection:
+    connection = Connection(user_id, capacity, hub.counters)
+    hub.join(connection)
+    return connection
+
+
+def note(*users: str, data: bytes = b"{}", event: str | None = None) -> Notification:
+    """A notification for `users`, or for everybody if none is named."""
+    return Notification(users or None, event, data)
+
+
+def batch(*sequences: int) -> Batch:
+    return Batch([b"data: %d\n\n" % number for number in sequences], list(sequences))
+
+
+def flush_now(hub: Hub) -> None:
+    """A flush that nothing can come between."""
+    for gathered, connections in hub.take():
+        for connection in connections:
+            connection.offer(gathered)
+
+
+class Client:
+    """The far end of a connection, in memory: an outlet that is busy when told so."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.received = b""
+        self.busy = False
+        self.closed = False
+        self._connection = connection
+        connection.attach(self)
+
+    def take(self, batch: Batch) -> bool:
+        if not self.busy:
+            self.received += batch.data
+        return not self.busy
+
+    def close(self) -> None:
+        self.closed = True
+
+    def catch_up(self) -> None:
+        self.received += self._connection.take_waiting()
+        self.busy = False
+
+    @property
+    def data(self) -> list[str]:
+        return [event.data for event in events(self.received)]
+
+    @property
+    def names(self) -> list[str]:
+        return [event.event for event in events(self.received)]
+
+
+def asgi(application: Any) -> Callable[..., Awaitable[None]]:
+    """An application as a server sees it, without the narrower types that Quart declares."""
+    plain: Callable[..., Awaitable[None]] = application
+    return plain
+
+
+class AsgiRequest:
+    """One HTTP request driven by hand: what the application sent, and the client's leaving."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self.ended = False
+        self._changed = trio.Condition()
+        self._sent = False
+        self._left = trio.Event()
+
+    def leave(self) -> None:
+        self._left.set()
+
+    async def until(self, condition: Callable[[AsgiRequest], bool]) -> None:
+        with trio.fail_after(PATIENCE_SECONDS):
+            async with self._changed:
+                while not condition(self):
+                    await self._changed.wait()
+
+    async def receive(self) -> dict[str, Any]:
+        if self._sent:
+            await self._left.wait()
+            return {"type": "http.disconnect"}
+        self._sent = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(self, message: Any) -> None:
+        async with self._changed:
+            if message["type"] == "http.response.start":
+                self.status = message["status"]
+                self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+            else:
+                self.body += message.get("body", b"")
+                self.ended = not message.get("more_body", False)
+            self._changed.notify_all()
+
+
+def http_scope(
+    path: str, query: bytes = b"", method: str = "GET", headers: Iterable[tuple[bytes, bytes]] = ()
+) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "asgi": {"spec_version": "2.3", "version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query,
+        "root_path": "",
+        "headers": [(b"host", b"localhost"), *headers],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+        "extensions": {},
+    }
+
+
+@asynccontextmanager
+async def requested(
+    app: Any, path: str = "/sse", query: bytes = b"", headers: Iterable[tuple[bytes, bytes]] = ()
+) -> AsyncIterator[AsgiRequest]:
+    """GET `path` from `app`; the client leaves at the end of the block."""
+    request = AsgiRequest()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(app, http_scope(path, query, headers=headers), request.receive, request.send)
+        yield request
+        request.leave()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until `condition` holds, where nothing could tell: another process is part of it."""
+    with trio.fail_after(PATIENCE_SECONDS):
+        while not condition():
+            await trio.sleep(0.002)
+
+
+@asynccontextmanager
+async def stream_pair() -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStream]]:
+    """The service's end of a connection and the client's."""
+    near, far = trio.socket.socketpair()
+    with near, far:
+        yield trio.SocketStream(near), trio.SocketStream(far)
+
+
+@contextmanager
+def process_kept() -> Iterator[None]:
+    """Take back what an application changes of the process it runs in: collector, open files, logging."""
+    thresholds = gc.get_threshold()
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
+        logging.getLogger("trio_sse").handlers = []
+        structlog.reset_defaults()
+
+
+@asynccontextmanager
+async def served(application: Any) -> AsyncIterator[int]:
+    """`application` under Hypercorn's Trio worker, and its port. Leaving asks the worker to stop."""
+    stop = trio.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+    port: int = listener.getsockname()[1]
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.errorlog = None
+    with process_kept(), trio.fail_after(3 * PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def worker() -> None:
+                await serve(application, config, shutdown_trigger=stop.wait)
+
+            try:
+                yield port
+            finally:
+                stop.set()
+
+
+async def exchange(port: int, request: bytes, until: bytes | None = None) -> bytes:
+    """Send `request`; what comes back, up to `until` or the end of the connection."""
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(request)
+        return await read(stream, until)
+
+
+async def read(stream: trio.SocketStream, until: bytes | None = None) -> bytes:
+    received = b""
+    with trio.fail_after(PATIENCE_SECONDS):
+        while until is None or until not in received:
+            data = await stream.receive_some()
+            if not data:
+                break
+            received += data
+    return received
+
+
+def get(path: str, *headers: str, version: str = "1.1") -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/{version}", "Host: localhost", *headers, "", ""]).encode()

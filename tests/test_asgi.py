@@ -1,0 +1,252 @@
+"""`app` under a server: start-up, requests, stop, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+import trio
+
+from tests.support import (
+    AsgiRequest,
+    asgi,
+    events,
+    exchange,
+    get,
+    http_scope,
+    process_kept,
+    read,
+    requested,
+    served,
+    settings,
+)
+from trio_sse import asgi as asgi_module
+from trio_sse.asgi import WRONG_LOOP, Application
+
+
+@pytest.fixture(autouse=True)
+def _kept() -> Iterator[None]:
+    with process_kept():
+        yield
+
+
+class Lifespan:
+    """The server's side of a lifespan."""
+
+    def __init__(self) -> None:
+        self.said: list[dict[str, Any]] = []
+        self.up = trio.Event()
+        self.stop = trio.Event()
+        self._asked = False
+
+    async def receive(self) -> dict[str, Any]:
+        if self._asked:
+            await self.stop.wait()
+            return {"type": "lifespan.shutdown"}
+        self._asked = True
+        return {"type": "lifespan.startup"}
+
+    async def send(self, message: Any) -> None:
+        self.said.append(message)
+        self.up.set()
+
+    async def run(self, application: Application) -> None:
+        await asgi(application)({"type": "lifespan", "asgi": {"version": "3.0"}}, self.receive, self.send)
+
+
+@pytest.fixture
+def application() -> Application:
+    return Application(settings(redis_host="127.0.0.1", redis_port=1, log_level="error"))
+
+
+async def test_from_redis_to_the_browser(valkey: int) -> None:
+    app = Application(settings(redis_host="127.0.0.1", redis_port=valkey, log_level="error"))
+    async with served(app) as port:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            await stream.send_all(get("/sse?user_id=ann", version="1.0"))
+            hello = await read(stream, b"}\n\n")
+            with redis.Redis(port=valkey) as back_end:
+                back_end.publish("notifications", '{"user_id":"ann","message":"hi","created_at":"now"}')
+            received = hello.partition(b"\r\n\r\n")[2] + await read(stream, b"\n\n")
+            answer = await exchange(port, get("/readyz", "Connection: close"))
+    assert [event.data for event in events(received)][1:] == [
+        '{"user_id":"ann","message":"hi","created_at":"now"}'
+    ]
+    told = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert (told["connections"], told["totals"]["published"]) == (1, 1)
+
+
+async def test_it_reads_its_settings_when_the_server_starts_it(
+    monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setenv("REDIS_HOST", "127.0.0.1")
+    monkeypatch.setenv("REDIS_PORT", "1")
+    monkeypatch.setenv("SSE_LOG_LEVEL", "error")
+    application = Application()
+    monkeypatch.setenv("SSE_HEARTBEAT_SECONDS", "77")
+    lifespan = Lifespan()
+    nursery.start_soon(lifespan.run, application)
+    await lifespan.up.wait()
+    async with requested(application) as request:
+        await request.until(lambda request: bool(request.body))
+    assert events(request.body)[0].json()["heartbeat_seconds"] == 77
+    lifespan.stop.set()
+
+
+async def test_wrong_settings_end_the_start_with_a_line_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSE_PORT", "x")
+    monkeypatch.setenv("SSE_BUFFER", "y")
+    lifespan = Lifespan()
+    await lifespan.run(Application())
+    (said,) = lifespan.said
+    assert said["type"] == "lifespan.startup.failed"
+    title, *lines = said["message"].splitlines()
+    assert title == "wrong settings:"
+    assert [line.split("=")[0] for line in lines] == ["SSE_PORT", "SSE_BUFFER"]
+
+
+async def test_it_starts_and_stops_as_it_is_told(application: Application) -> None:
+    lifespan = Lifespan()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lifespan.run, application)
+        await lifespan.up.wait()
+        lifespan.stop.set()
+    assert [message["type"] for message in lifespan.said] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]
+    assert not application.crashed
+
+
+async def test_a_start_that_fails_is_told_to_the_server(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_sse.service.supervise", None)
+    lifespan = Lifespan()
+    await lifespan.run(application)
+    assert [message["type"] for message in lifespan.said] == ["lifespan.startup.failed"]
+    assert not application.crashed
+
+
+async def test_a_crash_of_the_service_ends_the_streams_and_asks_the_process_to_end(
+    application: Application, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crash = trio.Event()
+
+    async def crashing(_hub: Any, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await crash.wait()
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr("trio_sse.supervisor.beat_forever", crashing)
+    lifespan = Lifespan()
+    with trio.fail_after(10), trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lifespan.run, application)
+            await lifespan.up.wait()
+            async with requested(application) as request:
+                await request.until(lambda request: bool(request.body))
+                crash.set()
+                await request.until(lambda request: request.ended)
+            assert await anext(signals) == signal.SIGTERM
+    assert application.crashed
+    said = capsys.readouterr().err
+    assert "the service failed and ends" in said
+    assert "ZeroDivisionError: a mistake of ours" in said
+
+
+async def test_a_request_that_raises_is_counted_and_nothing_is_raised_to_the_server(
+    valkey: int, nursery: trio.Nursery
+) -> None:
+    async def broken(_: Any) -> None:
+        raise ZeroDivisionError
+
+    application = Application(settings(redis_host="127.0.0.1", redis_port=valkey, log_level="error"))
+    lifespan = Lifespan()
+    nursery.start_soon(lifespan.run, application)
+    await lifespan.up.wait()
+    await asgi(application)(http_scope("/sse"), AsgiRequest().receive, broken)
+    async with requested(application, "/readyz") as request:
+        await request.until(lambda request: request.ended)
+    told = json.loads(request.body)
+    assert (told["connections"], told["totals"]["connection_errors"]) == (0, 1)
+    lifespan.stop.set()
+
+
+async def test_a_server_that_runs_no_start_up_is_told(application: Application) -> None:
+    async with requested(application) as request:
+        await request.until(lambda request: request.ended)
+    assert request.status == 503
+    assert "start-up" in json.loads(request.body)["detail"]
+
+
+async def test_the_start_calms_the_collector_down(application: Application, nursery: trio.Nursery) -> None:
+    lifespan = Lifespan()
+    before = gc.get_threshold()[0]
+    nursery.start_soon(lifespan.run, application)
+    await lifespan.up.wait()
+    assert gc.get_threshold()[0] > before
+    assert gc.get_freeze_count() > 0
+    lifespan.stop.set()
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An asyncio loop that does not run on Trio."""
+
+
+@pytest.mark.parametrize("kind", ["lifespan", "http", "websocket"])
+def test_on_another_loop_it_says_what_to_run(application: Application, kind: str) -> None:
+    said: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    scope = http_scope("/sse") | {"type": kind}
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(asgi(application)(scope, receive, send))  # type: ignore[arg-type]
+    if kind == "lifespan":
+        assert said == [{"type": "lifespan.startup.failed", "message": WRONG_LOOP}]
+    elif kind == "http":
+        assert said[0]["status"] == 503
+        assert json.loads(said[1]["body"])["detail"] == WRONG_LOOP
+    else:
+        assert said == []
+
+
+def test_a_cancellation_of_the_bridge_is_no_error_but_one_of_its_caller_is() -> None:
+    """Under the asyncio worker, Hypercorn cancels what is left when it stops."""
+
+    class Bridge:
+        def __init__(self) -> None:
+            self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def trio_as_future(self, *_: Any) -> None:
+            await self.future
+
+    async def bridged() -> tuple[Bridge, asyncio.Task[Any]]:
+        bridge, request = Bridge(), AsgiRequest()
+        call = asgi_module._on_trio(bridge, asyncio.sleep, {}, request.receive, request.send)
+        task = asyncio.ensure_future(call)
+        await asyncio.sleep(0)
+        return bridge, task
+
+    async def main() -> None:
+        bridge, task = await bridged()
+        bridge.future.cancel()
+        assert await task is None
+        bridge, task = await bridged()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())

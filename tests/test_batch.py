@@ -1,0 +1,44 @@
+"""Frames that leave together."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import batch
+from trio_sse import wire
+from trio_sse.batch import Batch
+
+SEQUENCES = st.sets(st.integers(1, 50), min_size=1).map(sorted)
+
+
+def test_a_batch_is_one_write_in_order() -> None:
+    assert batch(3, 4).data == b"data: 3\n\ndata: 4\n\n"
+    assert batch(3, 4).first == 3
+
+
+def test_a_chunk_holds_the_same_bytes() -> None:
+    assert batch(3, 4).chunk == wire.chunk(batch(3, 4).data)
+
+
+def test_what_is_derived_is_made_once_for_all_connections() -> None:
+    two = batch(1, 2)
+    assert two.data is two.data
+    assert two.chunk is two.chunk
+
+
+@given(SEQUENCES, st.integers(0, 51))
+def test_after_gives_what_is_newer_and_nothing_else(sequences: list[int], since: int) -> None:
+    newer = [number for number in sequences if number > since]
+    rest = batch(*sequences).after(since)
+    assert (list(rest.sequences) if rest else []) == newer
+    assert (rest.data if rest else b"") == (batch(*newer).data if newer else b"")
+
+
+@given(st.integers(0, 1 << 53))
+def test_an_unnumbered_frame_is_newer_than_every_position(since: int) -> None:
+    frame = Batch.unnumbered(b"x")
+    assert frame.first > since
+    rest = frame.after(since)
+    assert rest is not None
+    assert rest.data == b"x"

@@ -1,0 +1,115 @@
+"""`trio-sse check` names what is wrong and the setting to change."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support import settings
+from trio_sse import check
+
+READY = b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"status":"ready","connections":0}'
+NOT_READY = b'HTTP/1.1 503 x\r\nConnection: close\r\n\r\n{"status":503,"detail":"Redis: away"}'
+
+
+@contextmanager
+def somebody_on_a_port(answer: bytes = b"") -> Iterator[int]:
+    """Somebody who listens, and gives each client the same answer."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def talk() -> None:
+            with server.accept()[0] as client:
+                client.recv(4096)
+                client.sendall(answer)
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        port = server.getsockname()[1]
+        yield port
+        with socket.create_connection(("127.0.0.1", port)):  # in case nobody asked
+            pass
+        thread.join()
+
+
+def lines(capsys: pytest.CaptureFixture[str], **values: Any) -> tuple[int, str]:
+    code = check.run(settings(**{"host": "127.0.0.1", "port": 0, "redis_host": "127.0.0.1", **values}))
+    return code, capsys.readouterr().out
+
+
+def test_all_is_well(capsys: pytest.CaptureFixture[str], valkey: int) -> None:
+    code, out = lines(capsys, redis_port=valkey)
+    assert code == 0
+    assert "WRONG" not in out
+    for said in ("settings", "is free", "connected", "may subscribe to notifications", "came back",
+                 "0 other subscriber(s) of notifications"):  # fmt: skip
+        assert said in out
+
+
+def test_other_subscribers_are_counted_and_do_not_see_the_probe(
+    capsys: pytest.CaptureFixture[str], valkey: int
+) -> None:
+    with redis.Redis(port=valkey) as client, client.pubsub() as other:  # type: ignore[no-untyped-call,unused-ignore]
+        other.subscribe("notifications")
+        assert other.get_message(timeout=1)["type"] == "subscribe"
+        _, out = lines(capsys, redis_port=valkey)
+        assert "1 other subscriber(s)" in out
+        assert other.get_message(timeout=0.01) is None
+
+
+def test_a_wrong_password_names_the_setting(capsys: pytest.CaptureFixture[str], valkey: int) -> None:
+    code, out = lines(capsys, redis_port=valkey, redis_password="s3cret")
+    assert code == 1
+    assert "REDIS_PASSWORD" in out
+    assert "s3cret" not in out
+
+
+def test_a_redis_that_is_not_there_names_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out = lines(capsys, redis_port=1)
+    assert code == 1
+    assert "WRONG Redis 127.0.0.1:1" in out
+    assert "REDIS_PORT" in out
+
+
+def test_without_a_redis_named_an_embedded_one_will_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.run(settings(host="127.0.0.1", port=0, redis_port=1)) == 0
+    assert "embedded Valkey" in capsys.readouterr().out
+
+
+def test_a_port_that_is_taken_names_the_setting(capsys: pytest.CaptureFixture[str], valkey: int) -> None:
+    with somebody_on_a_port(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello") as port:
+        code, out = lines(capsys, port=port, redis_port=valkey)
+    assert code == 1
+    assert f"WRONG port 127.0.0.1:{port}" in out
+    assert "SSE_PORT" in out
+
+
+def test_a_port_whose_holder_says_nothing_is_taken(capsys: pytest.CaptureFixture[str], valkey: int) -> None:
+    with somebody_on_a_port() as port:
+        code, out = lines(capsys, port=port, redis_port=valkey)
+    assert code == 1
+    assert "SSE_PORT" in out
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "said"), [(READY, 0, "says: ready"), (NOT_READY, 1, "Redis: away")]
+)
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_service_itself_on_the_port_is_asked_how_it_is(
+    capsys: pytest.CaptureFixture[str], valkey: int, host: str, answer: bytes, code: int, said: str
+) -> None:
+    with somebody_on_a_port(answer) as port:
+        got, out = lines(capsys, host=host, port=port, redis_port=valkey)
+    assert got == code
+    assert said in out
+
+
+def test_a_host_that_is_not_ours_names_the_setting(capsys: pytest.CaptureFixture[str], valkey: int) -> None:
+    code, out = lines(capsys, host="192.0.2.1", redis_port=valkey)
+    assert code == 1
+    assert "SSE_HOST" in out

@@ -1,0 +1,231 @@
+"""Every connection comes in here, and whatever it does ends it and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import hypercorn.asyncio.run
+import hypercorn.trio.run
+import pytest
+import trio
+from hypercorn.asyncio import serve as serve_asyncio
+from hypercorn.config import Config
+from hypercorn.trio.worker_context import WorkerContext
+from structlog.testing import capture_logs
+
+from tests.support import PATIENCE_SECONDS, events, exchange, get, process_kept, read, served, settings
+from trio_sse.asgi import Application
+from trio_sse.door import Doors, innermost, one_line
+from trio_sse.service import create_app
+from trio_sse.stream import serve_stream
+
+CLOSE = "Connection: close"
+HELLO_END = b'"replayed":0}\n\n'
+
+
+def application(**values: Any) -> Application:
+    """Without a Redis: what comes in by the door does not need one."""
+    return Application(settings(redis_host="127.0.0.1", redis_port=1, log_level="error", **values))
+
+
+async def opened(port: int, path: str = "/sse") -> tuple[trio.SocketStream, bytes]:
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    await stream.send_all(get(path, version="1.0"))
+    return stream, await read(stream, HELLO_END)
+
+
+@pytest.fixture(params=[True, False], ids=["door", "quart"])
+async def port(request: pytest.FixtureRequest) -> AsyncIterator[int]:
+    async with served(application(door=request.param)) as port:
+        yield port
+
+
+async def test_streams_and_pages_come_through_the_same_port(port: int) -> None:
+    stream, received = await opened(port, "/sse?user_id=ann")
+    async with stream:
+        head, _, body = received.partition(b"\r\n\r\n")
+        assert b"200" in head.splitlines()[0]
+        assert b"content-type: text/event-stream" in head.lower()
+        assert events(body)[0].json()["user_id"] == "ann"
+        page = await exchange(port, get("/", CLOSE))
+        assert page.startswith(b"HTTP/1.1 200")
+        refused = await exchange(port, get("/sse?user_id=*", CLOSE))
+        assert refused.startswith(b"HTTP/1.1 400")
+        assert json.loads(refused.partition(b"\r\n\r\n")[2])["status"] == 400
+
+
+async def test_a_request_that_comes_in_pieces_is_answered(port: int) -> None:
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        for piece in (b"GET /hea", b"lthz HTTP/1.1\r\n", b"Host: x\r\nConnection: close\r\n\r\n"):
+            await stream.send_all(piece)
+        assert b'"ok"' in await read(stream)
+
+
+async def test_the_stop_of_the_server_ends_the_body_of_every_stream() -> None:
+    async with served(application()) as port:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await stream.send_all(get("/sse"))
+        await read(stream, HELLO_END)
+    async with stream:
+        assert (await read(stream)).endswith(b"0\r\n\r\n")
+
+
+async def test_the_stop_of_the_server_does_not_wait_for_a_request_that_never_comes() -> None:
+    async with served(application()) as port:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await exchange(port, get("/healthz", CLOSE))
+        await stream.send_all(b"GET /sse HT")
+    async with stream:
+        assert await read(stream) == b""
+
+
+class BrokenError(Exception):
+    pass
+
+
+async def test_what_one_connection_raises_ends_it_alone_and_is_counted(
+    monkeypatch: pytest.MonkeyPatch, valkey: int
+) -> None:
+
+    async def sometimes_broken(service: Any, request: Any, stream: Any) -> None:
+        if request.answer.user_id == "broken":
+            raise BrokenError
+        await serve_stream(service, request, stream)
+
+    monkeypatch.setattr("trio_sse.door.serve_stream", sometimes_broken)
+    app = Application(settings(redis_host="127.0.0.1", redis_port=valkey, log_level="error"))
+    async with served(app) as port:
+        stream, _ = await opened(port)
+        async with stream:
+            for _ in range(3):
+                assert await exchange(port, get("/sse?user_id=broken")) == b""
+            answer = await exchange(port, get("/readyz", CLOSE))
+            told = json.loads(answer.partition(b"\r\n\r\n")[2])
+            assert told["totals"]["connection_errors"] == 3
+            assert told["connections"] == 1
+
+
+async def test_a_malformed_chunk_does_not_end_the_server() -> None:
+    """pgjones/hypercorn#203: without the door this ends the process."""
+    async with served(application()) as port:
+        for _ in range(3):
+            head = b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            await exchange(port, head + b"zz\r\n", until=b"\r\n")
+        assert b'"ok"' in await exchange(port, get("/healthz", CLOSE))
+
+
+@pytest.mark.parametrize("inside", [BrokenError(), ExceptionGroup("", [BrokenError()])])
+async def test_an_error_beside_a_cancellation_does_not_hide_it(
+    monkeypatch: pytest.MonkeyPatch, inside: Exception
+) -> None:
+    async def broken_when_cancelled(*_: Any) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise inside
+
+    monkeypatch.setattr("trio_sse.door.read_request", broken_when_cancelled)
+    service = create_app(settings())
+    doors = Doors(service)
+    monkeypatch.setattr(doors, "_watch_stop", lambda _: None)
+    near, far = trio.socket.socketpair()
+    with far, trio.move_on_after(0) as scope:
+        async with trio.open_nursery() as nursery:
+            context = WorkerContext(None)
+            stream = trio.SocketStream(near)
+            nursery.start_soon(doors.enter, service, Config(), context, {}, stream)
+    near.close()
+    assert scope.cancelled_caught
+    assert service.counters.connection_errors == 1
+
+
+async def test_after_the_service_hypercorn_has_its_own_server_back() -> None:
+    modules: Any = (hypercorn.trio.run, hypercorn.asyncio.run)
+    before = [module.TCPServer for module in modules]
+    with Doors(create_app(settings())).installed():
+        assert all(module.TCPServer is not own for module, own in zip(modules, before, strict=True))
+    assert [module.TCPServer for module in modules] == before
+
+
+async def test_a_hypercorn_without_a_place_for_the_door_is_told_and_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(hypercorn.asyncio.run, "TCPServer")
+    with capture_logs() as lines, Doors(create_app(settings())).installed():
+        assert not hasattr(hypercorn.asyncio.run, "TCPServer")
+    assert "no place for the door" in lines[0]["event"]
+
+
+def test_the_innermost_error_is_told_in_one_line() -> None:
+    error = ExceptionGroup("a", [ExceptionGroup("b", [ValueError("two\nlines " + "x" * 300)])])
+    assert isinstance(innermost(error), ValueError)
+    assert one_line(error).startswith("ValueError: two lines xxx")
+    assert len(one_line(error)) == 200
+
+
+def under_asyncio(app: Application, test: Callable[[int, asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run `test` beside Hypercorn's asyncio worker, as plain `hypercorn trio_sse:app` has it.
+
+    It gets the port, and the event that asks the worker to stop."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.errorlog = None
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        worker = asyncio.ensure_future(
+            serve_asyncio(app, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]
+        )
+        try:
+            await asyncio.wait_for(test(port, stop), PATIENCE_SECONDS)
+        finally:
+            stop.set()
+            await asyncio.wait_for(worker, PATIENCE_SECONDS)
+
+    with process_kept():
+        asyncio.run(main())
+
+
+async def ask(port: int, request: bytes, until: bytes | None = None) -> bytes:
+    for _ in range(1000):
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            break
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.005)
+    writer.write(request)
+    received = await (reader.readuntil(until) if until else reader.read())
+    writer.close()
+    return received
+
+
+@pytest.mark.parametrize("values", [{"door": True}, {"door": False}], ids=["door", "quart"])
+def test_the_asyncio_worker_serves_the_same(values: dict[str, Any]) -> None:
+    async def test(port: int, _stop: asyncio.Event) -> None:
+        for _ in range(3):
+            assert b'"ok"' in await ask(port, get("/healthz", CLOSE))
+            assert b"event: connected" in await ask(port, get("/sse"), until=HELLO_END)
+        assert (await ask(port, get("/nothing", CLOSE))).startswith(b"HTTP/1.1 404")
+
+    under_asyncio(application(**values), test)
+
+
+def test_the_asyncio_worker_ends_its_streams_when_it_stops() -> None:
+    async def test(port: int, stop: asyncio.Event) -> None:
+        await ask(port, get("/healthz", CLOSE))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(get("/sse"))
+        await reader.readuntil(HELLO_END)
+        stop.set()
+        assert (await reader.read()).endswith(b"0\r\n\r\n")
+        writer.close()
+
+    under_asyncio(application(), test)

@@ -1,0 +1,152 @@
+"""Who gets a stream, and whose."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import TEXT, settings
+from trio_sse.handshake import Accepted, Refused, cors_headers, handshake, problem
+from trio_sse.messages import user_id_problem
+
+ANY_ORIGIN = settings()
+LISTED = settings(cors_origins=("https://a.example", "https://b.example"))
+
+
+@pytest.mark.parametrize(
+    ("query", "user_id"),
+    [
+        (b"", "1"),
+        (b"user_id=", "1"),
+        (b"user_id", "1"),
+        (b"other=5", "1"),
+        (b"user_id=42", "42"),
+        (b"user_id=a.b_c-d", "a.b_c-d"),
+        (b"x=1&user_id=42&y", "42"),
+        (b"user_id=1&user_id=2", "1"),
+        (b"user_id=a+b", "a b"),
+        (b"user_id=%E7%8E%8B", "王"),
+        (b"USER_ID=5", "1"),
+        (b"user_id=" + b"a" * 128, "a" * 128),
+    ],
+)
+def test_the_user_of_a_stream(query: bytes, user_id: str) -> None:
+    answer = handshake(query, [], ANY_ORIGIN)
+    assert isinstance(answer, Accepted)
+    assert answer.user_id == user_id
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        (b"user_id=*", "everybody"),
+        (b"user_id=%2A", "everybody"),
+        (b"user_id=" + b"a" * 129, "129 characters"),
+        (b"user_id=%0A", "control characters"),
+        (b"user_id=%00", "control characters"),
+        (b"user_id=%FF", "query"),
+        (b"user_id=\xff", "query"),
+        (b"&".join([b"a=1"] * 101), "query"),
+    ],
+)
+def test_a_refusal_is_a_problem_document_that_says_why(query: bytes, detail: str) -> None:
+    answer = handshake(query, [], ANY_ORIGIN)
+    assert isinstance(answer, Refused)
+    assert answer.status == 400
+    document = json.loads(answer.body)
+    assert detail in document["detail"]
+    assert document == {"type": "about:blank", "title": "Bad Request", "status": 400, "detail": answer.detail}
+    assert dict(answer.headers) == {
+        "content-type": "application/problem+json",
+        "cache-control": "no-store",
+        "access-control-allow-origin": "*",
+    }
+
+
+def test_a_stream_has_these_headers() -> None:
+    answer = handshake(b"", [], ANY_ORIGIN)
+    assert isinstance(answer, Accepted)
+    assert dict(answer.headers) == {
+        "content-type": "text/event-stream",
+        "cache-control": "no-store",
+        "x-accel-buffering": "no",
+        "access-control-allow-origin": "*",
+    }
+
+
+@pytest.mark.parametrize(
+    ("headers", "last_event_id"),
+    [
+        ([], None),
+        ([(b"last-event-id", b"")], None),
+        ([(b"last-event-id", b"7-1")], "7-1"),
+        ([(b"Last-Event-ID", b"7-1")], "7-1"),
+        ([(b"LAST-EVENT-ID", b"\xff")], "\ufffd"),
+    ],
+)
+def test_the_position_a_stream_resumes_from(
+    headers: list[tuple[bytes, bytes]], last_event_id: str | None
+) -> None:
+    answer = handshake(b"", headers, ANY_ORIGIN)
+    assert isinstance(answer, Accepted)
+    assert answer.last_event_id == last_event_id
+
+
+@pytest.mark.parametrize("query", [b"", b"user_id=*"])
+def test_accepted_and_refused_alike_tell_a_listed_page_that_it_may_read(query: bytes) -> None:
+    answer = handshake(query, [(b"Origin", b"https://a.example")], LISTED)
+    assert ("access-control-allow-origin", "https://a.example") in answer.headers
+
+
+def test_any_origin_is_allowed_without_credentials() -> None:
+    assert cors_headers("https://a.example", ANY_ORIGIN) == (("access-control-allow-origin", "*"),)
+
+
+def test_a_listed_origin_is_allowed_with_credentials() -> None:
+    assert cors_headers("https://b.example", LISTED) == (
+        ("access-control-allow-origin", "https://b.example"),
+        ("access-control-allow-credentials", "true"),
+        ("vary", "Origin"),
+    )
+
+
+@pytest.mark.parametrize("origin", ["", "https://c.example", "https://a.example.evil", "null"])
+def test_another_origin_is_not_allowed_and_caches_are_told(origin: str) -> None:
+    assert cors_headers(origin, LISTED) == (("vary", "Origin"),)
+
+
+@given(TEXT.filter(lambda text: text != "*"))
+def test_a_usable_user_id_is_accepted_exactly(user_id: str) -> None:
+    answer = handshake(f"user_id={quote(user_id, safe='')}".encode(), [], ANY_ORIGIN)
+    if user_id_problem(user_id or "1"):
+        assert isinstance(answer, Refused)
+    else:
+        assert isinstance(answer, Accepted)
+        assert answer.user_id == (user_id or "1")
+
+
+NAMES = st.sampled_from([b"origin", b"last-event-id", b"Host"]) | st.binary()
+
+
+@given(
+    st.binary() | st.binary().map(lambda junk: b"user_id=" + junk), st.lists(st.tuples(NAMES, st.binary()))
+)
+def test_no_bytes_make_it_raise_or_accept_a_user_id_that_is_none(
+    query: bytes, headers: list[tuple[bytes, bytes]]
+) -> None:
+    for chosen in (ANY_ORIGIN, LISTED):
+        answer = handshake(query, headers, chosen)
+        if isinstance(answer, Accepted):
+            assert user_id_problem(answer.user_id) is None
+            assert answer.user_id != "*"
+        else:
+            json.loads(answer.body)
+        assert not any(set(name + value) & set("\r\n\0") for name, value in answer.headers)
+
+
+def test_a_problem_document_has_the_title_of_its_status() -> None:
+    assert json.loads(problem(503, "why"))["title"] == "Service Unavailable"

@@ -1,0 +1,88 @@
+"""One line per event, to standard error, from this package only."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from tests.support import process_kept, settings
+from trio_sse import logs
+
+log = structlog.stdlib.get_logger("trio_sse.test")
+
+
+@pytest.fixture(autouse=True)
+def _kept() -> Iterator[None]:
+    with process_kept():
+        yield
+
+
+def test_a_console_line_has_level_event_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(settings())
+    log.warning("message skipped", reason="not JSON")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    for part in ("warning", "message skipped", "reason='not JSON'"):
+        assert part in err
+
+
+def test_a_json_line_is_an_object_with_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(settings(log_format="json"))
+    log.warning("übersprungen", reason="not JSON")
+    (line,) = capsys.readouterr().err.splitlines()
+    said = json.loads(line)
+    assert said.pop("timestamp").endswith("Z")
+    assert said == {"level": "warning", "event": "übersprungen", "reason": "not JSON"}
+    assert "übersprungen" in line
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_an_error_is_shown_with_its_place(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(settings(log_format=log_format))
+    try:
+        1 / 0  # noqa: B018
+    except ZeroDivisionError:
+        log.critical("failed", exc_info=True)
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError" in err
+    assert "test_logs.py" in err
+
+
+@pytest.mark.parametrize(("level", "shown"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_lines_below_the_level_are_not_shown(
+    level: str, shown: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure(settings(log_level=level))
+    for say in (log.debug, log.info, log.warning, log.error):
+        say("line")
+    assert len(capsys.readouterr().err.splitlines()) == shown
+
+
+def test_configuring_twice_says_everything_once(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(settings())
+    logs.configure(settings())
+    log.info("line")
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_loggers_of_others_are_left_alone() -> None:
+    root = logging.getLogger()
+    before = (list(root.handlers), root.level)
+    logs.configure(settings(log_level="debug"))
+    assert (list(root.handlers), root.level) == before
+
+
+def test_a_logger_that_was_adopted_writes_the_same_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(settings(log_format="json"))
+    other = logging.getLogger("tests.other")
+    logs.adopt(other)
+    other.warning("from %s", "elsewhere")
+    (line,) = capsys.readouterr().err.splitlines()
+    said = json.loads(line)
+    assert (said["event"], said["level"]) == ("from elsewhere", "warning")
+    other.handlers = []

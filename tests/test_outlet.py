@@ -1,0 +1,238 @@
+"""Where the bytes of a connection go: to a task that waits, or to the socket itself."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+import trio
+from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
+
+from tests.support import PATIENCE_SECONDS, batch
+from trio_sse import wire
+from trio_sse.batch import Batch
+from trio_sse.connection import Connection
+from trio_sse.metrics import Counters
+from trio_sse.outlet import AsgiOutlet, SocketOutlet, abort
+
+BIG = Batch([b"x" * 1_000_000], [1])
+"""More than a socket takes at once."""
+
+
+@pytest.fixture
+def connection() -> Connection:
+    return Connection("1", 3, Counters())
+
+
+@pytest.fixture
+def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The service's end of a connection and the client's. Neither blocks."""
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        far.setblocking(False)
+        yield near, far
+
+
+Sockets = tuple[socket.socket, socket.socket]
+
+
+def on_socket(
+    sockets: Sockets, connection: Connection, nursery: trio.Nursery, *, chunked: bool = False
+) -> SocketOutlet:
+    outlet = SocketOutlet(sockets[0].fileno(), connection, nursery, chunked=chunked, timeout=20)
+    connection.attach(outlet)
+    return outlet
+
+
+def arrived(far: socket.socket) -> bytes:
+    """What has come to the client by now."""
+    received = b""
+    try:
+        while data := far.recv(1 << 20):
+            received += data
+    except BlockingIOError:
+        pass
+    return received
+
+
+async def arriving(far: socket.socket, count: int) -> bytes:
+    received = b""
+    with trio.fail_after(PATIENCE_SECONDS):
+        while len(received) < count:
+            await trio.lowlevel.wait_readable(far)
+            received += far.recv(1 << 20)
+    return received
+
+
+async def test_the_asgi_outlet_takes_only_while_its_task_waits(connection: Connection) -> None:
+    outlet = AsgiOutlet(connection.channel, connection.waiting)
+    assert not outlet.take(batch(1))
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def task() -> None:
+            assert await outlet.wait() == batch(2, 3).data
+
+        await wait_all_tasks_blocked()
+        assert outlet.take(batch(2, 3))
+        assert not outlet.take(batch(4))
+    assert not outlet.take(batch(5))
+
+
+async def test_the_asgi_outlet_takes_nothing_once_its_task_was_cancelled(connection: Connection) -> None:
+    outlet = AsgiOutlet(connection.channel, connection.waiting)
+    with trio.move_on_after(0):
+        await outlet.wait()
+    assert not outlet.take(batch(1))
+
+
+async def test_the_asgi_outlet_takes_nothing_after_closing(connection: Connection) -> None:
+    outlet = AsgiOutlet(connection.channel, connection.waiting)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outlet.wait)
+        await wait_all_tasks_blocked()
+        outlet.close()
+        assert not outlet.take(batch(1))
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_an_idle_socket_is_written_to_at_once(
+    sockets: Sockets, connection: Connection, chunked: bool
+) -> None:
+    async with trio.open_nursery() as nursery:
+        with assert_no_checkpoints():
+            outlet = on_socket(sockets, connection, nursery, chunked=chunked)
+            outlet.begin(b"HEAD\r\n\r\n", b"hello")
+            assert outlet.take(batch(1, 2))
+            hello, messages = b"hello", batch(1, 2).data
+            if chunked:
+                hello, messages = wire.chunk(hello), wire.chunk(messages)
+            assert arrived(sockets[1]) == b"HEAD\r\n\r\n" + hello + messages
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_a_full_socket_holds_nobody_up_and_all_arrives_in_order(
+    sockets: Sockets, connection: Connection, chunked: bool
+) -> None:
+    async with trio.open_nursery() as nursery:
+        on_socket(sockets, connection, nursery, chunked=chunked)
+        with assert_no_checkpoints():
+            for item in (BIG, batch(2), batch(3)):
+                connection.offer(item)
+        expected = [BIG.data, batch(2, 3).data]
+        everything = b"".join(map(wire.chunk, expected) if chunked else expected)
+        assert await arriving(sockets[1], len(everything)) == everything
+        await wait_all_tasks_blocked()
+        connection.offer(batch(4))
+        assert arrived(sockets[1]) == (batch(4).chunk if chunked else batch(4).data)
+        assert not nursery.child_tasks
+
+
+async def test_what_a_full_socket_cannot_take_is_counted_and_told(
+    sockets: Sockets, connection: Connection
+) -> None:
+    async with trio.open_nursery() as nursery:
+        on_socket(sockets, connection, nursery)
+        connection.offer(BIG)
+        connection.offer(batch(2, 3, 4, 5, 6))
+        tail = batch(2, 3, 4).data + b'event: gap\ndata: {"reason":"slow_client","dropped":2}\n\n'
+        assert (await arriving(sockets[1], len(BIG.data + tail))).endswith(b"x" + tail)
+
+
+async def test_a_socket_that_has_room_again_is_used_before_its_task_had_a_turn(
+    sockets: Sockets, connection: Connection
+) -> None:
+    half = Batch([b"x" * 300_000], [1])
+    async with trio.open_nursery() as nursery:
+        outlet = on_socket(sockets, connection, nursery)
+        connection.offer(half)
+        connection.offer(batch(2))
+        received = b""
+        with assert_no_checkpoints():
+            while not outlet.take(batch(3)):
+                received += arrived(sockets[1])
+            received += arrived(sockets[1])
+        assert received == half.data + batch(2, 3).data
+        await wait_all_tasks_blocked()
+        connection.offer(batch(4))
+        assert arrived(sockets[1]) == batch(4).data
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_closing_an_idle_socket_ends_the_body_and_the_stream(
+    sockets: Sockets, connection: Connection, chunked: bool
+) -> None:
+    async with trio.open_nursery() as nursery:
+        on_socket(sockets, connection, nursery, chunked=chunked)
+        connection.close()
+        await trio.sleep_forever()
+    assert arrived(sockets[1]) == (wire.LAST_CHUNK if chunked else b"")
+
+
+async def test_closing_a_full_socket_waits_for_what_was_taken(
+    sockets: Sockets, connection: Connection
+) -> None:
+    async with trio.open_nursery() as nursery:
+        on_socket(sockets, connection, nursery, chunked=True)
+        connection.offer(BIG)
+        connection.offer(batch(2))
+        connection.close()
+        everything = BIG.chunk + batch(2).chunk + wire.LAST_CHUNK
+        assert await arriving(sockets[1], len(everything)) == everything
+        await trio.sleep_forever()
+
+
+async def test_a_client_that_takes_nothing_for_the_timeout_is_cut_off(
+    sockets: Sockets, connection: Connection, mock_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        on_socket(sockets, connection, nursery, chunked=True)
+        connection.offer(BIG)
+        await wait_all_tasks_blocked()
+        mock_clock.jump(19)
+        await wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        mock_clock.jump(2)
+        await trio.sleep_forever()
+    received = arrived(sockets[1])  # up to the end of the stream, or this would be a BlockingIOError
+    assert 0 < len(received) < len(BIG.chunk)
+    assert sockets[1].recv(1) == b""
+
+
+async def test_a_client_that_takes_a_little_in_time_is_not_cut_off(
+    sockets: Sockets, connection: Connection, mock_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        on_socket(sockets, connection, nursery)
+        connection.offer(BIG)
+        received = 0
+        while received < len(BIG.data):
+            await wait_all_tasks_blocked()
+            mock_clock.jump(19)
+            received += len(arrived(sockets[1]))
+        assert received == len(BIG.data)
+
+
+async def test_a_broken_socket_ends_the_stream(sockets: Sockets, connection: Connection) -> None:
+    sockets[1].close()
+    async with trio.open_nursery() as nursery:
+        on_socket(sockets, connection, nursery)
+        connection.offer(batch(1))
+        await trio.sleep_forever()
+
+
+def test_aborting_ends_both_directions_and_leaves_the_descriptor_open(sockets: Sockets) -> None:
+    abort(sockets[0].fileno())
+    assert sockets[1].recv(1) == b""
+    os.fstat(sockets[0].fileno())
+
+
+def test_aborting_what_is_closed_already_is_harmless(sockets: Sockets) -> None:
+    fd = sockets[0].fileno()
+    sockets[0].close()
+    abort(fd)

@@ -1,0 +1,247 @@
+"""What the operator may choose, and what it is when nothing was chosen."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from trio_sse.settings import Settings, SettingsError, env_name
+
+DEFAULTS: dict[str, tuple[str, Any]] = {
+    "host": ("SSE_HOST", "0.0.0.0"),
+    "port": ("SSE_PORT", 8085),
+    "redis_channel": ("SSE_REDIS_CHANNEL", "notifications"),
+    "heartbeat_seconds": ("SSE_HEARTBEAT_SECONDS", 30),
+    "buffer": ("SSE_BUFFER", 10),
+    "cors_origins": ("SSE_CORS_ORIGINS", ("*",)),
+    "write_timeout_seconds": ("SSE_WRITE_TIMEOUT_SECONDS", 20),
+    "max_message_bytes": ("SSE_MAX_MESSAGE_BYTES", 65536),
+    "workers": ("SSE_WORKERS", 1),
+    "log_format": ("SSE_LOG_FORMAT", "console"),
+    "log_level": ("SSE_LOG_LEVEL", "info"),
+    "redis_host": ("REDIS_HOST", "127.0.0.1"),
+    "redis_port": ("REDIS_PORT", 6379),
+    "redis_username": ("REDIS_USERNAME", None),
+    "redis_password": ("REDIS_PASSWORD", None),
+    "redis_main_db": ("REDIS_MAIN_DB", 1),
+    "redis_url": ("REDIS_URL", None),
+}
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("SSE_", "REDIS_")):
+            monkeypatch.delenv(name)
+
+
+def from_env(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> Settings:
+    monkeypatch.setenv(name, value)
+    return Settings.load()
+
+
+def mistakes(monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[str]:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+    return caught.value.lines
+
+
+@pytest.mark.parametrize("field", DEFAULTS)
+def test_the_default_is_the_documented_one(field: str) -> None:
+    name, value = DEFAULTS[field]
+    assert getattr(Settings.load(), field) == value
+    assert env_name(field) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("SSE_HOST", "::1", "host", "::1"),
+        ("SSE_PORT", "0", "port", 0),
+        ("SSE_REDIS_CHANNEL", "news", "redis_channel", "news"),
+        ("SSE_HEARTBEAT_SECONDS", "0.5", "heartbeat_seconds", 0.5),
+        ("SSE_BUFFER", "1", "buffer", 1),
+        ("SSE_CORS_ORIGINS", "https://a.example", "cors_origins", ("https://a.example",)),
+        ("SSE_WRITE_TIMEOUT_SECONDS", "1", "write_timeout_seconds", 1.0),
+        ("SSE_MAX_MESSAGE_BYTES", "64", "max_message_bytes", 64),
+        ("SSE_WORKERS", "4", "workers", 4),
+        ("SSE_DOOR", "false", "door", False),
+        ("SSE_LOG_FORMAT", "JSON", "log_format", "json"),
+        ("SSE_LOG_LEVEL", "Warning", "log_level", "warning"),
+        ("REDIS_HOST", "redis", "redis_host", "redis"),
+        ("REDIS_PORT", "7000", "redis_port", 7000),
+        ("REDIS_USERNAME", "ann", "redis_username", "ann"),
+        ("REDIS_MAIN_DB", "0", "redis_main_db", 0),
+    ],
+)
+def test_the_environment_is_read(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, field: str, value: Any
+) -> None:
+    assert getattr(from_env(monkeypatch, name, text), field) == value
+
+
+@pytest.mark.parametrize("field", DEFAULTS)
+def test_an_empty_value_means_unset(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    name, value = DEFAULTS[field]
+    loaded = from_env(monkeypatch, name, "")
+    assert getattr(loaded, field) == value
+    assert not loaded.redis_is_configured
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("SSE_PORT", "-1"),
+        ("SSE_PORT", "65536"),
+        ("SSE_PORT", "http"),
+        ("SSE_HEARTBEAT_SECONDS", "0"),
+        ("SSE_HEARTBEAT_SECONDS", "nan"),
+        ("SSE_HEARTBEAT_SECONDS", "3601"),
+        ("SSE_BUFFER", "0"),
+        ("SSE_BUFFER", "100001"),
+        ("SSE_CORS_ORIGINS", "a.example"),
+        ("SSE_CORS_ORIGINS", "https://a.example/path"),
+        ("SSE_CORS_ORIGINS", "*,https://a.example"),
+        ("SSE_CORS_ORIGINS", ","),
+        ("SSE_WRITE_TIMEOUT_SECONDS", "0.9"),
+        ("SSE_WRITE_TIMEOUT_SECONDS", "3601"),
+        ("SSE_MAX_MESSAGE_BYTES", "63"),
+        ("SSE_MAX_MESSAGE_BYTES", "16777217"),
+        ("SSE_WORKERS", "0"),
+        ("SSE_WORKERS", "257"),
+        ("SSE_DOOR", "perhaps"),
+        ("SSE_LOG_FORMAT", "xml"),
+        ("SSE_LOG_LEVEL", "loud"),
+        ("REDIS_PORT", "0"),
+        ("REDIS_PORT", "65536"),
+        ("REDIS_MAIN_DB", "-1"),
+        ("REDIS_MAIN_DB", "65536"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_name_value_and_what_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    (line,) = mistakes(monkeypatch, **{name: text})
+    assert line.startswith(f"{name}='{text}' is not accepted. Accepted: ")
+    assert "\n" not in line
+
+
+def test_every_mistake_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = mistakes(monkeypatch, SSE_PORT="x", REDIS_PORT="y", SSE_BUFFER="z")
+    assert [line.split("=")[0] for line in lines] == ["SSE_PORT", "SSE_BUFFER", "REDIS_PORT"]
+
+
+def test_a_long_value_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = mistakes(monkeypatch, SSE_PORT="9" * 5000)
+    assert len(line) < 200
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:s3cret@host",
+        "redis://user:s3cret@",
+        "redis://:s3cret@host:0",
+        "redis://:s3cret@host:99999",
+        "redis://:s3cret@host:port",
+        "redis://:s3cret@host/db",
+        "redis://:s3cret@[::1",
+        "unix://",
+        "s3cret",
+    ],
+)
+def test_a_wrong_redis_url_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    (line,) = mistakes(monkeypatch, REDIS_URL=url)
+    assert line.startswith("REDIS_URL=(hidden) is not accepted. Accepted: redis://, rediss:// or unix://")
+    assert "s3cret" not in line
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://host", "host:6379"),
+        ("redis://user:s3cret@host:7000/2", "host:7000"),
+        ("rediss://:s3cret@host:7001/", "host:7001"),
+        ("unix:///run/redis.sock?db=3", "/run/redis.sock"),
+        ("redis://[::1]:7000", "::1:7000"),
+    ],
+)
+def test_a_redis_url_stands_for_the_single_settings(
+    monkeypatch: pytest.MonkeyPatch, url: str, address: str
+) -> None:
+    loaded = from_env(monkeypatch, "REDIS_URL", url)
+    assert loaded.redis_url is not None
+    assert loaded.redis_url.get_secret_value() == url
+    assert loaded.redis_address == address
+    assert loaded.redis_is_configured
+
+
+def test_without_a_url_the_address_is_host_and_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_PORT", "7000")
+    assert from_env(monkeypatch, "REDIS_HOST", "redis").redis_address == "redis:7000"
+
+
+@pytest.mark.parametrize(
+    ("name", "configured"),
+    [
+        ("REDIS_HOST", True),
+        ("REDIS_URL", True),
+        ("REDIS_USERNAME", True),
+        ("REDIS_PASSWORD", True),
+        ("REDIS_PORT", False),
+        ("REDIS_MAIN_DB", False),
+        ("SSE_PORT", False),
+    ],
+)
+def test_a_redis_that_was_named_is_never_replaced_by_an_embedded_one(
+    monkeypatch: pytest.MonkeyPatch, name: str, configured: bool
+) -> None:
+    value = {"REDIS_URL": "redis://h"}.get(name, "1")
+    assert from_env(monkeypatch, name, value).redis_is_configured is configured
+
+
+@pytest.mark.parametrize("name", ["REDIS_PASSWORD", "REDIS_URL"])
+def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    loaded = from_env(monkeypatch, name, "redis://u:s3cret@h")
+    assert "s3cret" not in repr(loaded) + str(loaded) + loaded.redis_address
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("*", ("*",)),
+        ("null", ("null",)),
+        ("https://a.example/", ("https://a.example",)),
+        (" https://a.example , http://b.example:8080,", ("https://a.example", "http://b.example:8080")),
+    ],
+)
+def test_origins_are_a_comma_list(
+    monkeypatch: pytest.MonkeyPatch, text: str, origins: tuple[str, ...]
+) -> None:
+    assert from_env(monkeypatch, "SSE_CORS_ORIGINS", text).cors_origins == origins
+
+
+def test_overrides_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSE_PORT", "1000")
+    assert Settings.load(port=2000).port == 2000
+
+
+def test_a_wrong_override_is_told_by_the_name_of_the_setting() -> None:
+    with pytest.raises(SettingsError, match="SSE_PORT='x' is not accepted"):
+        Settings.load(port="x")
+
+
+def test_variables_of_others_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert from_env(monkeypatch, "SSE_SOMETHING_ELSE", "x") == Settings.load()
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_every_setting_tells_its_meaning_and_what_it_accepts(field: str) -> None:
+    described = Settings.model_fields[field]
+    assert described.description
+    assert isinstance(described.json_schema_extra, dict)
+    assert described.json_schema_extra["accepts"]

@@ -1,0 +1,91 @@
+"""One stream on its own socket."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from hypercorn.config import Config
+from trio.testing import wait_all_tasks_blocked
+
+from tests.support import events, flush_now, get, note, read, settings, stream_pair, until
+from trio_sse import wire
+from trio_sse.request import StreamRequest, read_request
+from trio_sse.service import Service, create_app
+from trio_sse.stream import MAX_IGNORED, serve_stream
+
+
+@pytest.fixture
+def service() -> Service:
+    return create_app(settings())
+
+
+async def serve(service: Service, near: trio.SocketStream) -> None:
+    request = await read_request(near, get("/sse?user_id=ann", version="1.0"), Config(), service.settings)
+    assert isinstance(request, StreamRequest)
+    await serve_stream(service, request, near)
+
+
+async def test_it_says_connected_and_then_what_is_published(service: Service) -> None:
+    async with stream_pair() as (near, far), trio.open_nursery() as nursery:
+        nursery.start_soon(serve, service, near)
+        hello = await read(far, b"}\n\n")
+        head, _, body = hello.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.0 200 OK")
+        assert [event.event for event in events(body)] == ["connected"]
+        service.hub.publish(note("ann", data=b"hello"))
+        flush_now(service.hub)
+        assert b"data: hello\n\n" in await read(far, b"\n\n")
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("how", ["eof", "reset", "cancel", "hub"])
+async def test_however_it_ends_the_connection_is_out_of_the_hub(service: Service, how: str) -> None:
+    async with stream_pair() as (near, far), trio.open_nursery() as nursery:
+        nursery.start_soon(serve, service, near)
+        await read(far, b"}\n\n")
+        assert service.hub.users == ["ann"]
+        if how == "eof":
+            await far.send_eof()
+        elif how == "reset":
+            await far.aclose()
+        elif how == "cancel":
+            nursery.cancel_scope.cancel()
+        else:
+            service.hub.close()
+    assert (len(service.hub), service.hub.users) == (0, [])
+
+
+async def test_a_client_that_is_cancelled_anywhere_leaves_nothing(service: Service) -> None:
+    for steps in range(12):
+        async with stream_pair() as (near, _far), trio.open_nursery() as nursery:
+            nursery.start_soon(serve, service, near)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert len(service.hub) == 0
+
+
+async def test_what_a_client_sends_after_its_request_is_ignored_up_to_a_bound(service: Service) -> None:
+    async with stream_pair() as (near, far), trio.open_nursery() as nursery:
+        nursery.start_soon(serve, service, near)
+        await far.send_all(b"x" * 1000)
+        await wait_all_tasks_blocked()
+        assert len(service.hub) == 1
+        await far.send_all(b"x" * MAX_IGNORED)
+        await until(lambda: len(service.hub) == 0)
+
+
+async def test_it_ends_the_body_for_clients_that_get_chunks(service: Service) -> None:
+    request = await read_request_11(service)
+    async with stream_pair() as (near, far), trio.open_nursery() as nursery:
+        nursery.start_soon(serve_stream, service, request, near)
+        await read(far, b"}\n\n\r\n")
+        service.hub.close()
+        assert await read(far, wire.LAST_CHUNK) == wire.LAST_CHUNK
+
+
+async def read_request_11(service: Service) -> StreamRequest:
+    async with stream_pair() as (near, _far):
+        request = await read_request(near, get("/sse"), Config(), service.settings)
+    assert isinstance(request, StreamRequest)
+    return request
