@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import trio
 
-from tests.integration.support.process import VARIANTS, Service, Services, Variant, free_port
+from tests.integration.support.process import Service, Services, free_port
+from tests.integration.support.variants import VARIANTS, Variant
 from trio_sse import embedded
 
 DEADLINE_SECONDS = 90

@@ -1,4 +1,4 @@
-"""Start the installed `trio-sse` on free ports and fetch `/` from it. Exit code 0 if that is the test page."""
+"""Start the installed `trio-sse` on free ports and fetch `/` from it. Exit code 0: it is the test page."""
 
 import os
 import socket

@@ -206,7 +206,9 @@ def process_kept() -> Iterator[None]:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
         resource.setrlimit(resource.RLIMIT_NOFILE, files)
-        logging.getLogger("trio_sse").handlers = []
+        logger = logging.getLogger("trio_sse")
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)
         structlog.reset_defaults()
 
 
@@ -219,6 +221,7 @@ async def served(application: Any) -> AsyncIterator[int]:
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
     config.errorlog = None
+    config.graceful_timeout = 3600  # the service ends what is open by itself
     with process_kept(), trio.fail_after(3 * PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
 

@@ -113,3 +113,18 @@ def test_a_host_that_is_not_ours_names_the_setting(capsys: pytest.CaptureFixture
     code, out = lines(capsys, host="192.0.2.1", redis_port=valkey)
     assert code == 1
     assert "SSE_HOST" in out
+
+
+def test_a_port_held_by_something_that_speaks_no_http_is_taken(
+    capsys: pytest.CaptureFixture[str], valkey: int
+) -> None:
+    with somebody_on_a_port(b"SSH-2.0-OpenSSH_9.6\r\n") as port:
+        code, out = lines(capsys, port=port, redis_port=valkey)
+    assert code == 1
+    assert "SSE_PORT" in str(out)
+
+
+def test_a_host_that_is_no_name_is_told(capsys: pytest.CaptureFixture[str], valkey: int) -> None:
+    code, out = lines(capsys, host="a..b", redis_port=valkey)
+    assert code == 1
+    assert "SSE_HOST" in str(out)

@@ -265,3 +265,10 @@ def test_a_worker_that_failed_is_not_forgotten(
     result = run("--workers", "2", "--host", "127.0.0.1", "--port", "0", REDIS_HOST="127.0.0.1")
     assert seen == [(2, "trio_sse:app", "trio")]
     assert result.exit_code == code
+
+
+def test_a_host_that_is_no_name_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_HOST", "127.0.0.1")
+    result = CliRunner().invoke(cli.main, ["--host", "a..b"])
+    assert result.exit_code == 1
+    assert "SSE_HOST" in result.stderr

@@ -111,6 +111,13 @@ def test_a_notice_stands_before_messages_that_came_after_it(connection: Connecti
     assert waiting(connection) == ["1", "gap", "2"]
 
 
+def test_a_gap_stands_before_notices_that_came_later(connection: Connection) -> None:
+    connection.offer(batch(1, 2, 3, 4))
+    connection.tell("heartbeat", heartbeat())
+    said = events(connection.take_waiting())
+    assert [event.event for event in said] == ["message"] * 3 + ["gap", "heartbeat"]
+
+
 def test_after_closing_what_waits_may_be_taken_and_nothing_new_comes(connection: Connection) -> None:
     client = Client(connection)
     client.busy = True

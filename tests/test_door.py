@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from tests.support import PATIENCE_SECONDS, events, exchange, get, process_kept, read, served, settings
 from trio_sse.asgi import Application
-from trio_sse.door import Doors, innermost, one_line
+from trio_sse.door import Doors
 from trio_sse.service import create_app
 from trio_sse.stream import serve_stream
 
@@ -160,13 +160,6 @@ async def test_a_hypercorn_without_a_place_for_the_door_is_told_and_left_alone(
     with capture_logs() as lines, Doors(create_app(settings())).installed():
         assert not hasattr(hypercorn.asyncio.run, "TCPServer")
     assert "no place for the door" in lines[0]["event"]
-
-
-def test_the_innermost_error_is_told_in_one_line() -> None:
-    error = ExceptionGroup("a", [ExceptionGroup("b", [ValueError("two\nlines " + "x" * 300)])])
-    assert isinstance(innermost(error), ValueError)
-    assert one_line(error).startswith("ValueError: two lines xxx")
-    assert len(one_line(error)) == 200
 
 
 def under_asyncio(app: Application, test: Callable[[int, asyncio.Event], Coroutine[Any, Any, None]]) -> None:

@@ -70,6 +70,12 @@ def test_configuring_twice_says_everything_once(capsys: pytest.CaptureFixture[st
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_nothing_is_said_again_by_the_root_logger(caplog: pytest.LogCaptureFixture) -> None:
+    logs.configure(settings())
+    log.warning("line")
+    assert caplog.records == []
+
+
 def test_loggers_of_others_are_left_alone() -> None:
     root = logging.getLogger()
     before = (list(root.handlers), root.level)

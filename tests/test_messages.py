@@ -108,6 +108,8 @@ def test_events_the_service_says_are_reserved() -> None:
         (b'{"user_id":["ann",""]}', "user_id is empty"),
         (b'{"user_id":"a\\nb"}', "control characters"),
         (b'{"user_id":"' + b"a" * 129 + b'"}', "129 characters, more than 128"),
+        (b'{"user_id":' + b"9" * 129 + b"}", "128"),
+        (b'{"user_id":' + b"9" * 5000 + b"}", "user_id"),
     ],
 )
 def test_what_cannot_be_delivered_is_refused_with_the_reason(payload: bytes, reason: str) -> None:
@@ -186,3 +188,8 @@ def test_the_time_is_utc_with_milliseconds() -> None:
     assert RFC3339.fullmatch(utc_now())
     before = datetime.now(UTC).replace(microsecond=0)
     assert before <= datetime.fromisoformat(utc_now()) <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize("value", [b"1e999", b"9" * 5000])
+def test_a_number_as_event_that_fits_nowhere_is_the_publishers_own(value: bytes) -> None:
+    assert decode(b'{"user_id":1,"event":%b}' % value, 65536).event is None

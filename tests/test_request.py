@@ -208,7 +208,7 @@ async def test_the_short_way_of_reading_a_request_never_differs_from_the_long_wa
 
 async def test_bytes_put_back_are_read_again_before_new_ones() -> None:
     async with stream_pair() as (near, far):
-        replayed = Replayed(near, b"hello")
+        replayed = Replayed(near, b"hello", trio.CancelScope())
         await far.send_all(b"world")
         assert await replayed.receive_some(3) == b"hel"
         assert await replayed.receive_some(10) == b"lo"

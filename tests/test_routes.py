@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 from quart.testing.client import QuartClient
+from trio.testing import MockClock
 
 from tests.support import AsgiRequest, asgi, flush_now, http_scope, note, requested, settings, until
 from tests.support import events as parsed
@@ -176,6 +177,15 @@ async def test_closing_the_hub_ends_a_stream_properly(service: Service) -> None:
         service.hub.close()
         await stream.until(lambda request: request.ended)
     assert len(service.hub) == 0
+
+
+async def test_a_stream_stays_open_longer_than_a_response_may(
+    service: Service, autojump_clock: MockClock
+) -> None:
+    async with requested(service) as stream:
+        await trio.sleep(1000)
+        assert not stream.ended
+        assert len(service.hub) == 1
 
 
 class SendError(Exception):

@@ -245,3 +245,10 @@ def test_every_setting_tells_its_meaning_and_what_it_accepts(field: str) -> None
     assert described.description
     assert isinstance(described.json_schema_extra, dict)
     assert described.json_schema_extra["accepts"]
+
+
+@pytest.mark.parametrize("name", ["PORT", "HOST", "WORKERS", "BUFFER", "DOOR", "LOG_LEVEL"])
+def test_variables_of_other_programs_are_not_read(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    default = Settings.load()
+    monkeypatch.setenv(name, "1")
+    assert Settings.load() == default

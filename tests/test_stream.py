@@ -47,7 +47,8 @@ async def test_however_it_ends_the_connection_is_out_of_the_hub(service: Service
         if how == "eof":
             await far.send_eof()
         elif how == "reset":
-            await far.aclose()
+            service.hub.announce_gap("restarted")
+            await far.aclose()  # with bytes it has not read: the service's end sees ECONNRESET
         elif how == "cancel":
             nursery.cancel_scope.cancel()
         else:
@@ -89,3 +90,13 @@ async def read_request_11(service: Service) -> StreamRequest:
         request = await read_request(near, get("/sse"), Config(), service.settings)
     assert isinstance(request, StreamRequest)
     return request
+
+
+async def test_a_stream_on_a_hub_that_was_closed_greets_and_ends() -> None:
+    service = create_app(settings())
+    service.hub.close()
+    async with stream_pair() as (near, far):
+        with trio.fail_after(1):
+            await serve(service, near)
+        await near.send_eof()
+        assert b"event: connected" in await read(far)

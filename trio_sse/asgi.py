@@ -16,7 +16,8 @@ import structlog
 from trio_asyncio import aio_as_trio
 
 from trio_sse import logs
-from trio_sse.door import Doors, innermost, one_line
+from trio_sse.containment import Contained, innermost
+from trio_sse.door import Doors
 from trio_sse.handshake import problem
 from trio_sse.service import Service, create_app
 from trio_sse.settings import Settings, SettingsError
@@ -107,13 +108,9 @@ class Application:
         return failure
 
     async def _respond(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
+        # Leaving is enough: the server answers 500, or closes the connection if it has begun to answer.
+        with Contained(service.counters, "a request"):
             await service(scope, receive, send)  # type: ignore[arg-type]
-        except Exception as error:
-            # Returning is enough: the server answers 500, or closes the connection if it has begun.
-            service.counters.connection_errors += 1
-            log.warning("a request ended by an error", path=scope.get("path"), error=one_line(error))
-            log.debug("the error", exc_info=True)
 
 
 class _FailedError(Exception):

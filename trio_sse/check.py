@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import secrets
 import socket
 import urllib.error
@@ -14,6 +15,8 @@ import msgspec
 from trio_sse import embedded
 from trio_sse.settings import Settings
 from trio_sse.subscriber import ERRORS, advice, answer_within, connected
+
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is here, whatever the proxy
 
 
 def run(settings: Settings) -> int:
@@ -28,10 +31,11 @@ def _port(settings: Settings) -> bool:
     try:
         family = socket.getaddrinfo(settings.host, settings.port, flags=socket.AI_PASSIVE)[0][0]
         socket.create_server((settings.host, settings.port), family=family).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         running = _readiness(settings)
         if running is None:
-            return _say(False, f"{where}: {error.strerror or error} (SSE_HOST, SSE_PORT)")
+            reason = getattr(error, "strerror", None) or error
+            return _say(False, f"{where}: {reason} (SSE_HOST, SSE_PORT)")
         return _say(running == "ready", f"{where}: a trio_sse is running there and says: {running}")
     return _say(True, f"{where} is free")
 
@@ -41,11 +45,11 @@ def _readiness(settings: Settings) -> str | None:
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/readyz"
     try:
-        with urllib.request.urlopen(url, timeout=3) as answer:
+        with _opener.open(url, timeout=3) as answer:
             body = answer.read(10_000)
     except urllib.error.HTTPError as error:
         body = error.read(10_000)
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return None
     try:
         said = msgspec.json.decode(body)

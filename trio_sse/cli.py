@@ -133,8 +133,8 @@ def _listener(settings: Settings) -> Iterator[socket.socket]:
     try:
         family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         listener = socket.create_server(address, family=family)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         _fail(f"cannot listen on {settings.host}:{settings.port}: {reason} (SSE_HOST, SSE_PORT)")
     with listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

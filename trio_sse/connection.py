@@ -43,7 +43,10 @@ class Connection:
         self._counters = counters
 
     def attach(self, outlet: Outlet) -> None:
+        """Let `outlet` carry the stream. One that was closed before ends at once."""
         self._outlet = outlet
+        if self.closed:
+            outlet.close()
 
     def offer(self, batch: Batch) -> None:
         """Take the messages of `batch` that are newer than this connection. Never waits."""

@@ -30,6 +30,7 @@ from hypercorn.trio.tcp_server import TCPServer as TrioTCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
+from trio_sse.containment import Contained
 from trio_sse.request import OtherRequest, Replayed, StreamRequest, read_request
 from trio_sse.service import Service
 from trio_sse.sockets import listening, widen
@@ -51,7 +52,7 @@ class Doors:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._open: set[_Opened] = set()
+        self._open: dict[_Opened, trio.CancelScope | None] = {}
         self._one_left = trio.Event()
         self._accepting = trio.CancelScope()
         self._context_on_trio: WorkerContext | None = None
@@ -85,20 +86,23 @@ class Doors:
             for _, listener in listening():
                 with listener:
                     widen(listener, self._service.settings.write_timeout_seconds)
-        with _Contained(self, stream):
-            request: StreamRequest | OtherRequest | None = None
-            if self._service.settings.door and isinstance(stream, trio.SocketStream):
-                request = await read_request(stream, received, config, self._service.settings)
-                if isinstance(request, StreamRequest):
-                    await context.mark_request()
-                    await serve_stream(self._service, request, stream)
-                elif request is not None:
-                    rest = Replayed(stream, request.received)
-                    await TrioTCPServer(app, config, context, state, rest).run()  # type: ignore[arg-type]
-                # Under asyncio nobody else closes it. Closing is synchronous, so nothing can stop it.
-                stream.socket.close()
-            else:
+        with _Entered(self, stream):
+            if not isinstance(stream, trio.SocketStream):
                 await TrioTCPServer(app, config, context, state, stream).run()
+                return
+            request: StreamRequest | OtherRequest | None = OtherRequest(received)
+            if self._service.settings.door:
+                request = await read_request(stream, received, config, self._service.settings)
+            if isinstance(request, StreamRequest):
+                await context.mark_request()
+                await serve_stream(self._service, request, stream)
+            elif request is not None:
+                with trio.CancelScope() as scope:
+                    self._open[stream] = scope
+                    rest = Replayed(stream, request.received, scope)
+                    await TrioTCPServer(app, config, context, state, rest).run()  # type: ignore[arg-type]
+            # Under asyncio nobody else closes it. Closing is synchronous, so nothing can stop it.
+            stream.socket.close()
 
     async def enter_asyncio(
         self, app: Any, loop: Any, config: Config, context: Any, state: Any,
@@ -119,7 +123,7 @@ class Doors:
             self._watch_stop(trio_asyncio.aio_as_trio(context.terminated.wait, loop=loop))
             accept = partial(self.enter, app, config, self._context_on_trio, ConnectionState(state))
             self._take_listeners(loop, accept if movable and not config.ssl_enabled else None)
-        with _Contained(self, writer):
+        with _Entered(self, writer):
             if not movable:
                 await AsyncioTCPServer(app, loop, config, context, state, reader, writer).run()
                 return
@@ -167,42 +171,29 @@ class Doors:
             while self._open:
                 self._one_left = trio.Event()
                 await self._one_left.wait()
-        for opened in list(self._open):
+        for opened, scope in list(self._open.items()):
             _cut(opened)
+            if scope is not None:
+                scope.cancel()
 
 
-class _Contained:
-    """The life of one connection: whatever it raises ends it and nothing else."""
+class _Entered(Contained):
+    """The life of one connection, known to the doors."""
 
     __slots__ = ("_doors", "_opened")
 
     def __init__(self, doors: Doors, opened: _Opened) -> None:
+        super().__init__(doors._service.counters, "a connection")
         self._doors = doors
         self._opened = opened
 
     def __enter__(self) -> None:
-        self._doors._open.add(self._opened)
+        self._doors._open[self._opened] = None
 
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
-        self._doors._open.discard(self._opened)
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        del self._doors._open[self._opened]
         self._doors._one_left.set()
-        if isinstance(error, Exception):
-            self._report(error)
-            return True
-        if isinstance(error, BaseExceptionGroup):
-            # Cancelled beside an error: the cancellation goes on, the error ends here.
-            errors, others = error.split(Exception)
-            if errors is not None:
-                self._report(errors)
-                if others is None:
-                    return True
-                raise others from None
-        return False
-
-    def _report(self, error: BaseException) -> None:
-        self._doors._service.counters.connection_errors += 1
-        log.warning("a connection ended by an error", error=one_line(error))
-        log.debug("the error", exc_info=error)
+        return super().__exit__(kind, error, traceback)
 
 
 def _moved(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[trio.SocketStream, bytes]:
@@ -223,16 +214,3 @@ def _cut(opened: _Opened) -> None:
     transport = opened.transport_stream if isinstance(opened, trio.SSLStream) else opened
     with contextlib.suppress(OSError):
         transport.socket.shutdown(socket.SHUT_RDWR)
-
-
-def innermost(error: BaseException) -> BaseException:
-    """The first error inside of nested groups. Nurseries wrap a lone error once per level."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-def one_line(error: BaseException) -> str:
-    """The innermost error as one line of at most 200 characters."""
-    error = innermost(error)
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

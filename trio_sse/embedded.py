@@ -27,7 +27,7 @@ def is_answering(port: int) -> bool:
 def valkey(port: int | None = None) -> Iterator[int]:
     """Run Valkey on `port` of this machine (None: a free one) without persistence; yields the port.
 
-    Blocks for about 0.1 s at either end. Raises EmbeddedError when it does not start.
+    Blocks for about 0.1 s at either end. Raises EmbeddedError or OSError when it does not start.
     """
     # A Ctrl-C in the terminal goes to the whole process group. The server ignores it, since the service
     # still needs it while it stops.

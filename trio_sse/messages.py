@@ -114,7 +114,10 @@ def _users(user_id: int | str | list[int | str]) -> tuple[str, ...] | None:
 
 def _event_name(raw: msgspec.Raw) -> str | None:
     """The event name a message asks for. A value that is no name is the publisher's own field."""
-    name = msgspec.json.decode(raw)
+    try:
+        name = msgspec.json.decode(raw)
+    except msgspec.DecodeError:  # a number that is JSON, but larger than any float
+        return None
     if not isinstance(name, str) or name in ("", "message"):
         return None
     if "\r" in name or "\n" in name or "\0" in name:

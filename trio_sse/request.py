@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import time
@@ -115,11 +114,12 @@ async def _read(fd: int, deadline: float) -> bytes:
     with trio.move_on_at(deadline):
         while True:
             await trio.lowlevel.wait_readable(fd)
-            with contextlib.suppress(BlockingIOError):
-                try:
-                    return os.read(fd, _READ)
-                except ConnectionError:
-                    return b""
+            try:
+                return os.read(fd, _READ)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return b""
     return b""
 
 
@@ -152,19 +152,30 @@ def _head(headers: Headers, chunked: bool, config: Config, _second: int) -> byte
 
 
 class Replayed:
-    """A stream whose first bytes were read already, for Hypercorn to read again."""
+    """A stream whose first bytes were read already, for Hypercorn to read again.
 
-    def __init__(self, stream: trio.SocketStream, received: bytes) -> None:
-        self._received = received
+    A write that fails cancels `scope`. Hypercorn stops reading while requests wait behind another, and would
+    otherwise keep such a connection for ever, since nothing wakes it when the client has left.
+    """
+
+    def __init__(self, stream: trio.SocketStream, received: bytes, scope: trio.CancelScope) -> None:
         self.socket = stream.socket
-        self.send_all = stream.send_all
         self.send_eof = stream.send_eof
         self.aclose = stream.aclose
-        self._receive_some = stream.receive_some
+        self._stream = stream
+        self._received = received
+        self._scope = scope
 
     async def receive_some(self, max_bytes: int) -> bytes | bytearray:
         if self._received:
             await trio.lowlevel.checkpoint()
             received, self._received = self._received[:max_bytes], self._received[max_bytes:]
             return received
-        return await self._receive_some(max_bytes)
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes) -> None:
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError:
+            self._scope.cancel()
+            raise

@@ -34,7 +34,12 @@ class Settings(BaseSettings):
     """What the operator may choose. Field order is the order of `--help` and of the README."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_ignore_empty=True, extra="ignore", populate_by_name=True
+        frozen=True,
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
+        # Fields are read under their aliases only: HOST and PORT in an environment are somebody else's.
+        env_prefix="not_a_setting_of_trio_sse_",
     )
 
     host: str = _setting("SSE_HOST", "0.0.0.0", "address to listen on", "an address or a host name")

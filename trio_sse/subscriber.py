@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import random
 import ssl
-from collections.abc import AsyncIterator
+from types import TracebackType
 from typing import Any
 
 import structlog
@@ -182,32 +181,49 @@ class Subscriber:
         self._unreported = 0
 
 
-@contextlib.asynccontextmanager
-async def connected(settings: Settings) -> AsyncIterator[Connection]:
+# Classes, not generators: when trio-asyncio closes a loop inside of another one (plain `hypercorn`), it fails
+# over asynchronous generators that the garbage collector has not seen yet.
+
+
+class connected:  # noqa: N801  used as `async with connected(settings) as redis`
     """A connection of its own to Redis: authenticated, database selected. Raises one of ERRORS.
 
     asyncio only. The connection is closed on leaving, without waiting for the other side.
     """
-    connection: Connection = _pool(settings).make_connection()  # type: ignore[no-untyped-call]
-    try:
-        async with answer_within(CONNECT_SECONDS):
-            await connection.connect()  # type: ignore[no-untyped-call]
-        yield connection
-    finally:
-        await connection.disconnect(nowait=True)
 
+    def __init__(self, settings: Settings) -> None:
+        self._connection: Connection = _pool(settings).make_connection()  # type: ignore[no-untyped-call]
 
-@contextlib.asynccontextmanager
-async def answer_within(seconds: float) -> AsyncIterator[None]:
-    """asyncio only. Raises TimeoutError, which is one of ERRORS, with a text fit for a log line."""
-    patience = asyncio.timeout(seconds)
-    try:
-        async with patience:
-            yield
-    except TimeoutError:
-        if not patience.expired():
+    async def __aenter__(self) -> Connection:
+        try:
+            async with answer_within(CONNECT_SECONDS):
+                await self._connection.connect()  # type: ignore[no-untyped-call]
+        except BaseException:
+            await self.__aexit__()
             raise
-        raise TimeoutError(f"no answer for {seconds:g} s") from None
+        return self._connection
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._connection.disconnect(nowait=True)
+
+
+class answer_within:  # noqa: N801  used as `async with answer_within(5)`
+    """asyncio only. Raises TimeoutError, which is one of ERRORS, with a text fit for a log line."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._timeout = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            raise TimeoutError(f"no answer for {self._seconds:g} s") from None
 
 
 def _pool(settings: Settings) -> ConnectionPool:

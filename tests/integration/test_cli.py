@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from tests.integration.support.client import streaming
-from tests.integration.support.process import COMMANDS, TRIO_SSE, Services, Variant, free_port, script
+from tests.integration.support.process import Services, free_port
+from tests.integration.support.variants import COMMANDS, TRIO_SSE, Variant, script
 from trio_sse.embedded import is_answering
 
 pytestmark = pytest.mark.integration

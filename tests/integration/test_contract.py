@@ -8,7 +8,8 @@ import pytest
 import redis
 
 from tests.integration.support.client import eventually, streaming, streams
-from tests.integration.support.process import COMMANDS, TRIO_SSE, VARIANTS, Service, Services, Variant
+from tests.integration.support.process import Service, Services
+from tests.integration.support.variants import COMMANDS, TRIO_SSE, VARIANTS, Variant
 
 pytestmark = pytest.mark.integration
 

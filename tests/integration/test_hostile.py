@@ -10,7 +10,8 @@ import trio
 
 from tests.integration.support.client import account, eventually, streaming, streams
 from tests.integration.support.hostile import UPGRADE, Attack, attacks, launch, payloads
-from tests.integration.support.process import COMMANDS, Service, Services, Variant
+from tests.integration.support.process import Service, Services
+from tests.integration.support.variants import COMMANDS, Variant
 
 pytestmark = pytest.mark.integration
 

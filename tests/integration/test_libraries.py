@@ -18,7 +18,8 @@ from trio_asyncio import aio_as_trio, open_loop
 
 from tests.integration.support.client import connect
 from tests.integration.support.hostile import attacks, launch
-from tests.integration.support.process import Services, Variant
+from tests.integration.support.process import Services
+from tests.integration.support.variants import Variant
 
 pytestmark = pytest.mark.integration
 

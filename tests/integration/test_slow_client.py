@@ -8,7 +8,8 @@ import pytest
 import trio
 
 from tests.integration.support.client import Event, Stream, account, streaming, streams
-from tests.integration.support.process import VARIANTS, Service
+from tests.integration.support.process import Service
+from tests.integration.support.variants import VARIANTS
 
 pytestmark = pytest.mark.integration
 

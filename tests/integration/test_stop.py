@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from tests.integration.support.client import connect, eventually, streams
-from tests.integration.support.process import COMMANDS, VARIANTS, Service, Services, Stopped, Variant
+from tests.integration.support.process import Service, Services, Stopped
+from tests.integration.support.variants import COMMANDS, VARIANTS, Variant
 
 pytestmark = pytest.mark.integration
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.support.client import streaming
-from tests.integration.support.process import COMMANDS, Services, Variant
+from tests.integration.support.process import Services
+from tests.integration.support.variants import COMMANDS, Variant
 
 pytestmark = pytest.mark.integration
 
