@@ -47,7 +47,14 @@ def tests(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """Real server processes on a real Valkey."""
     install(session)
-    session.run("pytest", "tests/integration", "-m", "not browser", *session.posargs)
+    session.run("pytest", "tests/integration", "-m", "not browser and not slow", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """The integration tests that take their time: thousands of hostile requests, a Redis that freezes."""
+    install(session)
+    session.run("pytest", "tests/integration", "-m", "slow", *session.posargs)
 
 
 @nox.session

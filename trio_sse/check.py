@@ -49,7 +49,7 @@ def _readiness(settings: Settings) -> str | None:
             body = answer.read(10_000)
     except urllib.error.HTTPError as error:
         body = error.read(10_000)
-    except (OSError, http.client.HTTPException):
+    except (OSError, UnicodeError, http.client.HTTPException):
         return None
     try:
         said = msgspec.json.decode(body)

@@ -33,6 +33,7 @@ async def attack(port: int, seed: int) -> None:
             nursery.start_soon(attacker)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", COMMANDS, ids=str)
 async def test_hostile_requests(start: Services, variant: Variant) -> None:
     service = start(variant)

@@ -70,6 +70,7 @@ async def test_while_messages_are_on_their_way(served: Service) -> None:
         await eventually(lambda: served.connections == 0, "all have left")
 
 
+@pytest.mark.slow
 async def test_with_more_requests_behind_the_stream(start: Services) -> None:
     """A stream that is not the first request of its connection, and not the last one sent either.
 

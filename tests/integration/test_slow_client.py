@@ -40,6 +40,7 @@ async def test_a_client_that_stops_reading_and_goes_on(served: Service) -> None:
         assert dropped > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("served", VARIANTS[:4], indirect=True, ids=str)
 async def test_every_message_of_a_burst_is_delivered_or_declared_lost(served: Service) -> None:
     users, each = 1000, 20
