@@ -9,7 +9,8 @@ from pathlib import Path
 import nox
 
 nox.options.sessions = ["lint", "types", "tests", "integration"]
-nox.options.default_venv_backend = "uv|virtualenv"
+# pip, not uv: what installed nox here installs the rest, with the same certificates and the same index.
+nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 
 
