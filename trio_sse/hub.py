@@ -13,6 +13,9 @@ from trio_sse.connection import Connection, gap, heartbeat
 from trio_sse.messages import Notification
 from trio_sse.metrics import Counters
 
+BEAT_TOGETHER_SECONDS = 0.05
+"""Heartbeats due within so long go out together: waking up for each costs ten times the heartbeat."""
+
 Delivery = tuple[Batch, tuple[Connection, ...]]
 
 
@@ -138,14 +141,14 @@ class Hub:
             connection.tell(reason, batch)
 
     def beat(self, limit: int = 500) -> float:
-        """Send the heartbeats that are due, at most `limit`. Returns when to call again, in clock time."""
+        """Send the heartbeats due about now, at most `limit`. Returns when to call again, in clock time."""
         now = self._clock()
         batch: Batch | None = None
         for _ in range(limit):
             connection, due = next(iter(self._due.items()), (None, 0.0))
             if connection is None:
                 return now + self._period  # whoever connects meanwhile is due later than that
-            if due > now:
+            if due > now + BEAT_TOGETHER_SECONDS:
                 return due
             batch = batch or heartbeat()
             connection.tell("heartbeat", batch)
