@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import socket
 from collections.abc import Iterator
+from unittest import mock
 
+import h11
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
-from tests.support import PATIENCE_SECONDS, batch
+from tests.support import PATIENCE_SECONDS, batch, events
 from trio_sse import wire
 from trio_sse.batch import Batch
-from trio_sse.connection import Connection
+from trio_sse.connection import Connection, heartbeat
 from trio_sse.metrics import Counters
 from trio_sse.outlet import AsgiOutlet, SocketOutlet, abort
 
@@ -236,3 +242,68 @@ def test_aborting_what_is_closed_already_is_harmless(sockets: Sockets) -> None:
     fd = sockets[0].fileno()
     sockets[0].close()
     abort(fd)
+
+
+# A socket that takes whatever number of bytes it likes, and steps of a stream's life: messages gather and are
+# offered, a heartbeat is due, or the task that waits for the socket has its turn.
+APPETITE = st.lists(st.integers(0, 90), max_size=60)
+STEPS = st.lists(st.one_of(st.integers(1, 7), st.sampled_from(["turn", "beat"])), max_size=30)
+
+
+@given(APPETITE, STEPS, st.booleans())
+async def test_bytes_stay_whole_and_in_order_whatever_the_socket_takes(
+    appetite: list[int], steps: list[int | str], chunked: bool
+) -> None:
+    written = bytearray()
+
+    def write(_: int, data: bytes) -> int:
+        room = appetite.pop() if appetite else len(data)
+        if not room and len(data):
+            raise BlockingIOError
+        written.extend(data[:room])
+        return min(room, len(data))
+
+    published = 0
+    with mock.patch("trio_sse.outlet.os.write", write), mock.patch("trio.lowlevel.wait_writable", _turn):
+        async with trio.open_nursery() as nursery:
+            connection = Connection("1", 3, Counters())
+            outlet = SocketOutlet(0, connection, nursery, chunked=chunked, timeout=math.inf)
+            outlet.begin(b"", b": hello\n\n")
+            connection.attach(outlet)
+            for step in steps:
+                if step == "turn":
+                    await trio.lowlevel.checkpoint()
+                elif step == "beat":
+                    connection.tell("heartbeat", heartbeat())
+                elif isinstance(step, int):
+                    connection.offer(batch(*range(published + 1, published + step + 1)))
+                    published += step
+            appetite.clear()
+            connection.close()
+            with trio.fail_after(PATIENCE_SECONDS):
+                await trio.sleep_forever()  # until the end of the stream cancels the nursery
+    expected = 1
+    for event in events(_unchunked(bytes(written)) if chunked else bytes(written)):
+        if event.event == "gap":
+            expected += json.loads(event.data)["dropped"]
+        elif event.event != "heartbeat":
+            assert int(event.data) == expected
+            expected += 1
+    assert expected - 1 == published
+
+
+async def _turn(_: int) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+def _unchunked(data: bytes) -> bytes:
+    parser = h11.Connection(h11.CLIENT)
+    parser.send(h11.Request(method="GET", target="/", headers=[("host", "x")]))
+    parser.send(h11.EndOfMessage())
+    parser.receive_data(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + data)
+    parser.next_event()
+    body = b""
+    while isinstance(event := parser.next_event(), h11.Data):
+        body += event.data
+    assert isinstance(event, h11.EndOfMessage)
+    return body

@@ -14,7 +14,7 @@ from redis import exceptions as refused
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from tests.support import Client, flush_now, joined, new_hub, settings, until
+from tests.support import PATIENCE_SECONDS, Client, flush_now, joined, new_hub, settings, until
 from trio_sse import embedded
 from trio_sse import subscriber as subscriber_module
 from trio_sse.flusher import flush_forever
@@ -316,3 +316,16 @@ async def test_cancelling_it_closes_its_connection(hub: Hub, port: int, back_end
         assert back_end.pubsub_numsub("notifications") == [(b"notifications", 1)]
     await until(lambda: back_end.pubsub_numsub("notifications") == [(b"notifications", 0)])
     flush_now(hub)
+
+
+async def test_it_ends_whenever_it_is_cancelled_between_pings_and_answers(hub: Hub, port: int) -> None:
+    """Python 3.11's wait_for, which redis-py uses with a socket_timeout, swallows a cancellation that comes
+    together with the result."""
+    for turns in range(60):
+        with trio.fail_after(PATIENCE_SECONDS):
+            async with trio.open_nursery() as nursery:
+                subscriber = Subscriber(settings(redis_port=port), hub, ping_seconds=0)
+                await nursery.start(subscriber.run)
+                for _ in range(turns):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()

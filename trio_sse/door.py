@@ -101,8 +101,6 @@ class Doors:
                     self._open[stream] = scope
                     rest = Replayed(stream, request.received, scope)
                     await TrioTCPServer(app, config, context, state, rest).run()  # type: ignore[arg-type]
-            # Under asyncio nobody else closes it. Closing is synchronous, so nothing can stop it.
-            stream.socket.close()
 
     async def enter_asyncio(
         self, app: Any, loop: Any, config: Config, context: Any, state: Any,
@@ -192,6 +190,8 @@ class _Entered(Contained):
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         del self._doors._open[self._opened]
+        if isinstance(self._opened, trio.SocketStream):
+            self._opened.socket.close()  # synchronous, so nothing can stop it
         self._doors._one_left.set()
         return super().__exit__(kind, error, traceback)
 
