@@ -20,6 +20,11 @@ def install(session: nox.Session) -> None:
     session.install("-q", "--no-deps", "-e", ".")
 
 
+def _pytest_integration(session: nox.Session, marks: str) -> None:
+    install(session)
+    session.run("pytest", "tests/integration", "-m", marks, *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """ruff: rules and format."""
@@ -49,22 +54,19 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def integration(session: nox.Session) -> None:
     """Real server processes on a real Valkey."""
-    install(session)
-    session.run("pytest", "tests/integration", "-m", "not browser and not slow", *session.posargs)
+    _pytest_integration(session, "not browser and not slow")
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
     """The integration tests that take their time: thousands of hostile requests, a Redis that freezes."""
-    install(session)
-    session.run("pytest", "tests/integration", "-m", "slow", *session.posargs)
+    _pytest_integration(session, "slow")
 
 
 @nox.session
 def browser(session: nox.Session) -> None:
     """The test page in a real Chromium. Skipped where there is none, except when CI is set."""
-    install(session)
-    session.run("pytest", "tests/integration", "-m", "browser", *session.posargs)
+    _pytest_integration(session, "browser")
 
 
 @nox.session

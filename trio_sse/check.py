@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import secrets
-import socket
 import urllib.error
 import urllib.request
 
@@ -14,6 +13,7 @@ import msgspec
 
 from trio_sse import embedded
 from trio_sse.settings import Settings
+from trio_sse.sockets import ListenError, listen
 from trio_sse.subscriber import ERRORS, advice, answer_within, connected
 
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is here, whatever the proxy
@@ -29,13 +29,11 @@ def run(settings: Settings) -> int:
 def _port(settings: Settings) -> bool:
     where = f"port {settings.host}:{settings.port}"
     try:
-        family = socket.getaddrinfo(settings.host, settings.port, flags=socket.AI_PASSIVE)[0][0]
-        socket.create_server((settings.host, settings.port), family=family).close()
-    except (OSError, UnicodeError) as error:
+        listen(settings.host, settings.port).close()
+    except ListenError as error:
         running = _readiness(settings)
         if running is None:
-            reason = getattr(error, "strerror", None) or error
-            return _say(False, f"{where}: {reason} (SSE_HOST, SSE_PORT)")
+            return _say(False, f"{where}: {error}")
         return _say(running == "ready", f"{where}: a trio_sse is running there and says: {running}")
     return _say(True, f"{where} is free")
 

@@ -23,7 +23,7 @@ from hypercorn.config import Config
 from trio_sse import __version__, check, embedded, logs
 from trio_sse.asgi import Application
 from trio_sse.settings import Settings, SettingsError, env_name
-from trio_sse.sockets import MAX_BACKLOG, widen
+from trio_sse.sockets import MAX_BACKLOG, ListenError, listen, widen
 
 _SECRET = ("redis_password",)  # a password on a command line is in everybody's process list
 
@@ -129,13 +129,10 @@ def _redis(settings: Settings) -> Iterator[None]:
 @contextlib.contextmanager
 def _listener(settings: Settings) -> Iterator[socket.socket]:
     """The listening socket, with what every connection inherits from it."""
-    address = (settings.host, settings.port)
     try:
-        family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        listener = socket.create_server(address, family=family)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        _fail(f"cannot listen on {settings.host}:{settings.port}: {reason} (SSE_HOST, SSE_PORT)")
+        listener = listen(settings.host, settings.port)
+    except ListenError as error:
+        _fail(f"cannot listen on {settings.host}:{settings.port}: {error}")
     with listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         widen(listener, settings.write_timeout_seconds)

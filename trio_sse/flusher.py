@@ -13,7 +13,7 @@ BUDGET_SECONDS = 0.001
 
 A request takes a dozen turns, so `/healthz` takes a dozen times as long while a flush runs."""
 
-_OFFERS_BETWEEN_LOOKS = 16  # a look at the clock costs a hundredth of that
+_OFFERS_BETWEEN_LOOKS = 16
 
 
 async def flush_forever(hub: Hub, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -14,7 +14,7 @@ from trio_sse.messages import Notification
 from trio_sse.metrics import Counters
 
 BEAT_TOGETHER_SECONDS = 0.05
-"""Heartbeats due within so long go out together: waking up for each costs ten times the heartbeat."""
+"""Heartbeats due within so long go out together: waking up for each costs more than the heartbeat."""
 
 Delivery = tuple[Batch, tuple[Connection, ...]]
 

@@ -77,7 +77,7 @@ async def read_request(
         return OtherRequest(received)
 
 
-# The request as browsers and proxies write it. Reading it so takes a twentieth of the time that h11 takes
+# The request as browsers and proxies write it. Reading it so takes a fifteenth of the time that h11 takes
 # (benchmarks/README.md). Whatever does not match is read by h11.
 _PLAIN = re.compile(
     rb"GET (/sse(?:\?[!-~]*)?) HTTP/1\.1\r\n((?:[-!#$%&'*+.^_`|~0-9A-Za-z]+:[\t -~]*\r\n)+)\r\n"

@@ -13,6 +13,20 @@ MAX_BACKLOG = 65535
 """More than any kernel allows: net.core.somaxconn is then the limit that counts."""
 
 
+class ListenError(Exception):
+    """This address cannot be listened on. The text says why, and which settings to look at."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A TCP socket that listens on `host` and `port` (0: a free one). Raises ListenError."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server((host, port), family=family)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ListenError(f"{reason} (SSE_HOST, SSE_PORT)") from error
+
+
 def bound_dead_peer(sock: socket.socket | trio.socket.SocketType, seconds: float) -> None:
     """Let the kernel end a connection whose peer acknowledges nothing for `seconds` (RFC 5482, tcp(7)).
 

@@ -71,7 +71,7 @@ class Subscriber:
 
         `started()` is called after the first attempt, whatever its outcome: the service is up without
         Redis too. The whole runs inside one asyncio task, since each crossing between the two loops costs
-        four times what a message costs.
+        more than a message does.
         """
         async with trio_asyncio.open_loop():
             await trio_asyncio.aio_as_trio(self._keep_subscribed)(task_status)
