@@ -23,12 +23,17 @@ from hypothesis import strategies as st
 
 from trio_sse.batch import Batch
 from trio_sse.connection import Connection
+from trio_sse.history import History
 from trio_sse.hub import Hub
 from trio_sse.messages import Notification
 from trio_sse.metrics import Counters
+from trio_sse.replays import Replays
 from trio_sse.settings import Settings
 
 PATIENCE_SECONDS = 10
+
+PROCESS = "9f3c12ab77de"
+"""The process that every history of the tests belongs to."""
 
 TEXT = st.text(st.characters(codec="utf-8"))
 
@@ -46,13 +51,60 @@ def settings(**values: Any) -> Settings:
         return Settings(**values)
 
 
-def new_hub(*, clock: Callable[[], float] = lambda: 0.0, heartbeat_seconds: float = 30.0) -> Hub:
-    return Hub(Counters(), epoch="7", heartbeat_seconds=heartbeat_seconds, clock=clock)
+def new_history(**bounds: Any) -> History:
+    """A history that lets go of nothing, but for the bounds given."""
+    unbounded = {"messages": 1_000_000, "seconds": 1e9, "max_bytes": 1 << 40, "clock": lambda: 0.0}
+    return History(bounds.pop("process", PROCESS), **{**unbounded, **bounds})
 
 
-def joined(hub: Hub, user_id: str = "1", *, capacity: int = 10) -> Connection:
-    connection = Connection(user_id, capacity, hub.counters)
+def new_replays(history: History | None = None, *, heartbeat_seconds: float = 30.0) -> Replays:
+    history = new_history() if history is None else history  # an empty one is false
+    return Replays(history, heartbeat_seconds=heartbeat_seconds)
+
+
+def new_hub(
+    *, clock: Callable[[], float] = lambda: 0.0, heartbeat_seconds: float = 30.0, **bounds: Any
+) -> Hub:
+    """A hub with a history of its own, which has these bounds."""
+    history = new_history(clock=clock, **bounds)
+    return Hub(Counters(), history, heartbeat_seconds=heartbeat_seconds, clock=clock)
+
+
+def unbegun(
+    hub: Hub,
+    user_id: str = "1",
+    *,
+    capacity: int = 10,
+    disconnect: bool = False,
+    remedy: Replays | None = None,
+) -> Connection:
+    """A connection in the hub that does not know yet where to begin."""
+    remedy = remedy or new_replays(hub.history)
+    connection = Connection(user_id, capacity, hub.counters, hub.history, remedy, disconnect=disconnect)
     hub.join(connection)
+    return connection
+
+
+def joined(
+    hub: Hub, user_id: str = "1", *, capacity: int = 10, disconnect: bool = False, after: int | None = None
+) -> Connection:
+    """A connection in the hub that begins after the message with this number, or now, and says no greeting.
+
+    It is live as soon as a `Client` that is not busy has it.
+    """
+    connection = unbegun(hub, user_id, capacity=capacity, disconnect=disconnect)
+    connection.begin(b"", hub.history.latest if after is None else after)
+    return connection
+
+
+def live(capacity: int = 10, *, counters: Counters | None = None, disconnect: bool = False) -> Connection:
+    """A connection without a hub that has nothing to catch up with."""
+    history = new_history()
+    connection = Connection(
+        "1", capacity, counters or Counters(), history, new_replays(history), disconnect=disconnect
+    )
+    connection.begin(b"", 0)
+    connection.take_waiting()
     return connection
 
 
@@ -75,9 +127,9 @@ def flush_now(hub: Hub) -> None:
 class Client:
     """The far end of a connection, in memory: an outlet that is busy when told so."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, busy: bool = False) -> None:
         self.received = b""
-        self.busy = False
+        self.busy = busy
         self.closed = False
         self._connection = connection
         connection.attach(self)
@@ -87,11 +139,24 @@ class Client:
             self.received += batch.data
         return not self.busy
 
+    def pull(self) -> None:
+        if not self.busy:
+            self.catch_up()
+
     def close(self) -> None:
         self.closed = True
 
+    def take_page(self) -> bytes:
+        """What the connection gives at once. The client stays as busy as it is."""
+        page = self._connection.take_waiting()
+        self.received += page
+        return page
+
     def catch_up(self) -> None:
-        self.received += self._connection.take_waiting()
+        """Take all that waits, and be busy no longer."""
+        self.busy = True  # so that nothing new comes in between
+        while self.take_page():
+            pass
         self.busy = False
 
     @property

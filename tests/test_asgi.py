@@ -125,6 +125,25 @@ async def test_it_starts_and_stops_as_it_is_told(application: Application) -> No
     assert not application.crashed
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_while_it_is_up_its_signals_ask_for_the_end(
+    number: signal.Signals, nursery: trio.Nursery
+) -> None:
+    signals = (signal.SIGTERM, signal.SIGINT)
+    values = settings(redis_host="127.0.0.1", redis_port=1, log_level="error")
+    application = Application(values, signals=signals)
+    before = [signal.getsignal(each) for each in signals]
+    lifespan = Lifespan()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as up:
+            up.start_soon(lifespan.run, application)
+            await lifespan.up.wait()
+            signal.raise_signal(number)
+            await application.stop_requested()
+            lifespan.stop.set()
+    assert [signal.getsignal(each) for each in signals] == before
+
+
 async def test_a_start_that_fails_is_told_to_the_server(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +179,30 @@ async def test_a_crash_of_the_service_ends_the_streams_and_asks_the_process_to_e
     said = capsys.readouterr().err
     assert "the service failed and ends" in said
     assert "ZeroDivisionError: a mistake of ours" in said
+
+
+async def test_after_a_crash_whoever_waits_for_the_signals_hears_of_it_and_no_signal_is_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crash = trio.Event()
+
+    async def crashing(_hub: Any, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await crash.wait()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("trio_sse.supervisor.beat_forever", crashing)
+    monkeypatch.setattr(signal, "raise_signal", None)
+    values = settings(redis_host="127.0.0.1", redis_port=1, log_level="error")
+    application = Application(values, signals=[signal.SIGUSR1])
+    lifespan = Lifespan()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lifespan.run, application)
+            await lifespan.up.wait()
+            crash.set()
+            await application.stop_requested()
+    assert application.crashed
 
 
 async def test_a_request_that_raises_is_counted_and_nothing_is_raised_to_the_server(

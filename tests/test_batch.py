@@ -35,6 +35,25 @@ def test_after_gives_what_is_newer_and_nothing_else(sequences: list[int], since:
     assert (rest.data if rest else b"") == (batch(*newer).data if newer else b"")
 
 
+@given(SEQUENCES, SEQUENCES)
+def test_what_is_everybody_s_stands_between_a_user_s_own(own: list[int], everybody: list[int]) -> None:
+    everybody = [number for number in everybody if number not in own] or [max(own) + 1]
+    merged = Batch.merged(batch(*own), batch(*everybody))
+    assert merged.sequences == sorted(own + everybody)
+    assert merged.data == batch(*merged.sequences).data
+    assert (merged.first, merged.last) == (min(merged.sequences), max(merged.sequences))
+
+
+@given(SEQUENCES, st.integers(1, 5))
+def test_what_is_added_is_the_newest(sequences: list[int], times: int) -> None:
+    growing = batch(*sequences)
+    for _ in range(times):
+        number = growing.last + 1
+        growing.add(b"data: %d\n\n" % number, number)
+    assert growing.data == batch(*growing.sequences).data
+    assert len(growing.sequences) == len(sequences) + times
+
+
 @given(st.integers(0, 1 << 53))
 def test_an_unnumbered_frame_is_newer_than_every_position(since: int) -> None:
     frame = Batch.unnumbered(b"x")

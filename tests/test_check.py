@@ -51,6 +51,30 @@ def test_all_is_well(capsys: pytest.CaptureFixture[str], valkey: int) -> None:
         assert said in out
 
 
+@pytest.mark.parametrize("entries", [0, 2])
+def test_a_stream_is_looked_at_in_its_database(
+    capsys: pytest.CaptureFixture[str], valkey: int, entries: int
+) -> None:
+    """Unlike a channel it lives in one: `redis-cli XADD` without -n fills another."""
+    with redis.Redis(port=valkey, db=3) as client:
+        client.delete("checked")
+        for _ in range(entries):
+            client.xadd("checked", {"payload": "{}"})
+        code, out = lines(capsys, redis_port=valkey, redis_main_db=3, redis_stream="checked")
+    assert code == 0
+    assert f"stream checked (SSE_REDIS_STREAM) in database 3 has {entries} entries" in out
+    assert ("redis-cli -n 3 XADD" in out) is (entries == 0)
+
+
+def test_a_stream_that_is_none_names_the_setting(capsys: pytest.CaptureFixture[str], valkey: int) -> None:
+    with redis.Redis(port=valkey, db=3) as client:
+        client.set("text", "x")
+        code, out = lines(capsys, redis_port=valkey, redis_main_db=3, redis_stream="text")
+    assert code == 1
+    assert "WRONG" in out
+    assert "SSE_REDIS_STREAM" in out.splitlines()[-1]
+
+
 def test_other_subscribers_are_counted_and_do_not_see_the_probe(
     capsys: pytest.CaptureFixture[str], valkey: int
 ) -> None:

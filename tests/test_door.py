@@ -74,6 +74,15 @@ async def test_the_stop_of_the_server_ends_the_body_of_every_stream() -> None:
         assert (await read(stream)).endswith(b"0\r\n\r\n")
 
 
+@pytest.mark.parametrize("door", [True, False])
+async def test_before_the_server_stops_every_stream_is_told_when_to_come_back(door: bool) -> None:
+    async with served(application(door=door, drain_seconds=0.1)) as port:
+        streams = [(await opened(port))[0] for _ in range(3)]
+    for stream in streams:
+        async with stream:
+            assert b"event: draining" in await read(stream)
+
+
 async def test_the_stop_of_the_server_does_not_wait_for_a_request_that_never_comes() -> None:
     async with served(application()) as port:
         stream = await trio.open_tcp_stream("127.0.0.1", port)
@@ -146,19 +155,26 @@ async def test_an_error_beside_a_cancellation_does_not_hide_it(
 
 
 async def test_after_the_service_hypercorn_has_its_own_server_back() -> None:
-    modules: Any = (hypercorn.trio.run, hypercorn.asyncio.run)
-    before = [module.TCPServer for module in modules]
+    names = [
+        (module, name)
+        for module in (hypercorn.trio.run, hypercorn.asyncio.run)
+        for name in ("TCPServer", "raise_shutdown")
+    ]
+    before = [getattr(*name) for name in names]
     with Doors(create_app(settings())).installed():
-        assert all(module.TCPServer is not own for module, own in zip(modules, before, strict=True))
-    assert [module.TCPServer for module in modules] == before
+        assert all(getattr(*name) is not own for name, own in zip(names, before, strict=True))
+    assert [getattr(*name) for name in names] == before
 
 
+@pytest.mark.parametrize("name", ["TCPServer", "raise_shutdown"])
 async def test_a_hypercorn_without_a_place_for_the_door_is_told_and_left_alone(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.delattr(hypercorn.asyncio.run, "TCPServer")
+    monkeypatch.delattr(hypercorn.asyncio.run, name)
+    left = dict(vars(hypercorn.trio.run))
     with capture_logs() as lines, Doors(create_app(settings())).installed():
-        assert not hasattr(hypercorn.asyncio.run, "TCPServer")
+        assert not hasattr(hypercorn.asyncio.run, name)
+        assert vars(hypercorn.trio.run) == left
     assert "no place for the door" in lines[0]["event"]
 
 
@@ -218,7 +234,9 @@ def test_the_asyncio_worker_ends_its_streams_when_it_stops() -> None:
         writer.write(get("/sse"))
         await reader.readuntil(HELLO_END)
         stop.set()
-        assert (await reader.read()).endswith(b"0\r\n\r\n")
+        rest = await reader.read()
+        assert b"event: draining" in rest
+        assert rest.endswith(b"0\r\n\r\n")
         writer.close()
 
     under_asyncio(application(), test)

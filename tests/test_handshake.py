@@ -91,7 +91,26 @@ def test_a_stream_has_these_headers() -> None:
 def test_the_position_a_stream_resumes_from(
     headers: list[tuple[bytes, bytes]], last_event_id: str | None
 ) -> None:
-    answer = handshake(b"", headers, ANY_ORIGIN)
+    for query in (b"", b"user_id=ann", b"user_id=ann&x=y"):
+        answer = handshake(query, headers, ANY_ORIGIN)
+        assert isinstance(answer, Accepted)
+        assert answer.last_event_id == last_event_id
+
+
+@pytest.mark.parametrize(
+    ("query", "header", "last_event_id"),
+    [
+        (b"last_event_id=7-1", b"", "7-1"),
+        (b"user_id=ann&last_event_id=7-1%2F9f3c12ab77de.2", b"", "7-1/9f3c12ab77de.2"),
+        (b"last_event_id=", b"", None),
+        (b"last_event_id=7-1&last_event_id=8-1", b"", "7-1"),
+        (b"last_event_id=7-1", b"9-0", "9-0"),  # the query is that of the first time
+    ],
+)
+def test_a_page_that_was_loaded_anew_tells_its_position_in_the_query(
+    query: bytes, header: bytes, last_event_id: str | None
+) -> None:
+    answer = handshake(query, [(b"last-event-id", header)], ANY_ORIGIN)
     assert isinstance(answer, Accepted)
     assert answer.last_event_id == last_event_id
 

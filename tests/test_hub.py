@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.testing import assert_no_checkpoints
+from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
 
-from tests.support import Client, events, flush_now, joined, new_hub, note
+from tests.support import PROCESS, Client, events, flush_now, joined, new_hub, note
 from trio_sse.connection import Connection
 from trio_sse.hub import Hub
 
@@ -51,13 +52,11 @@ def test_a_message_for_everybody_reaches_everybody_between_their_own(hub: Hub) -
 
 def test_messages_have_increasing_ids_of_this_process(hub: Hub) -> None:
     client = Client(joined(hub))
-    before = hub.position
     for _ in range(2):
         hub.publish(note("1", event="order"))
     flush_now(hub)
-    assert [event.id for event in events(client.received)] == ["7-1", "7-2"]
+    assert [event.id for event in events(client.received)] == [f"{PROCESS}.1", f"{PROCESS}.2"]
     assert client.names == ["order", "order"]
-    assert (before, hub.position) == ("7-0", "7-2")
 
 
 def test_publish_tells_whether_anybody_here_is_to_get_it(hub: Hub) -> None:
@@ -114,10 +113,9 @@ def test_a_connection_gets_what_is_published_after_it_joined_and_nothing_older(h
     assert (early.data, late.data) == (["old", "new"], ["new"])
 
 
-def test_joining_tells_the_position_it_starts_from(hub: Hub) -> None:
+def test_every_joining_is_counted(hub: Hub) -> None:
+    hub.leave(joined(hub))
     joined(hub)
-    hub.publish(note())
-    assert hub.join(Connection("1", 1, hub.counters)) == "7-1"
     assert hub.counters.streams == 2
 
 
@@ -150,12 +148,17 @@ def test_a_message_for_one_who_left_before_the_flush_is_nobodys(hub: Hub) -> Non
     assert list(hub.take()) == []
 
 
-def test_a_gap_is_announced_to_everybody_without_a_number(hub: Hub) -> None:
+def test_a_gap_is_announced_to_everybody_and_kept_in_its_place(hub: Hub) -> None:
     clients = [Client(joined(hub, user)) for user in ("ann", "bob")]
+    hub.publish(note(data=b"before"))
+    flush_now(hub)
     hub.announce_gap("redis_reconnected")
+    hub.publish(note(data=b"behind"))
+    flush_now(hub)
+    clients.append(Client(joined(hub, "cyd", after=0)))
     for client in clients:
-        assert client.names == ["gap"]
-        assert client.data == ['{"reason":"redis_reconnected","dropped":null}']
+        assert client.data == ["before", '{"reason":"redis_reconnected","dropped":null}', "behind"]
+        assert [event.id for event in events(client.received)] == [f"{PROCESS}.{n}" for n in (1, 2, 3)]
 
 
 def test_closing_ends_every_stream_and_those_that_come_later(hub: Hub) -> None:
@@ -165,6 +168,7 @@ def test_closing_ends_every_stream_and_those_that_come_later(hub: Hub) -> None:
     assert before.closed
     assert after.closed
     assert hub.closed
+    assert hub.draining
     hub.leave(before)
     hub.leave(after)
     assert (len(hub), hub.users) == (0, [])
@@ -208,6 +212,50 @@ def test_with_nobody_here_the_next_heartbeat_is_a_period_away() -> None:
     clock = Clock()
     clock.now = 5
     assert new_hub(clock=clock, heartbeat_seconds=30).beat() == 35
+
+
+async def test_whoever_waits_is_told_when_the_flusher_has_taken_what_is_pending(hub: Hub) -> None:
+    joined(hub, "ann")
+    joined(hub, "ann")
+    await hub.wait_taken()  # nothing is
+    hub.publish(note("ann", data=b"x" * 1000))
+    once = hub.pending_bytes
+    assert 1000 < once < 1100  # once for both
+    hub.publish(note(data=b"x" * 1000))
+    assert hub.pending_bytes == 2 * once
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hub.wait_taken)
+        await wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        flush_now(hub)
+    assert hub.pending_bytes == 0
+
+
+def test_what_is_nobody_s_here_does_not_wait_but_is_kept(hub: Hub) -> None:
+    joined(hub, "ann")
+    hub.publish(note("bob"))
+    assert hub.pending_bytes == 0
+    assert hub.history.count("bob", 0) == 1
+
+
+def test_an_entry_from_before_is_kept_and_told_to_nobody() -> None:
+    hub = new_hub(streaming=True)
+    client = Client(joined(hub, "ann"))
+    hub.remember(note("ann", data=b"old"), (5, 0), 10.0)
+    flush_now(hub)
+    assert client.received == b""
+    assert not hub.counters.published
+    assert events(hub.history.page("ann", 0)[0])[0].id == "5-0"
+
+
+def test_with_every_heartbeat_what_is_too_old_is_let_go() -> None:
+    """Nobody may publish for a long time: memory is given back all the same."""
+    clock = Clock()
+    hub = new_hub(clock=clock, seconds=10)
+    hub.publish(note("ann"))
+    clock.now = 11
+    hub.beat()
+    assert len(hub.history) == 0
 
 
 async def test_nothing_in_the_hub_lets_anybody_else_run(hub: Hub) -> None:

@@ -16,11 +16,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
-from tests.support import PATIENCE_SECONDS, batch, events
+from tests.support import (
+    PATIENCE_SECONDS,
+    PROCESS,
+    batch,
+    events,
+    flush_now,
+    joined,
+    live,
+    new_hub,
+    note,
+)
 from trio_sse import wire
 from trio_sse.batch import Batch
-from trio_sse.connection import Connection, heartbeat
-from trio_sse.metrics import Counters
+from trio_sse.connection import Connection
+from trio_sse.events import gap, heartbeat
+from trio_sse.hub import Hub
 from trio_sse.outlet import AsgiOutlet, SocketOutlet, abort
 
 BIG = Batch([b"x" * 1_000_000], [1])
@@ -29,7 +40,7 @@ BIG = Batch([b"x" * 1_000_000], [1])
 
 @pytest.fixture
 def connection() -> Connection:
-    return Connection("1", 3, Counters())
+    return live(3)
 
 
 @pytest.fixture
@@ -46,9 +57,21 @@ Sockets = tuple[socket.socket, socket.socket]
 
 
 def on_socket(
-    sockets: Sockets, connection: Connection, nursery: trio.Nursery, *, chunked: bool = False
+    sockets: Sockets,
+    connection: Connection,
+    nursery: trio.Nursery,
+    *,
+    chunked: bool = False,
+    turns: trio.CapacityLimiter | None = None,
 ) -> SocketOutlet:
-    outlet = SocketOutlet(sockets[0].fileno(), connection, nursery, chunked=chunked, timeout=20)
+    outlet = SocketOutlet(
+        sockets[0].fileno(),
+        connection,
+        nursery,
+        turns or trio.CapacityLimiter(1),
+        chunked=chunked,
+        timeout=20,
+    )
     connection.attach(outlet)
     return outlet
 
@@ -145,7 +168,7 @@ async def test_what_a_full_socket_cannot_take_is_counted_and_told(
         on_socket(sockets, connection, nursery)
         connection.offer(BIG)
         connection.offer(batch(2, 3, 4, 5, 6))
-        tail = batch(2, 3, 4).data + b'event: gap\ndata: {"reason":"slow_client","dropped":2}\n\n'
+        tail = batch(2, 3, 4).data + gap("slow_client", 2, id=f"{PROCESS}.6", replay_after=f"{PROCESS}.4")
         assert (await arriving(sockets[1], len(BIG.data + tail))).endswith(b"x" + tail)
 
 
@@ -167,6 +190,65 @@ async def test_a_socket_that_has_room_again_is_used_before_its_task_had_a_turn(
         connection.offer(batch(4))
         assert arrived(sockets[1]) == batch(4).data
         nursery.cancel_scope.cancel()
+
+
+def to_replay(count: int) -> tuple[Hub, Connection, list[str]]:
+    """A connection that has so many messages to catch up with, of which a page holds six."""
+    hub = new_hub()
+    texts = [str(number).zfill(10_000) for number in range(count)]
+    for text in texts:
+        hub.publish(note("1", data=text.encode()))
+    hub.take()
+    return hub, joined(hub, capacity=1, after=0), texts
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_a_replay_leaves_as_quickly_as_the_socket_takes_it_and_then_the_client_is_live(
+    sockets: Sockets, chunked: bool
+) -> None:
+    hub, connection, texts = to_replay(100)
+    received = b""
+    async with trio.open_nursery() as nursery:
+        on_socket(sockets, connection, nursery, chunked=chunked)
+        with trio.fail_after(PATIENCE_SECONDS):
+            while connection.catching_up or nursery.child_tasks:
+                await wait_all_tasks_blocked()
+                received += arrived(sockets[1])
+        hub.publish(note("1", data=b"new"))
+        with assert_no_checkpoints():
+            flush_now(hub)
+            received += arrived(sockets[1])
+        hub.close()
+    received += arrived(sockets[1])
+    body = _unchunked(received) if chunked else received
+    assert [event.data for event in events(body)] == [*texts, "new"]
+
+
+async def test_pages_of_replays_wait_for_their_turn_and_live_messages_do_not(sockets: Sockets) -> None:
+    hub, connection, texts = to_replay(20)
+    turns = trio.CapacityLimiter(1)
+    turns.acquire_on_behalf_of_nowait("another replay")
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        far.setblocking(False)
+        async with trio.open_nursery() as nursery:
+            listening = joined(hub)
+            listening.take_waiting()
+            on_socket((near, far), listening, nursery, turns=turns)
+            on_socket(sockets, connection, nursery, turns=turns)
+            hub.publish(note("1", data=b"new"))
+            flush_now(hub)
+            await wait_all_tasks_blocked()
+            assert arrived(sockets[1]) == b""
+            assert [event.data for event in events(arrived(far))] == ["new"]
+            turns.release_on_behalf_of("another replay")
+            received = b""
+            while connection.catching_up:
+                await wait_all_tasks_blocked()
+                received += arrived(sockets[1])
+            hub.close()
+    assert [event.data for event in events(received)] == [*texts, "new"]
 
 
 @pytest.mark.parametrize("chunked", [True, False])
@@ -232,6 +314,22 @@ async def test_a_broken_socket_ends_the_stream(sockets: Sockets, connection: Con
         await trio.sleep_forever()
 
 
+@pytest.mark.parametrize("when", ["on its way out", "closed"])
+async def test_in_a_nursery_that_was_cancelled_no_task_is_started(
+    sockets: Sockets, connection: Connection, when: str
+) -> None:
+    """A batch may be offered before the connection's own task has had its turn to leave the hub."""
+    async with trio.open_nursery() as nursery:
+        on_socket(sockets, connection, nursery)
+        nursery.cancel_scope.cancel()
+        if when == "on its way out":
+            connection.offer(BIG)
+            assert not nursery.child_tasks
+    connection.offer(BIG)
+    connection.close()
+    assert 0 < len(arrived(sockets[1])) < 2 * len(BIG.data)
+
+
 def test_aborting_ends_both_directions_and_leaves_the_descriptor_open(sockets: Sockets) -> None:
     abort(sockets[0].fileno())
     assert sockets[1].recv(1) == b""
@@ -266,15 +364,17 @@ async def test_bytes_stay_whole_and_in_order_whatever_the_socket_takes(
     published = 0
     with mock.patch("trio_sse.outlet.os.write", write), mock.patch("trio.lowlevel.wait_writable", _turn):
         async with trio.open_nursery() as nursery:
-            connection = Connection("1", 3, Counters())
-            outlet = SocketOutlet(0, connection, nursery, chunked=chunked, timeout=math.inf)
+            connection = live(3)
+            outlet = SocketOutlet(
+                0, connection, nursery, trio.CapacityLimiter(1), chunked=chunked, timeout=math.inf
+            )
             outlet.begin(b"", b": hello\n\n")
             connection.attach(outlet)
             for step in steps:
                 if step == "turn":
                     await trio.lowlevel.checkpoint()
                 elif step == "beat":
-                    connection.tell("heartbeat", heartbeat())
+                    connection.tell("heartbeat", Batch.unnumbered(heartbeat()))
                 elif isinstance(step, int):
                     connection.offer(batch(*range(published + 1, published + step + 1)))
                     published += step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +61,8 @@ def test_every_module_has_its_tests(module: str) -> None:
     assert (Path(__file__).parent / f"test_{module}.py").exists()
 
 
-def imports(module: str) -> set[str]:
+@functools.cache
+def imports(module: str) -> frozenset[str]:
     """What a module imports when it is loaded: `trio_sse.hub` as that, anything else by its first name."""
     found: set[str] = set()
     for node in ast.parse((PACKAGE / f"{module}.py").read_text()).body:
@@ -73,10 +75,11 @@ def imports(module: str) -> set[str]:
         else:
             continue
         found |= {".".join(name.split(".")[: 2 if name.startswith("trio_sse") else 1]) for name in names}
-    return found
+    return frozenset(found)
 
 
-def reach(module: str) -> set[str]:
+@functools.cache
+def reach(module: str) -> frozenset[str]:
     """`imports`, and what the modules of this package among them import in turn."""
     found: set[str] = set()
     new = {f"trio_sse.{module}"}
@@ -84,16 +87,16 @@ def reach(module: str) -> set[str]:
         found |= new
         inside = {name.partition(".")[2] for name in new if name.startswith("trio_sse.")} & set(MODULES)
         new = set().union(*map(imports, inside)) - found
-    return found
+    return frozenset(found)
 
 
-PURE = {"wire", "batch", "messages", "metrics"}
+PURE = {"wire", "batch", "messages", "metrics", "positions", "history", "events"}
 
 
 @pytest.mark.parametrize("module", sorted(PURE))
 def test_pure_modules_know_nothing_but_each_other(module: str) -> None:
     allowed = {f"trio_sse.{name}" for name in PURE} | {"msgspec"} | set(sys.stdlib_module_names)
-    forbidden = {"asyncio", "socket", "os", "logging"}
+    forbidden = {"asyncio", "socket", "os", "logging", "threading", "subprocess"}
     assert reach(module) <= allowed - forbidden
 
 
@@ -110,8 +113,19 @@ def test_routes_know_no_redis() -> None:
     assert not reach("routes") & {"redis", "trio_asyncio", "trio_sse.subscriber"}
 
 
-def test_only_the_subscriber_knows_redis() -> None:
-    assert [module for module in MODULES if "redis" in imports(module)] == ["subscriber"]
+def test_few_know_redis_and_all_of_them_are_below_the_subscriber() -> None:
+    know = {module for module in MODULES if "redis" in imports(module)}
+    assert know == {"redis_link", "redis_stream", "lookup", "subscriber"}
+    assert {f"trio_sse.{module}" for module in know} <= reach("subscriber")
+
+
+def test_where_clients_go_on_is_decided_without_redis() -> None:
+    """`replays` hands questions over by an asyncio.Event: nothing else of asyncio, and no loop."""
+    assert not reach("replays") & {"redis", "trio_asyncio", "quart", "quart_trio", "hypercorn"}
+    tree = ast.walk(ast.parse((PACKAGE / "replays.py").read_text()))
+    names = [node for node in tree if isinstance(node, ast.Attribute)]
+    used = {node.attr for node in names if isinstance(node.value, ast.Name) and node.value.id == "asyncio"}
+    assert used == {"Event"}
 
 
 def test_only_the_settings_know_how_settings_are_read() -> None:

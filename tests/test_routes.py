@@ -153,7 +153,7 @@ async def test_a_stream_says_connected_first_and_then_what_is_published(service:
     assert hello.event == "connected"
     assert hello.json()["user_id"] == "ann"
     assert 2000 <= (hello.retry or 0) <= 5000
-    assert hello.id.endswith("-0")
+    assert hello.id == f"{service.history.process}.0"
     assert [event.data for event in parsed(stream.body)[1:]] == ["hello"]
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
+import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support import AsgiRequest, asgi, events, http_scope, settings
-from trio_sse.service import RETRY_MILLISECONDS, create_app
+from tests.support import AsgiRequest, Client, asgi, events, flush_now, http_scope, note, settings
+from trio_sse.service import create_app
 
 
 def test_making_an_application_starts_nothing() -> None:
@@ -19,27 +19,70 @@ def test_making_an_application_starts_nothing() -> None:
 
 async def test_a_connection_is_in_the_hub_before_its_first_byte() -> None:
     service = create_app(settings(buffer=3, heartbeat_seconds=7))
-    connection, hello = service.open_connection("ann", None)
+    connection = service.open_connection("ann", None)
     assert service.hub.users == ["ann"]
     assert connection.channel.statistics().max_buffer_size == 3
-    assert events(hello)[0].json()["heartbeat_seconds"] == 7
+    assert events(connection.take_waiting())[0].json()["heartbeat_seconds"] == 7
     service.hub.leave(connection)
 
 
-async def test_browsers_come_back_spread_over_some_seconds() -> None:
-    random.seed(1)
+async def test_whoever_comes_back_is_counted_and_gets_what_was_missed() -> None:
     service = create_app(settings())
-    delays = {events(service.open_connection("1", None)[1])[0].retry or 0 for _ in range(50)}
-    assert RETRY_MILLISECONDS == (2000, 5000)
-    assert len(delays) > 30
-    assert min(delays) >= 2000
-    assert max(delays) <= 5000
+    first = Client(service.open_connection("ann", None))
+    service.hub.publish(note("ann", data=b"missed"))
+    again = Client(service.open_connection("ann", events(first.received)[0].id))
+    assert again.names == ["connected", "message"]
+    assert again.data[1] == "missed"
+    assert service.counters.resumed == 1
 
 
 async def test_positions_of_one_process_are_not_those_of_another() -> None:
-    first = create_app(settings()).hub.position
-    await trio.sleep(0.002)
-    assert create_app(settings()).hub.position != first
+    assert create_app(settings()).history.process != create_app(settings()).history.process
+
+
+@pytest.mark.parametrize(("slow_client", "closed"), [("gap", False), ("disconnect", True)])
+async def test_what_happens_to_a_slow_client_is_a_setting(slow_client: str, closed: bool) -> None:
+    service = create_app(settings(buffer=1, slow_client=slow_client))
+    connection = service.open_connection("ann", None)
+    Client(connection).busy = True
+    for _ in range(2):
+        service.hub.publish(note("ann"))
+    flush_now(service.hub)
+    assert connection.closed is closed
+
+
+async def test_while_it_drains_it_takes_no_streams_and_says_when_to_come_back() -> None:
+    service = create_app(settings(drain_seconds=5))
+    service.hub.draining = True
+    client = Client(service.open_connection("ann", None))
+    assert client.names == ["draining"]
+    assert client.closed
+    assert len(service.hub) == 0
+    assert service.not_ready() == "stopping"
+
+
+async def test_streams_live_no_longer_than_they_may_and_do_not_end_together(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    service = create_app(settings(max_stream_seconds=100))
+    await nursery.start(service.lifetimes.run)
+    began = trio.current_time()
+    open_connections = {service.open_connection(str(number), None) for number in range(50)}
+    ended: list[float] = []
+    while open_connections:
+        await trio.sleep(1)
+        closed = {connection for connection in open_connections if connection.closed}
+        ended += [trio.current_time() - began] * len(closed)
+        open_connections -= closed
+    assert min(ended) >= 80
+    assert max(ended) <= 101
+    assert len(set(ended)) > 5
+
+
+async def test_without_a_longest_life_nothing_is_noted() -> None:
+    service = create_app(settings())
+    service.open_connection("ann", None)
+    assert len(service.lifetimes) == 0
 
 
 async def test_starting_it_subscribes_and_stopping_it_ends_the_streams(valkey: int) -> None:

@@ -13,12 +13,21 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "host": ("SSE_HOST", "0.0.0.0"),
     "port": ("SSE_PORT", 8085),
     "redis_channel": ("SSE_REDIS_CHANNEL", "notifications"),
+    "redis_stream": ("SSE_REDIS_STREAM", None),
     "heartbeat_seconds": ("SSE_HEARTBEAT_SECONDS", 30),
     "buffer": ("SSE_BUFFER", 10),
+    "slow_client": ("SSE_SLOW_CLIENT", "gap"),
+    "history_messages": ("SSE_HISTORY_MESSAGES", 10_000),
+    "history_seconds": ("SSE_HISTORY_SECONDS", 300),
+    "history_bytes": ("SSE_HISTORY_BYTES", 64 * 1024 * 1024),
+    "replay_limit": ("SSE_REPLAY_LIMIT", 10_000),
     "cors_origins": ("SSE_CORS_ORIGINS", ("*",)),
     "write_timeout_seconds": ("SSE_WRITE_TIMEOUT_SECONDS", 20),
+    "drain_seconds": ("SSE_DRAIN_SECONDS", 5),
+    "max_stream_seconds": ("SSE_MAX_STREAM_SECONDS", 0),
     "max_message_bytes": ("SSE_MAX_MESSAGE_BYTES", 65536),
     "workers": ("SSE_WORKERS", 1),
+    "door": ("SSE_DOOR", True),
     "log_format": ("SSE_LOG_FORMAT", "console"),
     "log_level": ("SSE_LOG_LEVEL", "info"),
     "redis_host": ("REDIS_HOST", "127.0.0.1"),
@@ -27,6 +36,9 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "redis_password": ("REDIS_PASSWORD", None),
     "redis_main_db": ("REDIS_MAIN_DB", 1),
     "redis_url": ("REDIS_URL", None),
+    "redis_sentinels": ("REDIS_SENTINELS", ()),
+    "redis_sentinel_master": ("REDIS_SENTINEL_MASTER", "mymaster"),
+    "redis_sentinel_password": ("REDIS_SENTINEL_PASSWORD", None),
 }
 
 
@@ -50,6 +62,10 @@ def mistakes(monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[str]:
     return caught.value.lines
 
 
+def test_every_setting_has_its_place_here() -> None:
+    assert set(DEFAULTS) == set(Settings.model_fields)
+
+
 @pytest.mark.parametrize("field", DEFAULTS)
 def test_the_default_is_the_documented_one(field: str) -> None:
     name, value = DEFAULTS[field]
@@ -65,6 +81,16 @@ def test_the_default_is_the_documented_one(field: str) -> None:
         ("SSE_REDIS_CHANNEL", "news", "redis_channel", "news"),
         ("SSE_HEARTBEAT_SECONDS", "0.5", "heartbeat_seconds", 0.5),
         ("SSE_BUFFER", "1", "buffer", 1),
+        ("SSE_REDIS_STREAM", "events", "redis_stream", "events"),
+        ("SSE_SLOW_CLIENT", "Disconnect", "slow_client", "disconnect"),
+        ("SSE_HISTORY_MESSAGES", "0", "history_messages", 0),
+        ("SSE_HISTORY_SECONDS", "0.5", "history_seconds", 0.5),
+        ("SSE_HISTORY_BYTES", "0", "history_bytes", 0),
+        ("SSE_REPLAY_LIMIT", "0", "replay_limit", 0),
+        ("SSE_DRAIN_SECONDS", "0", "drain_seconds", 0),
+        ("SSE_MAX_STREAM_SECONDS", "86400", "max_stream_seconds", 86400),
+        ("REDIS_SENTINELS", "a:26379", "redis_sentinels", ("a:26379",)),
+        ("REDIS_SENTINEL_MASTER", "front", "redis_sentinel_master", "front"),
         ("SSE_CORS_ORIGINS", "https://a.example", "cors_origins", ("https://a.example",)),
         ("SSE_WRITE_TIMEOUT_SECONDS", "1", "write_timeout_seconds", 1.0),
         ("SSE_MAX_MESSAGE_BYTES", "64", "max_message_bytes", 64),
@@ -103,6 +129,22 @@ def test_an_empty_value_means_unset(monkeypatch: pytest.MonkeyPatch, field: str)
         ("SSE_HEARTBEAT_SECONDS", "3601"),
         ("SSE_BUFFER", "0"),
         ("SSE_BUFFER", "100001"),
+        ("SSE_SLOW_CLIENT", "wait"),
+        ("SSE_HISTORY_MESSAGES", "-1"),
+        ("SSE_HISTORY_MESSAGES", "10000001"),
+        ("SSE_HISTORY_SECONDS", "-1"),
+        ("SSE_HISTORY_SECONDS", "86401"),
+        ("SSE_HISTORY_BYTES", "-1"),
+        ("SSE_HISTORY_BYTES", "68719476737"),
+        ("SSE_REPLAY_LIMIT", "-1"),
+        ("SSE_DRAIN_SECONDS", "-1"),
+        ("SSE_DRAIN_SECONDS", "3601"),
+        ("SSE_MAX_STREAM_SECONDS", "-1"),
+        ("SSE_MAX_STREAM_SECONDS", "31536001"),
+        ("REDIS_SENTINELS", "host"),
+        ("REDIS_SENTINELS", "host:26379/0"),
+        ("REDIS_SENTINELS", "user@host:26379"),
+        ("REDIS_SENTINELS", "a:1,b"),
         ("SSE_CORS_ORIGINS", "a.example"),
         ("SSE_CORS_ORIGINS", "https://a.example/path"),
         ("SSE_CORS_ORIGINS", "*,https://a.example"),
@@ -180,6 +222,23 @@ def test_a_redis_url_stands_for_the_single_settings(
     assert loaded.redis_is_configured
 
 
+@pytest.mark.parametrize(
+    ("text", "sentinels"),
+    [
+        ("a:26379", ("a:26379",)),
+        (" 10.0.0.1:26379 , [::1]:26380,", ("10.0.0.1:26379", "[::1]:26380")),
+    ],
+)
+def test_sentinels_are_a_comma_list_and_stand_for_the_address(
+    monkeypatch: pytest.MonkeyPatch, text: str, sentinels: tuple[str, ...]
+) -> None:
+    loaded = from_env(monkeypatch, "REDIS_SENTINELS", text)
+    assert loaded.redis_sentinels == sentinels
+    assert loaded.redis_is_configured
+    assert "mymaster" in loaded.redis_address
+    assert "REDIS_SENTINELS" in loaded.redis_address
+
+
 def test_without_a_url_the_address_is_host_and_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_PORT", "7000")
     assert from_env(monkeypatch, "REDIS_HOST", "redis").redis_address == "redis:7000"
@@ -204,7 +263,7 @@ def test_a_redis_that_was_named_is_never_replaced_by_an_embedded_one(
     assert from_env(monkeypatch, name, value).redis_is_configured is configured
 
 
-@pytest.mark.parametrize("name", ["REDIS_PASSWORD", "REDIS_URL"])
+@pytest.mark.parametrize("name", ["REDIS_PASSWORD", "REDIS_URL", "REDIS_SENTINEL_PASSWORD"])
 def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     loaded = from_env(monkeypatch, name, "redis://u:s3cret@h")
     assert "s3cret" not in repr(loaded) + str(loaded) + loaded.redis_address

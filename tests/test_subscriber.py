@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,16 +9,15 @@ from typing import Any
 import pytest
 import redis
 import trio
-from redis import exceptions as refused
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from tests.support import PATIENCE_SECONDS, Client, flush_now, joined, new_hub, settings, until
+from tests.support import PATIENCE_SECONDS, Client, flush_now, joined, new_hub, new_replays, settings, until
 from trio_sse import embedded
 from trio_sse import subscriber as subscriber_module
 from trio_sse.flusher import flush_forever
 from trio_sse.hub import Hub
-from trio_sse.subscriber import Subscriber, advice
+from trio_sse.subscriber import Subscriber
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +38,17 @@ def hub() -> Hub:
     return new_hub(clock=trio.current_time)
 
 
-@asynccontextmanager
-async def running(
+def new_subscriber(
     hub: Hub, port: int, *, ping_seconds: float = 5, pong_seconds: float = 10, **values: Any
-) -> AsyncIterator[Subscriber]:
+) -> Subscriber:
     at = settings(redis_host="127.0.0.1", redis_port=port, **values)
-    subscriber = Subscriber(at, hub, ping_seconds=ping_seconds, pong_seconds=pong_seconds)
+    replays = new_replays(hub.history)
+    return Subscriber(at, hub, replays, ping_seconds=ping_seconds, pong_seconds=pong_seconds)
+
+
+@asynccontextmanager
+async def running(hub: Hub, port: int, **values: Any) -> AsyncIterator[Subscriber]:
+    subscriber = new_subscriber(hub, port, **values)
     async with trio.open_nursery() as nursery:
         await nursery.start(flush_forever, hub)
         await nursery.start(subscriber.run)
@@ -54,7 +57,7 @@ async def running(
 
 
 async def test_before_it_ran_it_is_not_ready(hub: Hub, port: int) -> None:
-    assert Subscriber(settings(), hub).problem == "Redis: not connected yet"
+    assert new_subscriber(hub, port).problem == "Redis: not connected yet"
 
 
 async def test_what_is_published_reaches_the_clients_of_its_user(
@@ -217,74 +220,11 @@ async def test_after_15_silent_seconds_it_is_not_ready(hub: Hub, port: int, mock
         assert "has not answered for 16 s" in problem
 
 
-@pytest.mark.parametrize("form", ["redis://127.0.0.1:{port}/2", "redis://default:@127.0.0.1:{port}"])
-async def test_a_url_stands_for_the_single_settings(hub: Hub, port: int, form: str) -> None:
-    async with running(hub, 1, redis_url=form.format(port=port)) as subscriber:
-        assert subscriber.problem is None
-
-
-async def test_the_main_database_is_selected(hub: Hub, port: int, back_end: redis.Redis) -> None:
-    async with running(hub, port, redis_main_db=7):
-        listed: Any = back_end.client_list(_type="pubsub")
-        assert [client["db"] for client in listed] == ["7"]
-
-
-@pytest.mark.parametrize(
-    ("values", "setting"),
-    [
-        ({"redis_password": "wrong"}, "REDIS_PASSWORD"),
-        ({"redis_username": "nobody", "redis_password": "wrong"}, "REDIS_USERNAME"),
-        ({"redis_main_db": 99}, "REDIS_MAIN_DB"),
-        ({"redis_username": "deaf", "redis_password": "pw"}, "SSE_REDIS_CHANNEL"),
-        ({"redis_username": "ear", "redis_password": "pw"}, None),
-        ({"redis_host": "no.such.host.invalid"}, "REDIS_HOST"),
-    ],
-)
-async def test_what_redis_refuses_names_the_setting_to_change(
-    hub: Hub, port: int, back_end: redis.Redis, values: dict[str, Any], setting: str | None
-) -> None:
-    back_end.acl_setuser("deaf", enabled=True, passwords=["+pw"], commands=["+@all"], reset_channels=True)
-    back_end.acl_setuser(
-        "ear", enabled=True, passwords=["+pw"], commands=["+@all"], channels=["notifications"]
-    )
-    subscriber = Subscriber(settings(**{"redis_host": "127.0.0.1", "redis_port": port, **values}), hub)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(subscriber.run)
-        assert (setting or "") in (subscriber.problem or "")
-        assert (subscriber.problem is None) is (setting is None)
-        nursery.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize(
-    ("error", "setting"),
-    [
-        (refused.AuthenticationError("no"), "REDIS_USERNAME, REDIS_PASSWORD"),
-        (refused.ResponseError("WRONGPASS invalid"), "REDIS_USERNAME, REDIS_PASSWORD"),
-        (refused.ResponseError("NOAUTH Authentication required."), "REDIS_USERNAME, REDIS_PASSWORD"),
-        (refused.NoPermissionError("NOPERM this user has no permissions"), "SSE_REDIS_CHANNEL"),
-        (refused.ResponseError("DB index is out of range"), "REDIS_MAIN_DB"),
-        (ssl.SSLError("wrong version number"), "rediss://"),
-        (refused.ConnectionError("SSL handshake failed"), "rediss://"),
-        (OSError(111, "refused"), "REDIS_HOST, REDIS_PORT or REDIS_URL"),
-        (TimeoutError(), "TimeoutError (REDIS_HOST"),
-    ],
-)
-def test_an_error_becomes_one_line_of_advice(error: Exception, setting: str) -> None:
-    assert setting in advice(error)
-    assert "\n" not in advice(error)
-
-
-def test_advice_sees_the_tls_error_behind_a_connection_error() -> None:
-    error = refused.ConnectionError("it failed")
-    error.__cause__ = ssl.SSLError("bad certificate")
-    assert "rediss://" in advice(error)
-
-
 async def test_a_mistake_of_ours_is_raised_and_not_retried(
     hub: Hub, port: int, back_end: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "publish", lambda _: 1 / 0)
-    subscriber = Subscriber(settings(redis_host="127.0.0.1", redis_port=port), hub)
+    monkeypatch.setattr(hub, "publish", lambda *_: 1 / 0)
+    subscriber = new_subscriber(hub, port)
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True), trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             await nursery.start(subscriber.run)
@@ -296,7 +236,7 @@ async def test_redis_is_read_no_further_while_too_much_waits_for_the_flusher(
 ) -> None:
     monkeypatch.setattr(subscriber_module, "MAX_PENDING_BYTES", 100)
     client = Client(joined(hub))
-    subscriber = Subscriber(settings(redis_host="127.0.0.1", redis_port=port), hub)
+    subscriber = new_subscriber(hub, port)
     async with trio.open_nursery() as nursery:
         await nursery.start(subscriber.run)
         for number in range(9):
@@ -324,7 +264,7 @@ async def test_it_ends_whenever_it_is_cancelled_between_pings_and_answers(hub: H
     for turns in range(60):
         with trio.fail_after(PATIENCE_SECONDS):
             async with trio.open_nursery() as nursery:
-                subscriber = Subscriber(settings(redis_port=port), hub, ping_seconds=0)
+                subscriber = new_subscriber(hub, port, ping_seconds=0)
                 await nursery.start(subscriber.run)
                 for _ in range(turns):
                     await trio.lowlevel.checkpoint()

@@ -9,9 +9,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support import PATIENCE_SECONDS, Client, joined, new_hub, settings
+from tests.support import PATIENCE_SECONDS, Client, joined, new_hub, new_replays, settings
 from trio_sse.connection import Connection, StreamSource
 from trio_sse.hub import Hub
+from trio_sse.lifetimes import Lifetimes
 from trio_sse.subscriber import Subscriber
 from trio_sse.supervisor import beat_forever, supervise
 
@@ -43,7 +44,7 @@ class Crashing(Subscriber):
 
 async def read_to_the_end(hub: Hub, connection: Connection) -> None:
     try:
-        source = StreamSource(connection, b"hello")
+        source = StreamSource(connection)
         while await source.next() is not None:
             pass
     finally:
@@ -62,7 +63,7 @@ async def supervised_until_step(step: int, hub: Hub, subscriber: Subscriber) -> 
 
     async def supervised(*, task_status: trio.TaskStatus[None]) -> None:
         outcome.entered = True
-        await supervise(hub, subscriber, task_status=task_status)
+        await supervise(hub, Lifetimes(), subscriber, task_status=task_status)
 
     async with trio.open_nursery() as streams:
         for user in ("ann", "ann", "bob"):
@@ -91,7 +92,7 @@ async def test_cancelling_at_any_step_closes_the_hub_and_ends_every_stream(valke
     for step in count(1):
         hub = new_hub(clock=trio.current_time)
         with trio.fail_after(PATIENCE_SECONDS):
-            outcome = await supervised_until_step(step, hub, Subscriber(at, hub))
+            outcome = await supervised_until_step(step, hub, Subscriber(at, hub, new_replays(hub.history)))
         steps_inside += outcome.entered
         assert hub.closed is outcome.entered
         assert (len(hub), hub.users) == (0, [])
@@ -104,7 +105,7 @@ async def test_a_crash_of_one_task_ends_the_others_and_every_stream_and_is_raise
     hub = new_hub(clock=trio.current_time)
     connection = joined(hub)
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
-        await supervise(hub, Crashing(settings(), hub))
+        await supervise(hub, Lifetimes(), Crashing(settings(), hub, new_replays(hub.history)))
     assert hub.closed
     assert connection.closed
 
@@ -114,8 +115,20 @@ async def test_a_crash_of_the_flusher_ends_all(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(hub, "take", lambda: 1 / 0)
     hub.pending.set()
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
-        await supervise(hub, Idle(settings(), hub))
+        await supervise(hub, Lifetimes(), Idle(settings(), hub, new_replays(hub.history)))
     assert hub.closed
+
+
+async def test_streams_end_when_their_time_has_come(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    hub, lifetimes = new_hub(clock=trio.current_time), Lifetimes()
+    await nursery.start(supervise, hub, lifetimes, Idle(settings(), hub, new_replays(hub.history)))
+    connection = joined(hub)
+    lifetimes.add(connection, trio.current_time() + 10)
+    await trio.sleep(9)
+    assert not connection.closed
+    await trio.sleep(2)
+    assert connection.closed
+    assert not hub.closed
 
 
 async def test_it_has_started_when_flusher_heartbeat_and_subscriber_have(
@@ -123,7 +136,7 @@ async def test_it_has_started_when_flusher_heartbeat_and_subscriber_have(
 ) -> None:
     hub = new_hub(clock=trio.current_time)
     client = Client(joined(hub))
-    await nursery.start(supervise, hub, Idle(settings(), hub))
+    await nursery.start(supervise, hub, Lifetimes(), Idle(settings(), hub, new_replays(hub.history)))
     await trio.sleep(30.5)
     assert client.names == ["heartbeat"]
     nursery.cancel_scope.cancel()

@@ -7,12 +7,13 @@ import asyncio
 import gc
 import resource
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
 import sniffio
 import structlog
+import trio
 from trio_asyncio import aio_as_trio
 
 from trio_sse import logs
@@ -21,6 +22,7 @@ from trio_sse.door import Doors
 from trio_sse.handshake import problem
 from trio_sse.service import Service, create_app
 from trio_sse.settings import Settings, SettingsError
+from trio_sse.stopping import unattended
 
 log = structlog.stdlib.get_logger("trio_sse.asgi")
 
@@ -33,12 +35,14 @@ WRONG_LOOP = "trio_sse runs on Trio: start it with `trio-sse`, or `hypercorn -k 
 
 
 class Application:
-    """Without `settings` they are read from the environment at start-up."""
+    """Without `settings` they are read from the environment at start-up. `signals` are those that ask for the
+    end and that no server takes."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, signals: Iterable[signal.Signals] = ()) -> None:
         self.crashed = False
         """Whether a task of the service failed. The process is then asked to end."""
         self._settings = settings
+        self._signals = list(signals)
         self._service: Service | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,6 +62,11 @@ class Application:
         else:
             await _on_trio(loop, partial(self._respond, self._service), scope, receive, send)
 
+    async def stop_requested(self) -> None:
+        """Wait for one of `signals`. The lifespan start-up must be over."""
+        assert self._service is not None
+        await self._service.stopping.requested.wait()
+
     async def _lifespan(self, loop: Any, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             settings = self._settings or Settings.load()
@@ -76,7 +85,9 @@ class Application:
             await send(failure)
         elif self.crashed:
             # No server acts on a lifespan that ends by itself. This ends the process under all of them.
-            signal.raise_signal(signal.SIGTERM)
+            service.stopping.requested.set()
+            if not self._signals:
+                signal.raise_signal(signal.SIGTERM)
 
     async def _live(self, service: Service, scope: Scope, receive: Receive, send: Send) -> Message | None:
         """Run the service until the server stops it. Returns the message that tells the server of a failure,
@@ -99,8 +110,12 @@ class Application:
             return message
 
         try:
-            with doors.installed():
-                await service(scope, receive_after_connections, send_unless_failed)  # type: ignore[arg-type]
+            async with trio.open_nursery() as nursery:
+                if signals := self._signals or unattended():
+                    await nursery.start(service.stopping.listen, signals)
+                with doors.installed():
+                    await service(scope, receive_after_connections, send_unless_failed)  # type: ignore[arg-type]
+                nursery.cancel_scope.cancel()
         except Exception as error:
             if failure is None:
                 self.crashed = True

@@ -35,6 +35,11 @@ class Batch:
         )
         return cls([frame for _, frame in numbered], [sequence for sequence, _ in numbered])
 
+    @property
+    def last(self) -> int:
+        """The number of the newest frame."""
+        return self.sequences[-1]
+
     def add(self, frame: bytes, sequence: int) -> None:
         """Add a frame that is newer than all others."""
         self.frames.append(frame)

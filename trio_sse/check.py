@@ -12,9 +12,9 @@ import click
 import msgspec
 
 from trio_sse import embedded
+from trio_sse.redis_link import ERRORS, advice, answer_within, call, connected
 from trio_sse.settings import Settings
 from trio_sse.sockets import ListenError, listen
-from trio_sse.subscriber import ERRORS, advice, answer_within, connected
 
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is here, whatever the proxy
 
@@ -87,6 +87,17 @@ async def _probe(settings: Settings) -> None:
         await speaking.send_command("PUBSUB", "NUMSUB", channel)
         others = (await speaking.read_response())[1] - 1
         _say(True, f"Redis {where}: {others} other subscriber(s) of {channel}")
+        if settings.redis_stream is not None:
+            # Unlike a channel, a stream lives in a database, and redis-cli writes to 0 unless told otherwise.
+            place = f"stream {settings.redis_stream} (SSE_REDIS_STREAM) in database {settings.redis_main_db}"
+            entries = await call(speaking, "XLEN", settings.redis_stream)
+            await call(speaking, "XREAD", "COUNT", 1, "STREAMS", settings.redis_stream, "0-0")
+            _say(True, f"Redis {where}: {place} has {entries} entries")
+            if not entries:
+                _say(
+                    True,
+                    f"      back ends must add to it there: redis-cli -n {settings.redis_main_db} XADD …",
+                )
 
 
 def _say(good: bool, line: str) -> bool:

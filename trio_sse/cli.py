@@ -25,7 +25,8 @@ from trio_sse.asgi import Application
 from trio_sse.settings import Settings, SettingsError, env_name
 from trio_sse.sockets import MAX_BACKLOG, ListenError, listen, widen
 
-_SECRET = ("redis_password",)  # a password on a command line is in everybody's process list
+# A password on a command line is in everybody's process list.
+_SECRET = ("redis_password", "redis_sentinel_password")
 
 
 class _ServeByDefault(click.Group):
@@ -149,9 +150,10 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
     config.application_path = "trio_sse:app"
     if settings.workers > 1:
         return _run_workers(config)
-    application = Application(settings)
+    application = Application(settings, signals=(signal.SIGINT, signal.SIGTERM))
+    stop = application.stop_requested
     try:
-        trio.run(partial(hypercorn.trio.serve, application, config, shutdown_trigger=_signal))  # type: ignore[arg-type]
+        trio.run(partial(hypercorn.trio.serve, application, config, shutdown_trigger=stop))  # type: ignore[arg-type]
     except Exception:
         if not application.crashed:  # else it was logged where it happened
             raise
@@ -172,13 +174,6 @@ def _run_workers(config: Config) -> int:
     hypercorn.run._join_exited = join_and_keep
     hypercorn.run.run(config)
     return 1 if any(codes) else 0
-
-
-async def _signal(*_: Any) -> None:
-    """Wait for the signal to stop. A second one is not caught and ends the process."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _signal_number in signals:
-            return
 
 
 def _fail(line: str) -> NoReturn:

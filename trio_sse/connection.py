@@ -3,73 +3,139 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
 
-import msgspec
 import trio
 
-from trio_sse import wire
 from trio_sse.batch import Batch
-from trio_sse.messages import utc_now
+from trio_sse.events import gap
+from trio_sse.history import PAGE_BYTES, History
 from trio_sse.metrics import Counters
 from trio_sse.outlet import AsgiOutlet, Outlet
+from trio_sse.positions import StreamId
 
 _open_channel = trio.open_memory_channel[bytes]
+
+
+class Remedy(Protocol):
+    """Knows what to do for a connection whose next messages are no longer kept."""
+
+    def fell_behind(self, connection: Connection, at: StreamId | None) -> None:
+        """Let `connection`, which has come to the stream's entry `at`, go on by `begin`, now or later."""
+        ...
+
+    def forget(self, connection: Connection) -> None:
+        """It has left, and waits for `begin` no longer."""
+        ...
 
 
 class Connection:
     """A stream of one user, from joining the hub to leaving it.
 
     Everything but the outlet's own task is synchronous and never waits: a slow client costs nobody else
-    anything. While the outlet takes nothing, up to `capacity` messages wait in a memory channel; those
-    beyond are dropped, counted, and declared by a `gap` in the place where they are missing.
+    anything. Until `begin` it is told nothing. Then it catches up with what is kept, as quickly as its
+    outlet takes it, and after that it is live: while the outlet takes nothing, up to `capacity` messages
+    wait in a memory channel; those beyond are dropped, counted, and declared by a `gap` in the place where
+    they are missing. With `disconnect` the stream ends instead, and the client comes back for the rest.
     """
 
     __slots__ = (
-        "__weakref__", "_counters", "_dropped", "_notices", "_outlet", "channel", "closed", "id", "since",
+        "__weakref__", "_ahead", "_at", "_counters", "_disconnect", "_dropped", "_first_dropped", "_history",
+        "_last_dropped", "_live", "_notices", "_outlet", "_remedy", "channel", "closed", "id", "since",
         "user_id", "waiting",
     )  # fmt: skip
 
-    def __init__(self, user_id: str, capacity: int, counters: Counters) -> None:
+    def __init__(
+        self, user_id: str, capacity: int, counters: Counters, history: History, remedy: Remedy, *,
+        disconnect: bool = False,
+    ) -> None:  # fmt: skip
         self.user_id = user_id
         self.id = f"{random.getrandbits(64):016x}"
         self.since = 0
-        """The sequence number up to which nothing is owed to this connection; set on joining the hub."""
+        """The number of the last message that is no longer owed to this connection."""
         self.closed = False
         self.channel, self.waiting = _open_channel(capacity)
         self._outlet: Outlet | None = None
-        self._dropped = 0
+        self._history = history
+        self._remedy = remedy
+        self._disconnect = disconnect
+        self._live = False
+        self._ahead: deque[bytes] | None = None
+        self._at: StreamId | None = None
+        self._dropped = self._first_dropped = self._last_dropped = 0
         self._notices: dict[str, bytes] = {}
         self._counters = counters
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether there is more for `take_waiting` to give, a page at a time."""
+        return not self._live and self._ahead is not None
 
     def attach(self, outlet: Outlet) -> None:
         """Let `outlet` carry the stream. One that was closed before ends at once."""
         self._outlet = outlet
+        if self.catching_up:
+            outlet.pull()
         if self.closed:
             outlet.close()
 
+    def begin(
+        self, said: bytes, after: int, older: Iterable[bytes] = (), *, at: StreamId | None = None
+    ) -> None:
+        """Say this first, then what is `older`, then every message after the number `after`, or the stream's
+        entry `at`.
+
+        A connection that fell behind what is kept begins so again.
+        """
+        self.since = after
+        self._at = at or self._history.at(after)
+        self._ahead = deque([said, *older])
+        if self._outlet is not None:
+            self._outlet.pull()
+
+    def end(self, last_words: bytes) -> None:
+        """Say this last, after all that waits, and close."""
+        if self.closed:
+            return
+        if self._ahead is None:
+            self.begin(last_words, self._history.latest)
+        elif last_words:
+            self.tell("", Batch.unnumbered(last_words))
+        self.close()
+
     def offer(self, batch: Batch) -> None:
         """Take the messages of `batch` that are newer than this connection. Never waits."""
-        if self.closed:
+        if self.closed or not self._live:
             return
         if batch.first <= self.since:
             newer = batch.after(self.since)
             if newer is None:
                 return
             batch = newer
-        if self._outlet is None or not self._outlet.take(batch):
-            for frame in batch.frames:
-                self._queue(frame)
+        if self._outlet is not None and self._outlet.take(batch):
+            self.since = batch.last
+        else:
+            for frame, sequence in zip(batch.frames, batch.sequences, strict=True):
+                self._queue(frame, sequence)
 
     def tell(self, kind: str, batch: Batch) -> None:
         """Say something of the service's own. While the client is behind, the latest of each kind waits."""
         if self.closed:
             return
-        if self._outlet is None or not self._outlet.take(batch):
+        if not self._live or self._outlet is None or not self._outlet.take(batch):
             self._notices[kind] = batch.data
 
+    def tell_marked(self, kind: str, batch: Batch) -> None:
+        """Say what the history keeps as well: those who catch up find it there, in its place."""
+        if self._live:
+            self.tell(kind, batch)
+
     def take_waiting(self) -> bytes:
-        """Everything that waits, in order, or b"" when the client is up to date."""
+        """What waits, in order, a page at most while catching up. b"" when nothing does."""
+        if not self._live:
+            return self._page()
         parts: list[bytes] = []
         try:
             while True:
@@ -84,17 +150,51 @@ class Connection:
         """End the stream. What waits may still be taken; nothing new is. Calling it again is harmless."""
         if not self.closed:
             self.closed = True
+            if self._ahead is None:
+                self._remedy.forget(self)
             self.channel.close()
             if self._outlet is not None:
                 self._outlet.close()
 
-    def _queue(self, frame: bytes) -> None:
+    def _page(self) -> bytes:
+        if self._ahead is None:
+            return b""
+        data = b""
+        while self._ahead and len(data) < PAGE_BYTES:
+            data += self._ahead.popleft()
+        if len(data) >= PAGE_BYTES:
+            return data
+        history = self._history
+        if self.since < history.floor:
+            self._ahead = None
+            self._remedy.fell_behind(self, self._at)
+            return data or self._page()
+        page, self.since = history.page(self.user_id, self.since)
+        if self.since < history.latest:
+            self._at = history.at(self.since)
+            return data + page
+        self._live = True
+        data += page + self._owed()
+        self._settle()
+        return data
+
+    def _queue(self, frame: bytes, sequence: int) -> None:
         try:
             self.channel.send_nowait(self._owed() + frame)
         except trio.WouldBlock:
+            if self._disconnect:
+                self._counters.disconnected += 1
+                self.close()
+                return
+            if not self._dropped:
+                self._first_dropped = self.since
             self._dropped += 1
+            self._last_dropped = sequence
             self._counters.dropped += 1
+        except trio.ClosedResourceError:
+            pass  # an earlier frame of the same batch was one too many
         else:
+            self.since = sequence
             self._settle()
 
     def _owed(self) -> bytes:
@@ -102,7 +202,20 @@ class Connection:
         if not self._dropped and not self._notices:
             return b""
         said = b"".join(self._notices.values())
-        return gap("slow_client", self._dropped) + said if self._dropped else said
+        if not self._dropped:
+            return said
+        history = self._history
+        return (
+            gap(
+                "slow_client",
+                self._dropped,
+                id=history.text(self._last_dropped),
+                replay_after=history.text(self._first_dropped)
+                if self._first_dropped >= history.floor
+                else None,
+            )
+            + said
+        )
 
     def _settle(self) -> None:
         self._dropped = 0
@@ -110,55 +223,20 @@ class Connection:
 
 
 class StreamSource:
-    """The bytes of one connection for an ASGI server: a greeting, then whatever the hub offers."""
+    """The bytes of one connection for an ASGI server."""
 
-    def __init__(self, connection: Connection, greeting: bytes) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._outlet = AsgiOutlet(connection.channel, connection.waiting)
-        self._greeting = greeting
         connection.attach(self._outlet)
 
     async def next(self) -> bytes | None:
         """The next bytes to send, or None at the end of the stream. Cancelling it loses nothing taken."""
-        if self._greeting:
-            greeting, self._greeting = self._greeting, b""
-            return greeting
-        if data := self._connection.take_waiting():
-            return data
-        try:
-            return await self._outlet.wait()
-        except trio.EndOfChannel:
-            return None
-
-
-def greeting(
-    connection: Connection, position: str, *, retry_milliseconds: int, heartbeat_seconds: float,
-    last_event_id: str | None,
-) -> bytes:  # fmt: skip
-    """The first bytes of a stream: the current position, so that a client which receives nothing more can
-    still resume from it, and a `gap` if it asked for a position that is not known here."""
-    connected = {
-        "user_id": connection.user_id,
-        "connection_id": connection.id,
-        "server_time": utc_now(),
-        "heartbeat_seconds": int(heartbeat_seconds) if heartbeat_seconds.is_integer() else heartbeat_seconds,
-        "replayed": 0,
-    }
-    said = wire.retry(retry_milliseconds) + service_event("connected", connected, id=position)
-    if last_event_id:
-        said += gap("unknown_id", None)
-    return said
-
-
-def service_event(name: str, data: dict[str, Any], id: str | None = None) -> bytes:  # noqa: A002
-    """An event that the service says itself: always named, always with data."""
-    return wire.event(msgspec.json.encode(data), name=name, id=id)
-
-
-def gap(reason: str, dropped: int | None) -> bytes:
-    """Messages are missing here: how many, or None where it cannot be known."""
-    return service_event("gap", {"reason": reason, "dropped": dropped})
-
-
-def heartbeat() -> Batch:
-    return Batch.unnumbered(service_event("heartbeat", {"server_time": utc_now()}))
+        while True:
+            if data := self._connection.take_waiting():
+                return data
+            try:
+                if data := await self._outlet.wait():
+                    return data
+            except trio.EndOfChannel:
+                return None

@@ -5,8 +5,9 @@ the bytes that were read. An error of one connection stays that connection's own
 when the stop begins.
 
 The one room that relies on what Hypercorn does not promise: that `hypercorn.trio.run` and
-`hypercorn.asyncio.run` look the name `TCPServer` up after the lifespan start-up and await what it returns for
-every connection. tests/integration/test_libraries.py tells when that no longer holds.
+`hypercorn.asyncio.run` look the names `TCPServer` and `raise_shutdown` up after the lifespan start-up, await
+what the first returns for every connection, and stop when the second raises.
+tests/integration/test_libraries.py tells when that no longer holds.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer as TrioTCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
+from hypercorn.utils import ShutdownError
 
 from trio_sse.containment import Contained
 from trio_sse.request import OtherRequest, Replayed, StreamRequest, read_request
@@ -41,8 +43,6 @@ log = structlog.stdlib.get_logger("trio_sse.door")
 STOP_GRACE_SECONDS = 0.25
 """How long requests may take to end by themselves once the stop has begun. Hypercorn would wait forever
 for a client that does not read: its writes have no deadline and are shielded from cancellation."""
-
-_SEAMS = (hypercorn.trio.run, hypercorn.asyncio.run)
 
 _Opened = Any  # a trio.SocketStream, a trio.SSLStream, or an asyncio.StreamWriter
 
@@ -59,19 +59,35 @@ class Doors:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Stand in Hypercorn's place for `TCPServer` while the service is up."""
-        before = [vars(module).get("TCPServer") for module in _SEAMS]
-        if None in before:
+        """Stand in Hypercorn's place for `TCPServer` and `raise_shutdown` while the service is up."""
+        doors = {
+            hypercorn.trio.run: {"TCPServer": self.enter, "raise_shutdown": self._raise_shutdown},
+            hypercorn.asyncio.run: {
+                "TCPServer": self.enter_asyncio,
+                "raise_shutdown": self._raise_shutdown_asyncio,
+            },
+        }
+        if not all(name in vars(module) for module, names in doors.items() for name in names):
             log.warning("this Hypercorn has no place for the door: streams are served by Quart, more slowly")
             yield
             return
-        for module, door in zip(_SEAMS, (self.enter, self.enter_asyncio), strict=True):
-            module.TCPServer = door  # type: ignore[attr-defined]
-        try:
+        with contextlib.ExitStack() as stack:
+            for module, names in doors.items():
+                for name, door in names.items():
+                    stack.callback(setattr, module, name, getattr(module, name))
+                    setattr(module, name, door)
             yield
-        finally:
-            for module, original in zip(_SEAMS, before, strict=True):
-                module.TCPServer = original  # type: ignore[attr-defined]
+
+    async def _raise_shutdown(self, trigger: Callable[[], Awaitable[Any]]) -> None:
+        """Hypercorn's worker waits here for its end, still accepting: drain before it begins to stop."""
+        await self._service.stopping.after(trigger)
+        raise ShutdownError
+
+    async def _raise_shutdown_asyncio(self, trigger: Callable[[], Awaitable[Any]]) -> None:
+        loop: Any = asyncio.get_running_loop()
+        after = self._service.stopping.after
+        await loop.trio_as_future(after, trio_asyncio.aio_as_trio(trigger, loop=loop))
+        raise ShutdownError
 
     async def enter(
         self, app: Any, config: Config, context: Any, state: Any, stream: Any, received: bytes = b""

@@ -51,6 +51,7 @@ def handshake(query: bytes, headers: Iterable[tuple[bytes, bytes]], settings: Se
     """Decide on `GET /sse?<query>`. Header names may be in any case. Never raises, whatever the bytes."""
     fields = {name.lower(): value for name, value in headers}
     cors = cors_headers(fields.get(b"origin", b"").decode("latin-1"), settings)
+    last_event_id = fields.get(b"last-event-id", b"").decode("utf-8", "replace") or None
     if plain := _PLAIN_QUERY.fullmatch(query):
         user_id = plain[1].decode()
     else:
@@ -60,12 +61,14 @@ def handshake(query: bytes, headers: Iterable[tuple[bytes, bytes]], settings: Se
             )
         except ValueError:
             return _refused("the query is not a URL-encoded UTF-8 form", cors)
-        user_id = next((value for name, value in arguments if name == "user_id"), "") or DEFAULT_USER
+        first = dict(reversed(arguments))
+        user_id = first.get("user_id") or DEFAULT_USER
+        # The header is the browser's own and newer: on reconnecting it repeats the query of the first time.
+        last_event_id = last_event_id or first.get("last_event_id") or None
     if user_id == EVERYBODY:
         return _refused('user_id "*" addresses everybody; it is nobody\'s own', cors)
     if problem_text := user_id_problem(user_id):
         return _refused(problem_text, cors)
-    last_event_id = fields.get(b"last-event-id", b"").decode("utf-8", "replace") or None
     return Accepted(user_id, last_event_id, _STREAM_HEADERS + cors)
 
 

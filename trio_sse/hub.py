@@ -9,12 +9,18 @@ import trio
 
 from trio_sse import wire
 from trio_sse.batch import Batch
-from trio_sse.connection import Connection, gap, heartbeat
+from trio_sse.connection import Connection
+from trio_sse.events import gap, heartbeat
+from trio_sse.history import History
 from trio_sse.messages import Notification
 from trio_sse.metrics import Counters
+from trio_sse.positions import StreamId
 
 BEAT_TOGETHER_SECONDS = 0.05
 """Heartbeats due within so long go out together: waking up for each costs more than the heartbeat."""
+
+MAX_PENDING_BYTES = 8 * 1024 * 1024
+"""Published but not yet offered: beyond it Redis is read no further, and keeps the rest in its own buffer."""
 
 Delivery = tuple[Batch, tuple[Connection, ...]]
 
@@ -27,18 +33,19 @@ class Hub:
     """
 
     def __init__(
-        self, counters: Counters, *, epoch: str, heartbeat_seconds: float,
+        self, counters: Counters, history: History, *, heartbeat_seconds: float,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:  # fmt: skip
         self.counters = counters
+        self.history = history
         self.closed = False
+        self.draining = False
+        """Whether the service is about to stop, and takes no new streams."""
         self.pending = trio.Event()
         """Set while messages wait for the flusher."""
         self.pending_bytes = 0
         """How much waits for the flusher: each message once, however many connections it goes to."""
         self._taken = trio.Event()
-        self._epoch = epoch
-        self._sequence = 0
         self._clock = clock
         self._period = heartbeat_seconds
         self._users: dict[str, dict[Connection, None]] = {}
@@ -48,33 +55,29 @@ class Hub:
         self._for_user: dict[str, Batch] = {}
         self._for_all: Batch | None = None
 
-    @property
-    def position(self) -> str:
-        """The id of the latest message: `<start of this process>-<sequence>`."""
-        return f"{self._epoch}-{self._sequence}"
-
     def __len__(self) -> int:
         return len(self._due)
+
+    @property
+    def connections(self) -> list[Connection]:
+        return list(self._due)
 
     @property
     def users(self) -> list[str]:
         """Users with at least one connection."""
         return list(self._users)
 
-    def join(self, connection: Connection) -> str:
-        """Register a connection and return the position it starts from.
+    def join(self, connection: Connection) -> None:
+        """Register a connection. Whatever is published from now on reaches it once it has begun.
 
-        Whatever is published from now on reaches it, so the caller registers first and greets after.
         A hub that was closed closes the connection, which then ends after its greeting.
         """
-        connection.since = self._sequence
         self.counters.streams += 1
         if self.closed:
             connection.close()
         else:
             self._users.setdefault(connection.user_id, {})[connection] = None
             self._due[connection] = self._clock() + self._period
-        return self.position
 
     def leave(self, connection: Connection) -> None:
         """Forget a connection and close it. Calling it again is harmless."""
@@ -85,26 +88,37 @@ class Hub:
             if not mine:
                 del self._users[connection.user_id]
 
-    def publish(self, notification: Notification) -> bool:
-        """Give a message its id and note it for the next flush. Returns whether anybody here is to get it."""
+    def remember(self, notification: Notification, stream: StreamId, age: float) -> None:
+        """Keep an entry of the stream from before this process, for those who come back."""
+        position = self.history.advance(stream)
+        frame = wire.event(notification.data, name=notification.event, id=position)
+        self.history.keep(notification.users, frame, stream=stream, age=age)
+
+    def publish(self, notification: Notification, stream: StreamId | None = None) -> bool:
+        """Give a message its id, keep it for those who come back, and note it for the next flush.
+
+        `stream` is its id if it is an entry of the stream. Returns whether anybody here is to get it.
+        """
         self.counters.published += 1
-        self._sequence += 1
         users = notification.users
+        position = self.history.advance(stream)
+        frame = wire.event(notification.data, name=notification.event, id=position)
+        self.history.keep(users, frame, stream=stream)
         here = None if users is None else [user for user in users if user in self._users]
         if not self._due or here == []:
             return False
-        frame = wire.event(notification.data, name=notification.event, id=self.position)
+        sequence = self.history.latest
         if here is None:
             if self._for_all is None:
-                self._for_all = Batch([frame], [self._sequence])
+                self._for_all = Batch([frame], [sequence])
             else:
-                self._for_all.add(frame, self._sequence)
+                self._for_all.add(frame, sequence)
         else:
             for user in here:
                 if gathered := self._for_user.get(user):
-                    gathered.add(frame, self._sequence)
+                    gathered.add(frame, sequence)
                 else:
-                    self._for_user[user] = Batch([frame], [self._sequence])
+                    self._for_user[user] = Batch([frame], [sequence])
         self.pending_bytes += len(frame)
         self.pending.set()
         return True
@@ -135,14 +149,18 @@ class Hub:
         return deliveries
 
     def announce_gap(self, reason: str) -> None:
-        """Tell every connection that messages may be missing, how many is not known."""
-        batch = Batch.unnumbered(gap(reason, None))
+        """Tell every connection that messages may be missing, how many is not known. Those who come back
+        later find it in its place."""
+        frame = gap(reason, None, id=self.history.advance(own=True))
+        self.history.keep(None, frame)
+        batch = Batch.unnumbered(frame)
         for connection in list(self._due):
-            connection.tell(reason, batch)
+            connection.tell_marked(reason, batch)
 
     def beat(self, limit: int = 500) -> float:
         """Send the heartbeats due about now, at most `limit`. Returns when to call again, in clock time."""
         now = self._clock()
+        self.history.evict()
         batch: Batch | None = None
         for _ in range(limit):
             connection, due = next(iter(self._due.items()), (None, 0.0))
@@ -150,7 +168,7 @@ class Hub:
                 return now + self._period  # whoever connects meanwhile is due later than that
             if due > now + BEAT_TOGETHER_SECONDS:
                 return due
-            batch = batch or heartbeat()
+            batch = batch or Batch.unnumbered(heartbeat())
             connection.tell("heartbeat", batch)
             self._due[connection] = due + self._period
             self._due.move_to_end(connection)
@@ -158,6 +176,6 @@ class Hub:
 
     def close(self) -> None:
         """End every stream. Connections leave when their own tasks come to their end."""
-        self.closed = True
+        self.closed = self.draining = True
         for connection in list(self._due):
             connection.close()

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from trio_sse.positions import StreamId
+
 MAX_USER_ID = 128
 """Characters a user id may have, in a message and in a request alike."""
 
@@ -45,8 +47,9 @@ class _Envelope(msgspec.Struct, gc=False):
 _envelope = msgspec.json.Decoder(_Envelope)
 
 
-def decode(payload: bytes, max_bytes: int) -> Notification:
-    """Read a payload from Redis. `created_at` (RFC 3339, UTC) is added when it is missing.
+def decode(payload: bytes, max_bytes: int, stream: StreamId | None = None) -> Notification:
+    """Read a payload from Redis. `created_at` (RFC 3339, UTC) is added when it is missing: now, or for an
+    entry of a stream the time that its id `stream` tells, the same each time it is read.
 
     Raises MessageError when the payload is over `max_bytes`, not UTF-8, not JSON (RFC 8259), not an
     object, or its `user_id` or `event` cannot be used.
@@ -67,7 +70,7 @@ def decode(payload: bytes, max_bytes: int) -> Notification:
     event = _event_name(envelope.event) if envelope.event else None
     if not envelope.created_at:
         end = payload.rindex(b"}")
-        payload = b'%b,"created_at":"%b"}' % (payload[:end], utc_now().encode())
+        payload = b'%b,"created_at":"%b"}' % (payload[:end], _created_at(stream).encode())
     return Notification(_users(envelope.user_id), event, payload)
 
 
@@ -82,10 +85,23 @@ def user_id_problem(user_id: str) -> str | None:
     return None
 
 
+def _created_at(stream: StreamId | None) -> str:
+    # An id below that is no time: somebody made it up.
+    return utc_now() if stream is None or stream[0] < _FIRST_MILLISECOND else _utc(stream[0])
+
+
 def utc_now() -> str:
     """The time as RFC 3339 with milliseconds, such as 2026-01-01T12:00:00.000Z."""
-    milliseconds = time.time_ns() // 1_000_000
+    return _utc(time.time_ns() // 1_000_000)
+
+
+def _utc(milliseconds: int) -> str:
+    milliseconds = min(milliseconds, _LAST_MILLISECOND)
     return f"{_utc_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
+
+
+_FIRST_MILLISECOND = 1_000_000_000_000  # in the year 2001
+_LAST_MILLISECOND = 253_402_300_799_999  # of the year 9999
 
 
 @lru_cache(maxsize=2)  # thousands may ask within a second

@@ -17,6 +17,10 @@ class Counters:
     """Messages from Redis that could not be delivered to anybody: bad JSON, no user_id, too large."""
     dropped: int = 0
     """Messages a connection lost because its buffer was full. Each was declared to it by a `gap`."""
+    disconnected: int = 0
+    """Streams ended because their buffer was full (SSE_SLOW_CLIENT=disconnect)."""
+    resumed: int = 0
+    """Streams that came with a Last-Event-ID."""
     redis_reconnects: int = 0
     """Times the subscription was lost and taken up again."""
     connection_errors: int = 0

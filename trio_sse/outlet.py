@@ -16,8 +16,13 @@ from trio_sse.batch import Batch
 class Backlog(Protocol):
     """What waits behind an outlet that was busy. A Connection is one."""
 
+    @property
+    def catching_up(self) -> bool:
+        """Whether `take_waiting` gives a replay, a page at a time."""
+        ...
+
     def take_waiting(self) -> bytes:
-        """Everything that waits, in order, or b"" when nothing does."""
+        """What waits, in order, or b"" when nothing does."""
         ...
 
 
@@ -31,8 +36,12 @@ class Outlet(Protocol):
         """
         ...
 
+    def pull(self) -> None:
+        """Something waits. Take it as soon as earlier bytes have left."""
+        ...
+
     def close(self) -> None:
-        """End the stream once what was taken has left. Nothing more is taken."""
+        """End the stream once what was taken and what waits has left. Nothing more is taken."""
         ...
 
 
@@ -57,11 +66,17 @@ class AsgiOutlet:
         self._channel.send_nowait(batch.data)  # straight to the waiting task: no slot is used
         return True
 
+    def pull(self) -> None:
+        if self._parked:
+            self._parked = False
+            self._channel.send_nowait(b"")
+
     def close(self) -> None:
         self._parked = False
 
     async def wait(self) -> bytes:
-        """The next bytes. Raises trio.EndOfChannel when the connection was closed."""
+        """The next bytes, or b"" when there are some to take. Raises trio.EndOfChannel when the connection
+        was closed."""
         self._parked = True
         try:
             return await self._waiting.receive()
@@ -73,18 +88,23 @@ class SocketOutlet:
     """Writes to the socket itself, without waiting, as the body of an HTTP/1 response.
 
     What the socket does not take at once is written by a task of its own in `nursery`, which exists only
-    while there is such a rest. A client that takes nothing for `timeout` seconds is cut off. The end of
-    the stream cancels `nursery`.
+    while there is such a rest, or a replay. A client that takes nothing for `timeout` seconds is cut off.
+    The end of the stream cancels `nursery`. Each page of a replay takes one of `turns`, which all
+    connections share, so that a crowd that comes back leaves time for everybody else.
     """
 
-    __slots__ = ("_backlog", "_chunked", "_closing", "_draining", "_fd", "_nursery", "_rest", "_timeout")
+    __slots__ = (
+        "_backlog", "_chunked", "_closing", "_draining", "_fd", "_nursery", "_rest", "_timeout", "_turns",
+    )  # fmt: skip
 
     def __init__(
-        self, fd: int, backlog: Backlog, nursery: trio.Nursery, *, chunked: bool, timeout: float
-    ) -> None:
+        self, fd: int, backlog: Backlog, nursery: trio.Nursery, turns: trio.CapacityLimiter, *, chunked: bool,
+        timeout: float,
+    ) -> None:  # fmt: skip
         self._fd = fd
         self._backlog = backlog
         self._nursery = nursery
+        self._turns = turns
         self._chunked = chunked
         self._timeout = timeout
         self._closing = False
@@ -92,8 +112,8 @@ class SocketOutlet:
         self._rest = _NOTHING
 
     def begin(self, head: bytes, body: bytes) -> None:
-        """Write the head of the response and the first bytes of its body."""
-        self._write(head + wire.chunk(body) if self._chunked else head + body)
+        """Write the head of the response and the first bytes of its body, if there are any yet."""
+        self._write(head + wire.chunk(body) if body and self._chunked else head + body)
 
     def take(self, batch: Batch) -> bool:
         # The socket may take more by now, though the task that waits for it had no turn yet.
@@ -101,6 +121,12 @@ class SocketOutlet:
             return False
         self._write(batch.chunk if self._chunked else batch.data)
         return True
+
+    def pull(self) -> None:
+        # A nursery on its way out takes no new task.
+        if not self._draining and not self._nursery.cancel_scope.cancel_called:
+            self._draining = True
+            self._nursery.start_soon(self._drain)
 
     def close(self) -> None:
         self._closing = True
@@ -111,9 +137,7 @@ class SocketOutlet:
         sent = self._write_some(data)
         if sent < len(data):
             self._rest = memoryview(data)[sent:]
-            if not self._draining:
-                self._draining = True
-                self._nursery.start_soon(self._drain)
+            self.pull()
 
     def _write_some(self, data: bytes | memoryview) -> int:
         """How much the socket took. A broken one takes everything, and the connection ends."""
@@ -126,26 +150,34 @@ class SocketOutlet:
             return len(data)
 
     def _push(self) -> bool:
-        """Write the rest, and what waits behind it. Returns whether all of it left."""
+        """Write the rest, and what waits behind it, of a replay one page. Returns whether all of it left."""
+        paged = False
         while True:
-            self._rest = self._rest[self._write_some(self._rest) :]
             if self._rest:
+                self._rest = self._rest[self._write_some(self._rest) :]
+            if self._rest or (paged and self._backlog.catching_up):
                 return False
             waiting = self._backlog.take_waiting()
             if not waiting:
                 return True
             self._rest = memoryview(wire.chunk(waiting) if self._chunked else waiting)
+            paged = True
 
     async def _drain(self) -> None:
-        while True:
-            with trio.move_on_after(self._timeout) as patience:
-                await trio.lowlevel.wait_writable(self._fd)
-            if patience.cancelled_caught:
-                abort(self._fd)
-                self._nursery.cancel_scope.cancel()
-                return
-            if self._push():
-                break
+        done = False
+        while not done:
+            if self._rest:
+                with trio.move_on_after(self._timeout) as patience:
+                    await trio.lowlevel.wait_writable(self._fd)
+                if patience.cancelled_caught:
+                    abort(self._fd)
+                    self._nursery.cancel_scope.cancel()
+                    return
+            if self._backlog.catching_up:
+                async with self._turns:
+                    done = self._push()
+            else:
+                done = self._push()
         self._draining = False
         if self._closing:
             self._end()

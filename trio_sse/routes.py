@@ -58,8 +58,8 @@ class StreamBody(ResponseBody):
         self._last_event_id = last_event_id
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
-        self._connection, greeting = self._service.open_connection(self._user_id, self._last_event_id)
-        self._source = StreamSource(self._connection, greeting)
+        self._connection = self._service.open_connection(self._user_id, self._last_event_id)
+        self._source = StreamSource(self._connection)
         return self
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:

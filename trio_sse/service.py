@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-import time
+import secrets
 from typing import Any
 
 import structlog
@@ -12,17 +12,22 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 from trio_sse import routes
-from trio_sse.connection import Connection, greeting
+from trio_sse.connection import Connection
+from trio_sse.events import farewell
+from trio_sse.history import History
 from trio_sse.hub import Hub
+from trio_sse.lifetimes import Lifetimes
 from trio_sse.metrics import Counters
+from trio_sse.replays import Replays
 from trio_sse.settings import Settings
+from trio_sse.stopping import Stopping
 from trio_sse.subscriber import Subscriber
 from trio_sse.supervisor import supervise
 
 log = structlog.stdlib.get_logger("trio_sse.service")
 
-RETRY_MILLISECONDS = (2000, 5000)
-"""How long a browser waits before it connects again: spread, so that a crowd does not return as one."""
+REPLAY_TURNS = 16
+"""Pages of replays written before everybody else gets a turn."""
 
 
 class _HTTPConnection(TrioASGIHTTPConnection):
@@ -53,31 +58,48 @@ class Service(QuartTrio):
         super().__init__("trio_sse", static_folder=None)
         self.settings = settings
         self.counters = Counters()
-        self.hub = Hub(
-            self.counters,
-            epoch=str(time.time_ns() // 1_000_000),
-            heartbeat_seconds=settings.heartbeat_seconds,
+        self.history = History(
+            secrets.token_hex(6),
+            messages=settings.history_messages,
+            seconds=settings.history_seconds,
+            max_bytes=settings.history_bytes,
+            clock=trio.current_time,
+            streaming=settings.redis_stream is not None,
         )
-        self.subscriber = Subscriber(settings, self.hub)
+        self.hub = Hub(self.counters, self.history, heartbeat_seconds=settings.heartbeat_seconds)
+        self.replays = Replays(self.history, heartbeat_seconds=settings.heartbeat_seconds)
+        self.lifetimes = Lifetimes()
+        self.stopping = Stopping(self.hub, settings.drain_seconds)
+        self.replay_turns = trio.CapacityLimiter(REPLAY_TURNS)
+        self.subscriber = Subscriber(settings, self.hub, self.replays)
         # Quart would wait 5 s for the supervisor, which runs until it is cancelled.
         self.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = None
 
-    def open_connection(self, user_id: str, last_event_id: str | None) -> tuple[Connection, bytes]:
-        """A connection in the hub, and the bytes it begins with. The caller owns it: `hub.leave` ends it."""
-        connection = Connection(user_id, self.settings.buffer, self.counters)
-        position = self.hub.join(connection)
-        hello = greeting(
-            connection,
-            position,
-            retry_milliseconds=random.randint(*RETRY_MILLISECONDS),  # noqa: S311  jitter, not a secret
-            heartbeat_seconds=self.settings.heartbeat_seconds,
-            last_event_id=last_event_id,
+    def open_connection(self, user_id: str, last_event_id: str | None) -> Connection:
+        """A connection in the hub, which begins by itself. The caller owns it: `hub.leave` ends it."""
+        connection = Connection(
+            user_id,
+            self.settings.buffer,
+            self.counters,
+            self.history,
+            self.replays,
+            disconnect=self.settings.slow_client == "disconnect",
         )
-        return connection, hello
+        if last_event_id is not None:
+            self.counters.resumed += 1
+        if self.hub.draining:
+            connection.end(farewell("draining", 2 * self.settings.drain_seconds))
+        else:
+            self.hub.join(connection)
+            self.replays.begin(connection, last_event_id)
+            if longest := self.settings.max_stream_seconds:
+                life = longest * random.uniform(0.8, 1)  # noqa: S311  jitter, not a secret
+                self.lifetimes.add(connection, trio.current_time() + life)
+        return connection
 
     def not_ready(self) -> str | None:
         """Why the service should be sent no clients now, or None."""
-        return "stopping" if self.hub.closed else self.subscriber.problem
+        return "stopping" if self.hub.draining else self.subscriber.problem
 
 
 def create_app(settings: Settings) -> Service:
@@ -87,6 +109,6 @@ def create_app(settings: Settings) -> Service:
 
     @service.before_serving
     async def start() -> None:
-        await service.nursery.start(supervise, service.hub, service.subscriber)
+        await service.nursery.start(supervise, service.hub, service.lifetimes, service.subscriber)
 
     return service

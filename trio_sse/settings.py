@@ -12,6 +12,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 _ORIGIN = re.compile(r"https?://[^\s/?#@,]+|null|\*", re.IGNORECASE)
 
 
+_HOST_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@]+):[0-9]{1,5}")
+
+
 class SettingsError(Exception):
     """Settings that cannot be used. `lines` has one line per mistake, without secrets."""
 
@@ -49,6 +52,12 @@ class Settings(BaseSettings):
     redis_channel: str = _setting(
         "SSE_REDIS_CHANNEL", "notifications", "Redis channel to subscribe to", "a name", min_length=1
     )
+    redis_stream: str | None = _setting(
+        "SSE_REDIS_STREAM",
+        None,
+        "Redis stream to read beside the channel, from which nothing is lost",
+        "a key",
+    )
     heartbeat_seconds: float = _setting(
         "SSE_HEARTBEAT_SECONDS", 30.0, "seconds between two heartbeats of a connection",
         "seconds, above 0 and up to 3600", gt=0, le=3600,
@@ -57,6 +66,25 @@ class Settings(BaseSettings):
         "SSE_BUFFER", 10, "messages that may wait for a slow client", "a number from 1 to 100000",
         ge=1, le=100_000,
     )  # fmt: skip
+    slow_client: Literal["gap", "disconnect"] = _setting(
+        "SSE_SLOW_CLIENT", "gap", "what happens beyond that: drop and tell, or end the stream for a resume",
+        "gap or disconnect",
+    )  # fmt: skip
+    history_messages: int = _setting(
+        "SSE_HISTORY_MESSAGES", 10_000, "messages kept for clients that come back, of all users together",
+        "a number from 0 to 10000000", ge=0, le=10_000_000,
+    )  # fmt: skip
+    history_seconds: float = _setting(
+        "SSE_HISTORY_SECONDS", 300.0, "how long they are kept", "seconds, from 0 to 86400", ge=0, le=86_400
+    )
+    history_bytes: int = _setting(
+        "SSE_HISTORY_BYTES", 67_108_864, "memory they may take",
+        "bytes, from 0 to 68719476736", ge=0, le=68_719_476_736,
+    )  # fmt: skip
+    replay_limit: int = _setting(
+        "SSE_REPLAY_LIMIT", 10_000, "entries of the stream looked through for clients that were away longer",
+        "a number from 0 to 10000000", ge=0, le=10_000_000,
+    )  # fmt: skip
     cors_origins: Annotated[tuple[str, ...], NoDecode] = _setting(
         "SSE_CORS_ORIGINS", ("*",), "origins whose pages may connect; cookies only with a list",
         "* or a comma list such as https://a.example,https://b.example:8443",
@@ -64,6 +92,14 @@ class Settings(BaseSettings):
     write_timeout_seconds: float = _setting(
         "SSE_WRITE_TIMEOUT_SECONDS", 20.0, "a client that takes nothing for so long is cut off",
         "seconds, from 1 to 3600", ge=1, le=3600,
+    )  # fmt: skip
+    drain_seconds: float = _setting(
+        "SSE_DRAIN_SECONDS", 5.0, "SIGTERM ends the streams spread over so long; 0: at once",
+        "seconds, from 0 to 3600", ge=0, le=3600,
+    )  # fmt: skip
+    max_stream_seconds: float = _setting(
+        "SSE_MAX_STREAM_SECONDS", 0.0, "longest life of a stream, of which it gets 80 to 100 %; 0: no end",
+        "seconds, from 0 to 31536000", ge=0, le=31_536_000,
     )  # fmt: skip
     max_message_bytes: int = _setting(
         "SSE_MAX_MESSAGE_BYTES", 65536, "largest message accepted from Redis",
@@ -95,7 +131,27 @@ class Settings(BaseSettings):
         "redis://, rediss:// or unix:// and an address, such as rediss://user:password@host:6379/1",
     )  # fmt: skip
 
-    @field_validator("log_format", "log_level", mode="before")
+    redis_sentinels: Annotated[tuple[str, ...], NoDecode] = _setting(
+        "REDIS_SENTINELS", (), "Sentinels that know where the master is, instead of host and port",
+        "a comma list of host:port, such as 10.0.0.1:26379,10.0.0.2:26379",
+    )  # fmt: skip
+    redis_sentinel_master: str = _setting(
+        "REDIS_SENTINEL_MASTER", "mymaster", "the master's name there", "a name", min_length=1
+    )
+    redis_sentinel_password: SecretStr | None = _setting(
+        "REDIS_SENTINEL_PASSWORD", None, "password of the Sentinels", "any text"
+    )
+
+    @field_validator("redis_sentinels", mode="before")
+    @classmethod
+    def _sentinels(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+        if not all(_HOST_PORT.fullmatch(address) for address in value):
+            raise ValueError("not a list of host:port")
+        return value
+
+    @field_validator("log_format", "log_level", "slow_client", mode="before")
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
@@ -129,11 +185,14 @@ class Settings(BaseSettings):
     @property
     def redis_is_configured(self) -> bool:
         """Whether the operator named a Redis, so that none is to be started in its place."""
-        return bool(self.model_fields_set & {"redis_host", "redis_url", "redis_username", "redis_password"})
+        named = {"redis_host", "redis_url", "redis_username", "redis_password", "redis_sentinels"}
+        return bool(self.model_fields_set & named)
 
     @property
     def redis_address(self) -> str:
         """Where Redis is expected, for messages: never with a password."""
+        if self.redis_sentinels:
+            return f"{self.redis_sentinel_master} (REDIS_SENTINELS)"
         if self.redis_url is None:
             return f"{self.redis_host}:{self.redis_port}"
         parts = urlsplit(self.redis_url.get_secret_value())

@@ -19,23 +19,25 @@ async def serve_stream(service: Service, request: StreamRequest, stream: trio.So
 
     The connection is in the hub exactly as long as this runs, however it ends. The socket stays open.
     """
-    connection, greeting = service.open_connection(request.answer.user_id, request.answer.last_event_id)
     fd = stream.socket.fileno()
-    try:
-        async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
+        connection = service.open_connection(request.answer.user_id, request.answer.last_event_id)
+        try:
             outlet = SocketOutlet(
                 fd,
                 connection,
                 nursery,
+                service.replay_turns,
                 chunked=request.chunked,
                 timeout=service.settings.write_timeout_seconds,
             )
-            outlet.begin(request.head, greeting)
+            outlet.begin(request.head, connection.take_waiting())
             connection.attach(outlet)
             await _until_client_leaves(fd)
+        finally:
+            # In this order, and before the nursery closes: nobody may offer what would need a task in it.
+            service.hub.leave(connection)
             nursery.cancel_scope.cancel()
-    finally:
-        service.hub.leave(connection)
 
 
 async def _until_client_leaves(fd: int) -> None:

@@ -1,39 +1,32 @@
-"""Redis → hub. The only room that knows Redis."""
+"""Redis → hub: subscribed to the channel, and reading the stream if there is one."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
-import ssl
-from types import TracebackType
-from typing import Any
 
 import structlog
 import trio
 import trio_asyncio
-from redis.asyncio import Connection, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.asyncio import Connection
 
 from trio_sse import messages
-from trio_sse.hub import Hub
+from trio_sse.hub import MAX_PENDING_BYTES, Hub
+from trio_sse.positions import StreamId
+from trio_sse.redis_link import CONNECT_SECONDS, ERRORS, advice, answer_within, connected
+from trio_sse.replays import Replays
 from trio_sse.settings import Settings
+from trio_sse.stream_reader import StreamReader
 
 log = structlog.stdlib.get_logger("trio_sse.subscriber")
-
-ERRORS = (RedisError, OSError)
-"""What Redis, or the way to it, may do to us at any time. Anything else is a mistake of ours."""
 
 PING_SECONDS = 5.0
 PONG_SECONDS = 10.0
 """Silence after a PING that means a lost connection. redis-py sends PINGs but never misses the PONG."""
 SILENCE_SECONDS = 15.0
 """Silence after which the service is not ready."""
-MAX_PENDING_BYTES = 8 * 1024 * 1024
-"""Published but not yet offered: beyond it Redis is read no further, and keeps the rest in its own buffer."""
-CONNECT_SECONDS = 5.0
 BACKOFF_SECONDS = (0.1, 5.0)
 
 
@@ -41,11 +34,17 @@ class Subscriber:
     """Keeps one connection to Redis subscribed to the channel, and gives the hub what arrives."""
 
     def __init__(
-        self, settings: Settings, hub: Hub, *, ping_seconds: float = PING_SECONDS,
+        self, settings: Settings, hub: Hub, replays: Replays, *, ping_seconds: float = PING_SECONDS,
         pong_seconds: float = PONG_SECONDS,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._hub = hub
+        self._stream: StreamReader | None = None
+        if settings.redis_stream is not None:
+            self._stream = StreamReader(
+                settings, settings.redis_stream, hub, replays, self._publish,
+                block_seconds=ping_seconds, silence_seconds=ping_seconds + pong_seconds,
+            )  # fmt: skip
         self._ping_seconds = ping_seconds
         self._pong_seconds = pong_seconds
         self._subscribed = False
@@ -81,7 +80,10 @@ class Subscriber:
         ceiling = low
         while True:
             try:
-                async with connected(self._settings) as redis:
+                async with contextlib.AsyncExitStack() as stack:
+                    if self._stream is not None:
+                        await stack.enter_async_context(self._stream)
+                    redis = await stack.enter_async_context(connected(self._settings))
                     await self._subscribe(redis)
                     ceiling = low
                     self._start_once(task_status)
@@ -115,9 +117,11 @@ class Subscriber:
         self._subscribed = True
         log.info("subscribed to Redis", redis=self._settings.redis_address, channel=channel)
         if self._ever_tried:
-            # Nobody knows what was published while we were away, so everybody is told.
+            # Nobody knows what was published while we were away, so everybody is told. With a stream, that
+            # concerns those only who use the channel as well.
             self._hub.counters.redis_reconnects += 1
-            self._hub.announce_gap("redis_reconnected")
+            if self._stream is None or self._hub.history.channel_since is not None:
+                self._hub.announce_gap("redis_reconnected")
 
     def _lost(self, error: BaseException) -> None:
         """Note why, and say so if that is news: one line per change of state, not per try."""
@@ -131,6 +135,9 @@ class Subscriber:
     async def _read_and_ping(self, redis: Connection) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._ping(redis))
+            if self._stream is not None:
+                tasks.create_task(self._stream.follow())
+                tasks.create_task(self._stream.answer_questions())
             await self._read(redis)
 
     async def _ping(self, redis: Connection) -> None:
@@ -156,14 +163,16 @@ class Subscriber:
             if not answered.is_set():
                 answered.set()
 
-    def _publish(self, payload: bytes) -> None:
+    def _publish(self, payload: bytes | None, stream: StreamId | None = None) -> None:
         try:
-            notification = messages.decode(payload, self._settings.max_message_bytes)
+            if payload is None:
+                raise messages.MessageError("an entry of SSE_REDIS_STREAM without the field `payload`")  # noqa: TRY301
+            notification = messages.decode(payload, self._settings.max_message_bytes, stream)
         except messages.MessageError as error:
             self._hub.counters.rejected += 1
-            self._report_rejected(str(error), payload)
+            self._report_rejected(str(error), payload or b"")
             return
-        if not self._hub.publish(notification) and len(self._hub):
+        if not self._hub.publish(notification, stream) and len(self._hub):
             log.debug("no connection for this user", users=notification.users, connected=self._hub.users[:10])
 
     def _report_rejected(self, reason: str, payload: bytes) -> None:
@@ -179,87 +188,3 @@ class Subscriber:
         )
         self._report_at = now + 1
         self._unreported = 0
-
-
-# Classes, not generators: when trio-asyncio closes a loop inside of another one (plain `hypercorn`), it fails
-# over asynchronous generators that the garbage collector has not seen yet.
-
-
-class connected:  # noqa: N801  used as `async with connected(settings) as redis`
-    """A connection of its own to Redis: authenticated, database selected. Raises one of ERRORS.
-
-    asyncio only. The connection is closed on leaving, without waiting for the other side.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._connection: Connection = _pool(settings).make_connection()  # type: ignore[no-untyped-call]
-
-    async def __aenter__(self) -> Connection:
-        try:
-            async with answer_within(CONNECT_SECONDS):
-                await self._connection.connect()  # type: ignore[no-untyped-call]
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self._connection
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._connection.disconnect(nowait=True)
-
-
-class answer_within:  # noqa: N801  used as `async with answer_within(5)`
-    """asyncio only. Raises TimeoutError, which is one of ERRORS, with a text fit for a log line."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._timeout = asyncio.timeout(seconds)
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            await self._timeout.__aexit__(kind, error, traceback)
-        except TimeoutError:
-            raise TimeoutError(f"no answer for {self._seconds:g} s") from None
-
-
-def _pool(settings: Settings) -> ConnectionPool:
-    # RESP 2: the same pub/sub replies from every Redis and Valkey since 2.0.
-    common: dict[str, Any] = {
-        "protocol": 2,
-        # Time limits are set around the calls. redis-py would use asyncio.wait_for, which in Python 3.11
-        # swallows a cancellation that comes together with the result: the service then never stopped.
-        "socket_connect_timeout": None,
-        "socket_timeout": None,
-        "retry": Retry(NoBackoff(), 0),  # the subscriber retries itself, and tells
-    }
-    if settings.redis_url is not None:
-        return ConnectionPool.from_url(settings.redis_url.get_secret_value(), **common)
-    password = settings.redis_password
-    return ConnectionPool(
-        host=settings.redis_host,
-        port=settings.redis_port,
-        db=settings.redis_main_db,
-        username=settings.redis_username,
-        password=password.get_secret_value() if password else None,
-        **common,
-    )
-
-
-def advice(error: BaseException) -> str:
-    """An error from Redis as one line that names the setting to look at."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    lower = text.lower()
-    cause = error.__cause__ or error.__context__ or error
-    if isinstance(error, AuthenticationError) or "noauth" in lower or "wrongpass" in lower:
-        return f"{text} (REDIS_USERNAME, REDIS_PASSWORD)"
-    if "noperm" in lower or "no permissions" in lower:
-        return f"{text} (the ACL of REDIS_USERNAME must allow SUBSCRIBE on SSE_REDIS_CHANNEL)"
-    if isinstance(error, ResponseError) and "db index" in lower:
-        return f"{text} (REDIS_MAIN_DB)"
-    if isinstance(error, ssl.SSLError) or isinstance(cause, ssl.SSLError) or "ssl" in lower:
-        return f"{text} (REDIS_URL: rediss:// is TLS, redis:// is not)"
-    return f"{text} (REDIS_HOST, REDIS_PORT or REDIS_URL)"

@@ -6,13 +6,15 @@ import trio
 
 from trio_sse.flusher import flush_forever
 from trio_sse.hub import Hub
+from trio_sse.lifetimes import Lifetimes
 from trio_sse.subscriber import Subscriber
 
 
 async def supervise(
-    hub: Hub, subscriber: Subscriber, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Run subscriber, flusher and heartbeats until cancelled. Started when all of them are.
+    hub: Hub, lifetimes: Lifetimes, subscriber: Subscriber, *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:  # fmt: skip
+    """Run subscriber, flusher, heartbeats and lifetimes until cancelled. Started when all of them are.
 
     A crash of one cancels the others and is raised. However it ends, the hub is closed, so that every
     stream ends too: no client is left on a stream that nothing feeds.
@@ -21,6 +23,7 @@ async def supervise(
         async with trio.open_nursery() as nursery:
             await nursery.start(flush_forever, hub)
             await nursery.start(beat_forever, hub)
+            await nursery.start(lifetimes.run)
             await nursery.start(subscriber.run)
             task_status.started()
     finally:

@@ -152,6 +152,20 @@ def test_a_restart_of_the_service_is_counted(start: Services, open_page: Open) -
     page.check(errors_expected=True)
 
 
+def test_reconnecting_by_hand_brings_what_was_missed(start: Services, open_page: Open) -> None:
+    service = start()
+    page = open_page(service)
+    stream = page.connect("1")
+    is_open(stream)
+    stream.get_by_test_id("disconnect").click()
+    expect(stream).to_have_attribute("data-state", "closed")
+    service.publish(1, message="missed meanwhile")
+    stream.get_by_test_id("reconnect").click()
+    expect(stream.get_by_test_id("text")).to_have_text("missed meanwhile")
+    expect(stream.get_by_test_id("gap")).to_have_count(0)
+    page.check()
+
+
 def test_a_refusal_shows_its_reason(start: Services, open_page: Open) -> None:
     page = open_page(start())
     stream = page.connect("x" * 129)

@@ -26,7 +26,7 @@ async def test_a_stream_begins_with_headers_retry_position_and_confirmation(serv
         assert not {"content-length", "content-encoding"} & set(stream.headers)
         assert stream.parser.retry is not None
         assert 2000 <= stream.parser.retry <= 5000
-        assert re.fullmatch(r"\d+-\d+", stream.connected.id)
+        assert re.fullmatch(r"[0-9a-f]{12}\.\d+", stream.connected.id)
         said = stream.connected.json
         assert said["user_id"] == "1", "the default user"
         assert said["connection_id"]

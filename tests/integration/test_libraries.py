@@ -10,6 +10,7 @@ from pathlib import Path
 
 import h11
 import hypercorn.asyncio.run
+import hypercorn.run
 import hypercorn.trio.run
 import pytest
 import trio
@@ -70,16 +71,24 @@ def hypercorn_trio(tmp_path: Path, source: str) -> Variant:
 
 
 @pytest.mark.parametrize("module", [hypercorn.trio.run, hypercorn.asyncio.run])
-def test_the_seam(module: object) -> None:
-    """`door.Doors` replaces the module-level name TCPServer, which must be used after `wait_for_startup`.
+@pytest.mark.parametrize("name", ["TCPServer", "raise_shutdown"])
+def test_the_seams(module: object, name: str) -> None:
+    """`door.Doors` replaces these module-level names, which must be used after `wait_for_startup`.
 
-    If this fails the door may never be called, and an error of one connection ends the process again:
-    find the new place, or ask Hypercorn for a hook.
+    If this fails the door may never be called, an error of one connection ends the process again, or a stop
+    does not drain: find the new place, or ask Hypercorn for a hook.
     """
-    assert inspect.isclass(vars(module)["TCPServer"])
+    assert callable(vars(module)[name])
     source = inspect.getsource(vars(module)["worker_serve"])
-    assert "TCPServer" in source.split("wait_for_startup", 1)[1]
-    assert "TCPServer" not in source.split("wait_for_startup", 1)[0]
+    assert name in source.split("wait_for_startup", 1)[1]
+    assert name not in source.split("wait_for_startup", 1)[0]
+
+
+def test_a_worker_that_ends_has_the_others_ended() -> None:
+    """`Stopping.listen` ignores a second SIGTERM in a worker, because the main process sends one to all that
+    are left when the first has ended. If this fails, it may count as "at once" there too."""
+    source = inspect.getsource(hypercorn.run.run)
+    assert "process.terminate()" in source.split("_join_exited(processes)", 1)[1]
 
 
 async def test_one_malformed_request_ends_the_trio_worker(start: Services, tmp_path: Path) -> None:

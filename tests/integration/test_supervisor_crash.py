@@ -17,7 +17,7 @@ import sys
 import trio_sse.messages
 from trio_sse import app, cli
 
-def broken(payload, max_bytes):
+def broken(*_):
     1 / 0
 
 trio_sse.messages.decode = broken

@@ -85,7 +85,7 @@ class Service:
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 argv, env={"PATH": os.environ["PATH"], **environment}, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=output, cwd=log.parent,
+                stdout=output, stderr=output, cwd=log.parent, start_new_session=True,
             )  # fmt: skip
 
     @property
@@ -205,6 +205,7 @@ class Services:
             "SSE_PORT": str(port),
             "REDIS_HOST": "127.0.0.1",
             "REDIS_PORT": str(redis_port),
+            "SSE_DRAIN_SECONDS": "0",
             "SSE_REDIS_CHANNEL": f"test-{port}-{number}",  # tests share a Valkey, and hear only themselves
             **variant.environment,
             **settings,

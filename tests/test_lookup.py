@@ -1,0 +1,409 @@
+"""What memory no longer keeps, found in a real Redis stream for clients that come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import trio
+import trio_asyncio
+
+from tests.streams import BackEnd, came, has_read, ids, reading, real, told
+from tests.support import PROCESS, Client, flush_now, until
+from trio_sse import embedded, lookup, redis_stream, stream_reader
+from trio_sse.flusher import flush_forever
+from trio_sse.positions import parse
+from trio_sse.service import Service
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A Valkey of this file's own: some tests break its connections."""
+    with embedded.valkey() as port:
+        yield port
+
+
+@pytest.fixture
+def back_end(port: int) -> Iterator[BackEnd]:
+    with BackEnd(port) as client:
+        client.flushdb()
+        yield client
+
+
+def lookups(back_end: BackEnd) -> int:
+    """How often the stream was read backwards since `config_resetstat`."""
+    stats: Any = back_end.info("commandstats")
+    calls: int = stats.get("cmdstat_xrevrange", {"calls": 0})["calls"]
+    return calls
+
+
+async def answered(*clients: Client) -> None:
+    await until(lambda: all(client.received for client in clients))
+
+
+async def test_what_memory_has_needs_no_redis(port: int, back_end: BackEnd) -> None:
+    back_end.add(*range(1, 10))
+    async with reading(port) as service:
+        back_end.config_resetstat()
+        client = came(service, "4-0")
+        assert told(client) == ["connected", 5, 6, 7, 8, 9]
+        assert lookups(back_end) == 0
+
+
+@pytest.mark.parametrize("position", ["0-0", "1-0", "12-0", "997-0", "998-5", "999-0"])
+async def test_what_memory_no_longer_has_comes_from_the_stream(
+    port: int, back_end: BackEnd, position: str
+) -> None:
+    """All that is older first, then what memory has, then what is new, each of them once."""
+    back_end.add(*range(1, 999))
+    async with reading(port, history_messages=2) as service:
+        back_end.add(999, user="bob")
+        back_end.add(1000, user="*")
+        await has_read(service, "1000-0")
+        client = came(service, position)
+        await answered(client)
+        back_end.add(1001)
+        await until(lambda: 1001 in told(client))
+    missed = [number for number in (*range(1, 999), 1000, 1001) if number > int(position.split("-")[0])]
+    assert told(client) == ["connected", *missed]
+    assert ids(client)[1:] == [f"{number}-0" for number in missed]
+    assert parse(ids(client)[0]) <= parse(position)  # type: ignore[operator]
+
+
+async def test_wherever_the_answer_is_cut_off_the_last_id_leads_to_the_rest(
+    port: int, back_end: BackEnd
+) -> None:
+    back_end.add(*range(1, 20))
+    async with reading(port, history_messages=5) as service:
+        client = came(service, "7-0")
+        await answered(client)
+        assert told(client) == ["connected", *range(8, 20)]
+        again = [came(service, position) for position in ids(client)]
+        await answered(*again)
+    assert [told(client)[1:] for client in again] == [list(range(number, 20)) for number in range(8, 21)]
+
+
+async def test_beyond_the_limit_the_newest_are_delivered_after_a_gap(port: int, back_end: BackEnd) -> None:
+    back_end.add(*range(1, 601))
+    async with reading(port, history_messages=100, replay_limit=300) as service:
+        far, near = came(service, "5-0"), came(service, "450-0")
+        await answered(far, near)
+        assert told(near) == ["connected", *range(451, 601)]
+        assert told(far) == ["connected", "history_expired", *range(201, 601)]
+        # Who is cut off behind the gap has still the id from before it, and is told again.
+        assert ids(far)[:3] == ["", "", "201-0"]
+
+
+async def test_with_a_limit_of_none_memory_is_all_there_is(port: int, back_end: BackEnd) -> None:
+    back_end.add(*range(1, 11))
+    async with reading(port, history_messages=5, replay_limit=0) as service:
+        client, kept = came(service, "2-0"), came(service, "5-0")
+        await answered(client, kept)
+        again = came(service, ids(client)[1])  # as if cut off behind the gap
+    assert told(client) == ["connected", "history_expired", *range(6, 11)]
+    assert told(kept) == told(again) == ["connected", *range(6, 11)]
+
+
+@pytest.mark.parametrize(("back", "missing"), [(299, True), (300, False), (301, False)])
+async def test_the_limit_counts_entries_and_what_is_just_within_it_is_whole(
+    port: int, back_end: BackEnd, back: int, missing: bool
+) -> None:
+    back_end.add(*range(1, 602))
+    async with reading(port, history_messages=1, replay_limit=300) as service:
+        client = came(service, f"{back}-0")
+        await answered(client)
+    gaps: list[int | str] = ["history_expired"] if missing else []
+    assert told(client) == ["connected", *gaps, *range(max(back, 300) + 1, 602)]
+
+
+async def test_bytes_of_an_answer_are_bounded_too(port: int, back_end: BackEnd) -> None:
+    back_end.add(*range(1, 1001), padding=1000)
+    async with reading(port, history_messages=10, history_bytes=50_000) as service:
+        client = came(service, "1-0")
+        await answered(client)
+    assert told(client)[:2] == ["connected", "history_expired"]
+    assert told(client)[2:] == list(range(1001 - len(told(client)[2:]), 1001))
+    assert 50_000 < len(client.received) < 500_000
+
+
+@pytest.mark.parametrize("history_messages", [0, 2, 100])
+async def test_what_was_trimmed_away_is_told_and_the_rest_delivered(
+    port: int, back_end: BackEnd, history_messages: int
+) -> None:
+    back_end.add(*range(1, 21))
+    back_end.xtrim("events", maxlen=10, approximate=False)
+    async with reading(port, history_messages=history_messages) as service:
+        clients = [came(service, f"{number}-0") for number in (0, 5, 11, 12, 20)]
+        await answered(*clients)
+    for client in clients[:2]:
+        assert told(client) == ["connected", "history_expired", *range(11, 21)]
+    for client, number in zip(clients[2:], (11, 12, 20), strict=True):
+        assert told(client) == ["connected", *range(number + 1, 21)]
+
+
+async def test_what_was_trimmed_away_to_the_last_is_told(port: int, back_end: BackEnd) -> None:
+    back_end.add(1, 2, 3)
+    back_end.xtrim("events", maxlen=0, approximate=False)
+    async with reading(port) as service:
+        back, there = came(service, "1-0"), came(service, "3-0")
+        await answered(back, there)
+    assert told(back) == ["connected", "history_expired"]
+    assert told(there) == ["connected"]
+
+
+async def test_what_memory_loses_while_the_stream_is_read_is_read_from_the_stream_too(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_info, calls = redis_stream.read_info, 0
+
+    async def read_info_and_add(redis: Any, key: str) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # all has been read for the answer
+            back_end.add(*range(11, 31))
+            await trio_asyncio.trio_as_aio(has_read)(service, "30-0")
+        return await read_info(redis, key)
+
+    monkeypatch.setattr(lookup, "read_info", read_info_and_add)
+    back_end.add(*range(1, 11))
+    async with reading(port, history_messages=3) as service:
+        client = came(service, "2-0")
+        await until(lambda: 30 in told(client))
+    assert calls > 2
+    assert told(client) == ["connected", *range(3, 31)]
+
+
+async def test_what_is_trimmed_away_while_the_stream_is_read_is_told(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_back, pages = redis_stream.read_back, 0
+
+    async def read_back_and_trim(*arguments: Any) -> Any:
+        nonlocal pages
+        pages += 1
+        if pages == 2:
+            back_end.xtrim("events", maxlen=15, approximate=False)
+        return await read_back(*arguments)
+
+    monkeypatch.setattr(lookup, "read_back", read_back_and_trim)
+    monkeypatch.setattr(lookup, "PAGE", 5)
+    back_end.add(*range(1, 31))
+    async with reading(port, history_messages=1) as service:
+        client = came(service, "2-0")
+        await answered(client)
+    assert told(client) == ["connected", "history_expired", *range(16, 31)]
+
+
+async def test_one_walk_gives_each_what_its_memory_does_not(port: int, back_end: BackEnd) -> None:
+    """Who has had messages by the channel of another process is told by the stream alone."""
+    back_end.add(*range(1, 11))
+    async with reading(port, history_messages=3) as service:
+        back_end.config_resetstat()
+        clients = [came(service, position) for position in (f"2-0/{PROCESS}.1", "2-0", "5-0")]
+        await answered(*clients)
+        assert lookups(back_end) == 1
+    assert [told(client) for client in clients] == [
+        ["connected", "unknown_id", *range(3, 11)],
+        ["connected", *range(3, 11)],
+        ["connected", *range(6, 11)],
+    ]
+
+
+async def test_after_the_stream_was_made_anew_with_later_ids_those_from_before_are_told_so(
+    port: int, back_end: BackEnd
+) -> None:
+    async with reading(port, history_messages=1) as service:
+        watcher = came(service)
+        back_end.add(10, 11, 12)
+        await until(lambda: 12 in told(watcher))
+        back_end.delete("events")
+        back_end.add(20)
+        await until(lambda: 20 in told(watcher))
+        back_end.add(30)
+        await until(lambda: 30 in told(watcher))
+        before, since = came(service, "10-0"), came(service, "20-0")
+        await answered(before, since)
+    assert told(before) == ["connected", "history_expired", 20, 30]
+    assert told(since) == ["connected", 30]
+
+
+async def test_an_entry_that_cannot_be_delivered_is_passed_over(port: int, back_end: BackEnd) -> None:
+    back_end.add(1, 2)
+    back_end.add_raw("3-0", {"message": "no payload"})
+    back_end.add_raw("4-0", {"payload": "{"})
+    back_end.add(5, 6)
+    async with reading(port, history_messages=1) as service:
+        client = came(service, "1-0")
+        await answered(client)
+    assert told(client) == ["connected", 2, 5, 6]
+    assert service.counters.rejected == 0  # nobody published it now
+
+
+async def test_after_the_stream_was_made_anew_older_ids_are_told_so(port: int, back_end: BackEnd) -> None:
+    """Also those that may be of either stream: the new one began below the last id of the old one."""
+    async with reading(port, history_messages=1) as service:
+        watcher = came(service)
+        back_end.add(10, 11, 12)
+        await until(lambda: 12 in told(watcher))
+        pipeline = back_end.pipeline()
+        pipeline.delete("events")
+        pipeline.client_kill_filter(_type="normal", skipme=True)
+        pipeline.client_kill_filter(_type="pubsub")
+        pipeline.execute()
+        await until(lambda: "redis_reconnected" in told(watcher))
+        back_end.add(11, 20, 30, 40)
+        await until(lambda: 40 in told(watcher))
+        clients = [came(service, f"{number}-0") for number in (9, 10, 12, 20, 30)]
+        await answered(*clients)
+    for client in clients[:3]:
+        assert {"history_expired", "unknown_id"} & set(told(client))
+        assert told(client)[-2:] == [30, 40]
+    assert [told(client) for client in clients[3:]] == [["connected", 30, 40], ["connected", 40]]
+
+
+async def test_from_the_very_first_entry_on_nothing_is_missing(port: int, back_end: BackEnd) -> None:
+    """0-0 is the position in a stream that did not exist yet."""
+    async with reading(port) as service:
+        empty = came(service)
+        assert ids(empty) == ["0-0"]
+        back_end.add(*range(1, 6))
+        await until(lambda: 5 in told(empty))
+        again = came(service, "0-0")
+    async with reading(port, history_messages=2) as service:
+        elsewhere = came(service, "0-0")
+        await answered(elsewhere)
+    assert told(again) == told(elsewhere) == ["connected", 1, 2, 3, 4, 5]
+
+
+async def test_a_position_ahead_of_this_process_waits_until_it_has_read_so_far(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_reader, "MAX_PENDING_BYTES", 0)
+    async with reading(port, flushing=False) as service:
+        came(service)
+        back_end.add(1)
+        await has_read(service, "1-0")  # and no further, before it is flushed
+        back_end.add(2, 3, 4)
+        client = came(service, "3-0")
+        await until(lambda: not service.replays.questions)
+        await one_lookup(service, back_end)
+        assert told(client) == []
+        flush_now(service.hub)
+        await answered(client)
+    assert told(client) == ["connected", 4]
+    assert ids(client) == ["3-0", "4-0"]
+
+
+async def one_lookup(service: Service, back_end: BackEnd) -> None:
+    """Have another question asked and answered: those before it have been looked at then."""
+    other = came(service, f"{2**63}-0", user="bob")
+    await answered(other)
+    service.hub.leave(next(c for c in service.hub.connections if c.user_id == "bob"))
+
+
+async def test_what_the_channel_brings_to_one_who_waits_is_not_lost(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_reader, "MAX_PENDING_BYTES", 0)
+    async with reading(port, flushing=False) as service:
+        came(service)
+        back_end.add(1)
+        await has_read(service, "1-0")
+        back_end.add(2, 3, 4)
+        client = came(service, "3-0")
+        await one_lookup(service, back_end)
+        back_end.tell(100)
+        await until(lambda: service.counters.published == 2)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flush_forever, service.hub)
+            await until(lambda: 4 in told(client))
+            nursery.cancel_scope.cancel()
+    assert 100 in told(client) or "unknown_id" in told(client)
+
+
+async def test_one_too_slow_for_memory_goes_on_from_the_stream(port: int, back_end: BackEnd) -> None:
+    async with reading(port, history_messages=5) as service:
+        back_end.add(1)
+        await has_read(service, "1-0")
+        client = Client(service.open_connection("ann", real("1-0")), busy=True)
+        back_end.add(*range(2, 50))
+        await has_read(service, "49-0")
+        client.catch_up()
+        await until(lambda: 49 in told(client))
+    assert told(client) == ["connected", *range(2, 50)]
+
+
+async def test_with_the_channel_in_use_one_too_slow_for_memory_gets_all_that_is_left_after_the_gap(
+    port: int, back_end: BackEnd
+) -> None:
+    async with reading(port, history_messages=5) as service:
+        back_end.add(1)
+        await has_read(service, "1-0")
+        client = Client(service.open_connection("ann", real("1-0")), busy=True)
+        for number in range(2, 10):
+            back_end.tell(number)
+        await until(lambda: service.counters.published == 9)
+        client.catch_up()
+        await until(lambda: "history_expired" in told(client))
+        back_end.tell(10)
+        await until(lambda: 10 in told(client))
+    assert told(client) == ["connected", "history_expired", *range(5, 11)]
+
+
+async def test_an_id_of_the_future_is_nobody_s(port: int, back_end: BackEnd) -> None:
+    back_end.add(1, 2)
+    async with reading(port) as service:
+        clients = [came(service, position) for position in ("2-1", "9-0", f"{2**64}-{10**20 - 1}")]
+        await answered(*clients)
+        back_end.add(3)
+        await until(lambda: all(3 in told(client) for client in clients))
+    for client in clients:
+        assert told(client) == ["connected", "unknown_id", 3]
+        assert ids(client) == ["", "2-0", "3-0"]
+
+
+async def test_one_walk_through_the_stream_serves_all_who_ask(port: int, back_end: BackEnd) -> None:
+    """A crowd comes back at once when a service is deployed."""
+    for number in range(1, 601):
+        back_end.add(number, user="*" if number % 10 == 0 else str(number % 3))
+    async with reading(port, history_messages=10) as service:
+        back_end.config_resetstat()
+        wanted = [(user, after) for user in "012" for after in range(0, 580, 20)]
+        clients = [came(service, f"{after}-0", user=user) for user, after in wanted]
+        await answered(*clients)
+        assert lookups(back_end) <= 3
+    for client, (user, after) in zip(clients, wanted, strict=True):
+        mine = [n for n in range(after + 1, 601) if n % 10 == 0 or n % 3 == int(user)]
+        assert told(client) == ["connected", *mine]
+
+
+async def test_who_left_is_not_looked_up_for(port: int, back_end: BackEnd) -> None:
+    back_end.add(*range(1, 11))
+    async with reading(port, history_messages=1) as service:
+        back_end.config_resetstat()
+        connection = service.open_connection("ann", "1-0")
+        service.hub.leave(connection)
+        stays = came(service, "10-1")
+        await answered(stays)
+        assert lookups(back_end) == 0
+
+
+async def test_a_lost_connection_does_not_lose_the_questions(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off in the middle of the walk through the stream, which is long here."""
+    monkeypatch.setattr(lookup, "PAGE", 1)
+    back_end.add(*range(1, 301))
+    async with reading(port, history_messages=10) as service:
+        for _ in range(3):
+            back_end.config_resetstat()
+            client, left = came(service, "10-0"), came(service, "200-0")
+            await until(lambda: lookups(back_end) > 20)
+            back_end.client_kill_filter(_type="normal", skipme=True)
+            service.hub.leave(next(c for c in service.hub.connections[-1:]))
+            assert told(client) == []
+            await answered(client)
+            assert told(client) == ["connected", *range(11, 301)]
+            assert told(left) == []
+    assert service.counters.redis_reconnects == 3

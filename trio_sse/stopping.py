@@ -1,0 +1,98 @@
+"""The end of the service: from the first sign of it to the last stream."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import signal
+from collections.abc import Awaitable, Callable, Iterable
+
+import structlog
+import trio
+
+from trio_sse.events import farewell
+from trio_sse.hub import Hub
+
+log = structlog.stdlib.get_logger("trio_sse.stopping")
+
+
+class Stopping:
+    """Ends the streams of a service spread over `drain_seconds`, so that their clients do not return as one.
+
+    From the first sign the service is not ready and takes no new streams.
+    """
+
+    def __init__(self, hub: Hub, drain_seconds: float) -> None:
+        self.requested = trio.Event()
+        """Set when a signal asked for the end."""
+        self._hub = hub
+        self._seconds = drain_seconds
+        self._begun = False
+        self._at_once = trio.Event()
+        self._drained = trio.Event()
+
+    async def listen(
+        self,
+        signals: Iterable[signal.Signals],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Take these signals until cancelled. SIGINT ends at once, and so does a second signal, except in a
+        worker: Hypercorn sends SIGTERM to the workers that are left as soon as one has ended."""
+        with trio.open_signal_receiver(*signals) as received:
+            task_status.started()
+            async for number in received:
+                if number == signal.SIGINT or (self.requested.is_set() and not _in_worker()):
+                    self._at_once.set()
+                self.requested.set()
+
+    async def after(self, trigger: Callable[[], Awaitable[object]]) -> None:
+        """Wait for `trigger` or a signal, whichever comes first, and then until the streams are drained."""
+        async with trio.open_nursery() as nursery:
+
+            async def triggered() -> None:
+                await trigger()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(triggered)
+            await self.requested.wait()
+            nursery.cancel_scope.cancel()
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Say `draining` to each stream and end it. With nothing to wait for this takes no time."""
+        if self._begun:
+            await self._drained.wait()
+            return
+        self._begun = self._hub.draining = True
+        try:
+            if self._seconds and len(self._hub) and not (self._hub.closed or self._at_once.is_set()):
+                log.info("draining", streams=len(self._hub), seconds=self._seconds)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._end_all, nursery.cancel_scope)
+                    await self._at_once.wait()
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._drained.set()
+
+    async def _end_all(self, done: trio.CancelScope) -> None:
+        connections = self._hub.connections
+        random.shuffle(connections)
+        start, step = trio.current_time(), self._seconds / len(connections)
+        for number, connection in enumerate(connections):
+            await trio.sleep_until(start + number * step)
+            connection.end(farewell("draining", 2 * self._seconds))
+        done.cancel()
+
+
+def unattended() -> list[signal.Signals]:
+    """The signals that nobody takes in a worker process: Hypercorn leaves the stop to its main process. A
+    service manager sends them to all processes of a group, a terminal sends SIGINT so."""
+    if not _in_worker():
+        return []
+    found = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    return [number for number, handler in found if handler in (signal.SIG_DFL, signal.SIG_IGN)]
+
+
+def _in_worker() -> bool:
+    return multiprocessing.parent_process() is not None
