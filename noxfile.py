@@ -46,7 +46,8 @@ def tests(session: nox.Session) -> None:
     """Unit tests, with the coverage they must reach by themselves."""
     install(session)
     session.run(
-        "coverage", "run", "-m", "pytest", "tests", "--ignore=tests/integration", *session.posargs
+        "coverage", "run", "-m", "pytest", "tests", "--ignore=tests/integration", "--ignore=tests/chaos",
+        *session.posargs,
     )  # fmt: skip
     session.run("coverage", "report")
 
@@ -67,6 +68,20 @@ def slow(session: nox.Session) -> None:
 def browser(session: nox.Session) -> None:
     """The test page in a real Chromium. Skipped where there is none, except when CI is set."""
     _pytest_integration(session, "browser")
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Every fault, every message counted. `-- --quick`: the short form; `-- --write`: docs/reliability.md."""
+    install(session)
+    session.run("python", "-m", "tests.chaos", *session.posargs)
+
+
+@nox.session
+def endurance(session: nox.Session) -> None:
+    """Half an hour of clients that come and go: nothing is left of them. `-- 600`: so many seconds."""
+    install(session)
+    session.run("python", "-m", "tests.integration.support.endurance", *(session.posargs or ["1800"]))
 
 
 @nox.session
