@@ -365,9 +365,13 @@ async def test_a_stream_that_is_made_anew_while_it_is_followed_is_told_and_follo
         client = came(service)
         back_end.add(10, 11, 12)
         await until(lambda: 12 in told(client))
-        back_end.delete(KEY)
-        back_end.add(*numbers)
-        await until(lambda: 20 in told(client))
+        pipeline = back_end.pipeline()
+        pipeline.delete(KEY)
+        for number in numbers:
+            fields: dict[Any, Any] = {"payload": payload(number)}
+            pipeline.xadd(KEY, fields, id=real(f"{number}-0"))
+        pipeline.execute()
+        await until(lambda: "redis_reconnected" in told(client))
         back_end.add(21)
         await until(lambda: 21 in told(client))
     assert told(client) == ["connected", 10, 11, 12, "redis_reconnected", 20, 21]
