@@ -42,6 +42,8 @@ class History:
         self.channel_since: int | None = None
         """With a stream: the number of the first message that came by the channel."""
         self._doubtful: tuple[StreamId, StreamId] | None = None
+        self.channel_known_from: float = -1
+        """With a stream: what came by the channel after this number is known, what came before is not."""
         self._messages = messages
         self._seconds = seconds
         self._max_bytes = max_bytes
@@ -114,6 +116,11 @@ class History:
         self._bytes = 0
         self.floor = self.latest
         self.stream = self.stream_floor = stream
+
+    def channel_doubt(self, number: int) -> str | None:
+        """The reason why something may have come by the channel after this number that is not known here."""
+        unknown = self.channel_since is not None and number <= self.channel_known_from
+        return "unknown_id" if unknown else None
 
     def is_doubtful(self, stream: StreamId) -> bool:
         """Whether this may be the id of an entry in what the stream was before it became another one."""

@@ -53,7 +53,8 @@ def decide(position: Position | None, history: History) -> FromMemory | FromStre
         return FromMemory(history.floor, "history_expired")
     number = history.number(position.stream)
     if position.process is None and (history.channel_since is None or history.channel_since > number):
-        return FromMemory(number, doubt)
+        # It has had nothing by the channel. What came so before this process listened nobody knows.
+        return FromMemory(number, doubt or history.channel_doubt(number))
     # Messages of the channel are among those kept, and the client may have had them from another process.
     return FromStream(position.stream, "unknown_id", whole=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -100,9 +101,12 @@ class StreamReader:
 
     async def follow(self) -> None:
         """Give the hub what is added, from the place where it was left, until Redis is lost."""
-        behind = True
+        history, behind = self._hub.history, True
+        history.channel_known_from = math.inf
         while True:
             if not behind:
+                # What is added from now on is newer than the subscription to the channel.
+                history.channel_known_from = min(history.channel_known_from, history.latest)
                 async with answer_within(self._silence_seconds):
                     last = self._entered.last
                     await wait_for_entry(self._redis, self._key, last, self._block_milliseconds)
