@@ -46,8 +46,7 @@ def tests(session: nox.Session) -> None:
     """Unit tests, with the coverage they must reach by themselves."""
     install(session)
     session.run(
-        "coverage", "run", "-m", "pytest", "tests", "--ignore=tests/integration", "--ignore=tests/chaos",
-        *session.posargs,
+        "coverage", "run", "-m", "pytest", "tests", "--ignore=tests/integration", *session.posargs
     )  # fmt: skip
     session.run("coverage", "report")
 
@@ -82,6 +81,17 @@ def endurance(session: nox.Session) -> None:
     """Half an hour of clients that come and go: nothing is left of them. `-- 600`: so many seconds."""
     install(session)
     session.run("python", "-m", "tests.integration.support.endurance", *(session.posargs or ["1800"]))
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """What Hypothesis thinks of in ten minutes for each test, and 10,000 inputs for each property."""
+    install(session)
+    session.run("pytest", "tests/integration/test_fuzz.py", *session.posargs, env={"FUZZ_SECONDS": "600"})
+    session.run(
+        "pytest", "-p", "tests.fuzz.budget", "--hypothesis-profile=fuzz", "tests",
+        "--ignore=tests/integration", *session.posargs,
+    )  # fmt: skip
 
 
 @nox.session

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio_asyncio
 
-from tests.streams import BackEnd, came, has_read, ids, reading, real, told
+from tests.streams import BackEnd, came, has_read, ids, payload, reading, real, told
 from tests.support import PROCESS, Client, flush_now, until
 from trio_sse import embedded, lookup, redis_stream, stream_reader
 from trio_sse.flusher import flush_forever
@@ -217,8 +217,10 @@ async def test_after_the_stream_was_made_anew_with_later_ids_those_from_before_a
         watcher = came(service)
         back_end.add(10, 11, 12)
         await until(lambda: 12 in told(watcher))
-        back_end.delete("events")
-        back_end.add(20)
+        pipeline = back_end.pipeline()
+        pipeline.delete("events")
+        pipeline.xadd("events", {"payload": payload(20)}, id=real("20-0"))
+        pipeline.execute()
         await until(lambda: 20 in told(watcher))
         back_end.add(30)
         await until(lambda: 30 in told(watcher))

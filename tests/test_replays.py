@@ -261,6 +261,35 @@ def test_one_who_catches_up_while_the_stream_is_made_anew_is_told_what_is_gone()
     assert client.data[-1] == "20"
 
 
+def test_one_that_waits_for_an_entry_is_asked_about_again_when_it_has_been_read() -> None:
+    hub = new_hub(streaming=True)
+    near = Visit(hub, "5-0")
+    far = Visit(hub, "7-0", near.replays)
+    for question in near.replays.take_questions():
+        near.replays.put_ahead(question)
+    near.replays.reached((4, 0))
+    assert not near.replays.asked.is_set()
+    near.replays.reached((5, 0))
+    assert [question.after for question in near.replays.take_questions()] == [(5, 0)]
+    near.replays.reached((8, 0))
+    assert [question.connection for question in near.replays.take_questions()] == [far.connection]
+
+
+def test_of_one_who_leaves_while_it_waits_nothing_is_kept() -> None:
+    hub = new_hub(streaming=True)
+    first = Visit(hub, "5-0")
+    second, third = (Visit(hub, "5-0", first.replays) for _ in range(2))
+    replays = first.replays
+    questions = {question.connection: question for question in replays.take_questions()}
+    hub.leave(first.connection)
+    replays.put_ahead(questions[first.connection])  # it left while the question was looked at
+    replays.put_ahead(questions[second.connection])
+    replays.put_back([questions[third.connection]])
+    for left in (second, third):
+        hub.leave(left.connection)
+    assert (replays.questions, replays.ahead) == ({}, {})
+
+
 class Comeback:
     """A client that is cut off at any byte and comes back with the last id it has, and all it is owed.
 

@@ -1,0 +1,204 @@
+"""Everything a scenario works with: Redis, services, clients, the publisher, and the count at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import trio
+
+from tests.chaos.client import Client, Dial
+from tests.chaos.ledger import EVERYBODY, Count, Gap, Lane, Ledger
+from tests.chaos.publisher import CHANNEL, STREAM, Parcel, Publisher
+from tests.chaos.servers import DURABLE, Server
+from tests.chaos.witness import Witness
+from tests.integration.support.client import connect
+from tests.integration.support.process import Service, Services
+
+Source = Literal["channel", "stream", "both"]
+Resource = TypeVar("Resource")
+
+LANES: Mapping[Source, tuple[Lane, ...]] = {
+    "channel": ("channel",),
+    "stream": ("stream",),
+    "both": ("channel", "stream"),
+}
+PROBE_SECONDS = 0.1
+LAST_SECONDS = 3
+"""After so long the last message is taken for lost on the way, and there is another one."""
+
+
+class LeftOutError(Exception):
+    """This machine lacks what the scenario needs."""
+
+
+class Bench:
+    """Whatever is started here ends with `close`, in whatever state it is."""
+
+    def __init__(self, source: Source, *, quick: bool, directory: Path, nursery: trio.Nursery) -> None:
+        self.source = source
+        self.lanes = LANES[source]
+        self.quick = quick
+        self.directory = directory
+        self.nursery = nursery
+        self.users: list[str] = []
+        self.clients: list[Witness] = []
+        self.seconds: list[float] = []
+        """How long it took until messages flowed again, fault by fault."""
+        self.redis: Server
+        self.ledger: Ledger
+        self.publisher: Publisher
+        self.services: list[Service] = []
+        self._stack = contextlib.ExitStack()
+
+    # Making it
+
+    async def assemble(
+        self, settings: Mapping[str, str] = {}, *, users: int = 20, rate: float = 200,
+        password: str | None = None,
+    ) -> None:  # fmt: skip
+        """The usual: a Redis, a service, two clients for some users and one for others, and a publisher."""
+        self.redis = await self.start_redis({**DURABLE, **({"requirepass": password} if password else {})})
+        if password:
+            settings = {**settings, "REDIS_PASSWORD": password}
+        await self.start_service(settings)
+        self.open_ledger(users)
+        await self.start_clients(self.to(self.services[0].port))
+        await self.start_publisher(Publisher(self.ledger, self.redis.where, password=password), rate)
+
+    def open_ledger(self, users: int) -> None:
+        self.users = [f"u{number}" for number in range(users)]
+        self.ledger = Ledger(self.users)
+
+    async def start_redis(self, options: Mapping[str, object] = DURABLE) -> Server:
+        server = self.add_server(Server(self.directory / "redis", options))
+        await server.start()
+        return server
+
+    def add_server(self, server: Server) -> Server:
+        self._stack.callback(server.close)
+        return server
+
+    async def start_service(self, settings: Mapping[str, str] = {}, *, port: int | None = None) -> Service:
+        """Start one and wait until it is ready."""
+        directory = self.directory / f"service-{len(self.services)}"
+        directory.mkdir()
+        start = Services(directory, self.redis.port)
+        self._stack.callback(start.close)
+        settings = {"SSE_REDIS_CHANNEL": CHANNEL, **settings}
+        if self.source != "channel":
+            settings["SSE_REDIS_STREAM"] = STREAM
+        options: dict[str, Any] = {"port": port, **settings}
+        service = await trio.to_thread.run_sync(partial(start, **options))
+        self.services.append(service)
+        return service
+
+    @staticmethod
+    def to(port: int, *, receive_buffer: int | None = None) -> Dial:
+        return partial(connect, port, receive_buffer=receive_buffer)
+
+    async def start_clients(self, dial: Dial, users: Sequence[str] = (), *, twice: int = 3) -> list[Client]:
+        """A client for each user, two for each of the first `twice`. Returns when all are connected."""
+        users = users or self.users
+        started = [Client(user, dial) for user in [*users, *users[:twice]]]
+        for client in started:
+            self.nursery.start_soon(client.run)
+        for client in started:
+            await client.connected.wait()
+        self.clients += started
+        return started
+
+    async def start_publisher(
+        self, publisher: Publisher, rate: float, watched: Sequence[Witness] = ()
+    ) -> None:
+        """Returns when every client, or each of those, has had a message by each way. Until then a process
+        does not know that the channel is in use beside a stream, and its ids do not speak of it."""
+        self.publisher = publisher
+        self.nursery.start_soon(publisher.run)
+        await self.flows_again(watched)
+        self.seconds.clear()
+        if rate:
+            self.nursery.start_soon(publisher.load, self.users, self.lanes, rate)
+
+    def until_closed(self, resource: AbstractContextManager[Resource]) -> Resource:
+        return self._stack.enter_context(resource)
+
+    # Using it
+
+    def some_clients(self, share: float = 0.3) -> list[Client]:
+        clients = [client for client in self.clients if isinstance(client, Client)]
+        return random.sample(clients, max(1, round(len(clients) * share)))
+
+    async def traffic(self, seconds: float) -> None:
+        """Let messages flow for a while, with some clients losing their connections meanwhile."""
+        await trio.sleep(seconds / 2)
+        for client in self.some_clients():
+            client.drop()
+        await trio.sleep(seconds / 2)
+
+    async def flows_again(self, watched: Sequence[Witness] = ()) -> None:
+        """Wait until every client that reads, or each of those, has a message that was published from now on.
+
+        How long that took is noted.
+        """
+        began = trio.current_time()
+        probes = [[self.publisher.put(EVERYBODY, lane)] for lane in self.lanes]
+        due = began + PROBE_SECONDS
+        while not all(any(self._has_reached(probe, watched) for probe in tried) for tried in probes):
+            await trio.sleep(0.01)
+            if trio.current_time() >= due:
+                due += PROBE_SECONDS
+                for tried, lane in zip(probes, self.lanes, strict=True):
+                    if tried[-1].accepted:
+                        tried.append(self.publisher.put(EVERYBODY, lane))
+        self.seconds.append(trio.current_time() - began)
+
+    def _has_reached(self, probe: Parcel, watched: Sequence[Witness] = ()) -> bool:
+        return probe.accepted and all(
+            probe.serial in client.serials for client in watched or self.clients if client.attentive
+        )
+
+    async def settle(self) -> None:
+        """Publish no more but a last message for everybody, and wait until everybody has it."""
+        self.publisher.paused = True
+        for lane in self.lanes:
+            reached = False
+            while not reached:
+                probe = self.publisher.put(EVERYBODY, lane)
+                with trio.move_on_after(LAST_SECONDS):
+                    while not (not self.publisher.backlog and self._has_reached(probe)):
+                        await trio.sleep(0.01)
+                    reached = True
+
+    def count(self, clients: Iterable[Witness] | None = None) -> Count:
+        total = Count()
+        for client in self.clients if clients is None else clients:
+            total.add(self.ledger.count(client.user, client.sights))
+        return total
+
+    def worst(self) -> list[str]:
+        """The few clients with the most wrong, for whoever looks for the reason."""
+        if not self.users:
+            return []
+        counts = [(client, self.ledger.count(client.user, client.sights)) for client in self.clients]
+        counts.sort(key=lambda pair: (pair[1].faults, pair[1].covered, pair[1].gaps), reverse=True)
+        return [
+            f"{client.user}: {count}, gaps: {reasons(client)}, {client.connections} connections,"
+            f" last id {client.last_id}"
+            for client, count in counts[:3]
+        ]
+
+    def close(self) -> None:
+        """End every process. Blocks. Raises AssertionError when the log of a service has a mistake in it."""
+        self._stack.close()
+
+
+def reasons(client: Witness) -> dict[str, int]:
+    """The gaps it saw, by reason."""
+    return Counter(sight.reason for sight in client.sights if isinstance(sight, Gap))

@@ -1,0 +1,59 @@
+"""Results as lines, and as the table in docs/reliability.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.chaos.runner import Result
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
+BEGIN = "<!-- The table is written by `nox -s chaos -- --write`. -->"
+END = "<!-- end of the table -->"
+
+COLUMNS = (
+    "fault", "source", "published", "received live", "replayed", "covered by `gap`", "lost", "duplicated",
+    "flows again after",
+)  # fmt: skip
+
+
+def line(result: Result) -> str:
+    """One line for the terminal."""
+    name = f"{result.scenario.name:24} {result.source:8}"
+    if result.left_out:
+        return f"LEFT OUT {name} {result.left_out}"
+    count = result.count
+    return (
+        f"{'FAILED' if result.problem else 'ok':8} {name} published {count.published} = live {count.live}"
+        f" + replayed {count.replayed} + covered {count.covered}, lost {count.lost},"
+        f" duplicated {count.duplicated}, gaps {count.gaps}, flows again after {_seconds(result)},"
+        f" took {result.took:.1f} s"
+    )
+
+
+def table(results: Iterable[Result]) -> str:
+    rows = ["| " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
+    for result in results:
+        count = result.count
+        numbers = [f"{number:,}" for number in (
+            count.published, count.live, count.replayed, count.covered, count.lost, count.duplicated,
+        )]  # fmt: skip
+        if result.left_out:
+            numbers = ["left out", *"—————"]
+        rows.append(
+            "| " + " | ".join([result.scenario.fault, result.source, *numbers, _seconds(result)]) + " |"
+        )
+    return "\n".join(rows)
+
+
+def write(results: Iterable[Result]) -> None:
+    """Put the table between its marks."""
+    before, begin, rest = DOCUMENT.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"no marks for the table in {DOCUMENT}")
+    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{after}")
+
+
+def _seconds(result: Result) -> str:
+    return "-" if result.seconds is None else f"{result.seconds:.1f} s"

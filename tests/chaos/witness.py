@@ -1,0 +1,45 @@
+"""What one client saw, in its order, whoever wrote the client. It leaves nothing out."""
+
+from __future__ import annotations
+
+import json
+
+import trio
+
+from tests.chaos.ledger import Gap, Seen, Sight
+
+
+class Witness:
+    """Notes the events of one client of `user`, as they are dispatched."""
+
+    def __init__(self, user: str) -> None:
+        self.user = user
+        self.sights: list[Sight] = []
+        self.serials: set[int] = set()
+        self.connections = 0
+        self.connected = trio.Event()
+        self.last_id = ""
+        self.heartbeat_seconds = 30.0
+        self._replays = 0
+
+    @property
+    def attentive(self) -> bool:
+        """Whether it reads, or tries to."""
+        return True
+
+    def see(self, name: str, data: str, last_id: str) -> None:
+        self.last_id = last_id
+        if name == "message":
+            serial = json.loads(data)["n"]
+            self.sights.append(Seen(serial, replayed=self._replays > 0))
+            self.serials.add(serial)
+            self._replays -= 1
+        elif name == "gap":
+            said = json.loads(data)
+            self.sights.append(Gap(said["reason"], said["dropped"]))
+        elif name == "connected":
+            said = json.loads(data)
+            self._replays = said["replayed"]
+            self.heartbeat_seconds = said["heartbeat_seconds"]
+            self.connections += 1
+            self.connected.set()

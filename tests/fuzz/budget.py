@@ -1,0 +1,56 @@
+"""How much is tried: a little with every run of the tests, and as much as one likes.
+
+`FUZZ_SECONDS=600 pytest tests/integration/test_fuzz.py` gives each test there ten minutes, and
+`pytest -p tests.fuzz.budget --hypothesis-profile=fuzz tests` lets every property of the tests hold for
+EXAMPLES inputs.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.strategies import SearchStrategy
+
+EXAMPLES = 10_000
+SHRINKING_SECONDS = 600
+
+settings.register_profile(
+    "fuzz", max_examples=EXAMPLES, deadline=None, derandomize=False, suppress_health_check=list(HealthCheck)
+)
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
+
+_SMALL = settings(
+    deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
+_LARGE = settings(deadline=None, derandomize=False, suppress_health_check=list(HealthCheck), print_blob=True)
+
+T = TypeVar("T")
+
+
+def fuzz(inputs: SearchStrategy[T], examples: int, holds: Callable[[T], None]) -> int:
+    """Let `holds` look at so many inputs, always the same, or at new ones for FUZZ_SECONDS.
+
+    Returns how many it were.
+    """
+    tried = 0
+
+    def counted(example: T) -> None:
+        nonlocal tried
+        tried += 1
+        holds(example)
+
+    chosen = settings(_LARGE if SECONDS else _SMALL, max_examples=examples)
+    if SECONDS:
+        # Beyond the deadline that conftest.py sets, and the time to find the least input that fails.
+        signal.alarm(math.ceil(SECONDS) + SHRINKING_SECONDS)
+    end = time.monotonic() + SECONDS
+    while not tried or time.monotonic() < end:
+        chosen(given(inputs)(counted))()
+    return tried
