@@ -103,6 +103,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def audit(session: nox.Session) -> None:
+    """Known weaknesses of the locked packages (pip-audit). Needs the network."""
+    session.install("-q", "pip-audit")
+    session.run("pip-audit", "--disable-pip", "--requirement", "requirements-dev.txt", *session.posargs)
+
+
+@nox.session
 def lock(session: nox.Session) -> None:
     """Write requirements-dev.txt anew. `nox -s lock -- --upgrade` takes newer versions."""
     session.install("-q", "uv")

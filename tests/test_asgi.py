@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 import trio
+from quart import request
 
 from tests.support import (
     AsgiRequest,
@@ -63,6 +64,40 @@ class Lifespan:
 @pytest.fixture
 def application() -> Application:
     return Application(settings(redis_host="127.0.0.1", redis_port=1, log_level="error"))
+
+
+@pytest.mark.parametrize(
+    ("query", "kept"),
+    [
+        (b"access_token=a.b.c", b"access_token=***"),
+        (b"user_id=1&access_token=a.b.c&x=y", b"user_id=1&access_token=***&x=y"),
+        (b"access_token=a.b.c&access_token=d.e.f", b"access_token=***&access_token=***"),
+        (b"access_token=%61.b.c;d", b"access_token=***"),
+        (b"user_id=1", b"user_id=1"),
+        (b"access%5Ftoken=a.b.c", b"access_token=***"),
+    ],
+)
+async def test_what_the_server_keeps_of_a_request_has_no_token(query: bytes, kept: bytes) -> None:
+    """Its access log is written from it."""
+    app = Application(settings(redis_host="127.0.0.1", redis_port=1, log_level="error"))
+    lifespan = Lifespan()
+    seen = []
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lifespan.run, app)
+        await lifespan.up.wait()
+        assert app._service is not None
+
+        @app._service.before_request
+        async def look() -> None:
+            seen.append(request.scope["query_string"])
+
+        scope = http_scope("/healthz", query)
+        asked = AsgiRequest()
+        await asgi(app)(scope, asked.receive, asked.send)
+        lifespan.stop.set()
+    assert scope["query_string"] == kept
+    assert seen == [query], "the service itself reads it"
 
 
 async def test_from_redis_to_the_browser(valkey: int) -> None:

@@ -46,9 +46,17 @@ def test_all_is_well(capsys: pytest.CaptureFixture[str], valkey: int) -> None:
     code, out = lines(capsys, redis_port=valkey)
     assert code == 0
     assert "WRONG" not in out
-    for said in ("settings", "is free", "connected", "may subscribe to notifications", "came back",
+    for said in ("settings", "open to everybody", "SSE_AUTH", "is free", "connected",
+                 "may subscribe to notifications", "came back",
                  "0 other subscriber(s) of notifications"):  # fmt: skip
         assert said in out
+
+
+def test_who_may_read_is_said(capsys: pytest.CaptureFixture[str], valkey: int) -> None:
+    code, out = lines(capsys, redis_port=valkey, auth="jwt", jwt_secret="s" * 32)
+    assert code == 0
+    assert "the user that a token names" in out
+    assert "everybody" not in out
 
 
 @pytest.mark.parametrize("entries", [0, 2])

@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -17,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hypercorn.config import Config
 
+from tests.integration.support.valkeys import certificate
 from tests.support import PATIENCE_SECONDS, process_kept
 from trio_sse import __version__, cli, embedded
 from trio_sse.settings import Settings, env_name
@@ -69,11 +71,12 @@ def test_help_names_the_commands(flag: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])
-def test_help_of_a_command_names_every_setting_but_the_passwords(command: str) -> None:
+def test_help_of_a_command_names_every_setting_but_the_secrets(command: str) -> None:
     output = " ".join(run(command, "--help").output.split())
     for field in Settings.model_fields:
-        assert (f"--{field.replace('_', '-')} " in output) is ("password" not in field)
-        assert (f"[{env_name(field)}," in output) is ("password" not in field)
+        secret = "password" in field or field in ("jwt_secret", "publish_tokens")
+        assert (f"--{field.replace('_', '-')} " in output) is not secret
+        assert (f"[{env_name(field)}," in output) is not secret
     assert "[SSE_PORT, default 8085]" in output
     assert "[SSE_CORS_ORIGINS, default *]" in output
 
@@ -113,6 +116,36 @@ def test_wrong_settings_end_it_with_a_line_for_each(command: str) -> None:
         "REDIS_URL",
     ]
     assert "s3cret" not in result.output
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_key_that_is_none_ends_it_with_a_line(command: str, tmp_path: Path) -> None:
+    result = run(command, "--auth", "jwt", "--jwt-public-key-file", str(tmp_path / "none.pem"))
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("SSE_JWT_PUBLIC_KEY_FILE=")
+
+
+def test_a_certificate_is_given_to_the_server(
+    loaded: list[Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.undo()
+    cert, key = certificate(tmp_path)
+    seen: list[Config] = []
+
+    async def served(_: Any, config: Config, **__: Any) -> None:
+        close_listener(config)
+        seen.append(config)
+
+    monkeypatch.setattr("hypercorn.trio.serve", served)
+    result = run(
+        "--host", "127.0.0.1", "--port", "0", "--tls-cert", str(cert), "--tls-key", str(key),
+        REDIS_HOST="127.0.0.1",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert seen[0].ssl_enabled
+    assert seen[0].create_ssl_context() is not None
+    assert seen[0].ssl_handshake_timeout == 10
 
 
 def test_a_port_that_is_taken_names_the_setting() -> None:

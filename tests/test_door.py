@@ -101,7 +101,7 @@ async def test_what_one_connection_raises_ends_it_alone_and_is_counted(
 ) -> None:
 
     async def sometimes_broken(service: Any, request: Any, stream: Any) -> None:
-        if request.answer.user_id == "broken":
+        if request.asked.user_id == "broken":
             raise BrokenError
         await serve_stream(service, request, stream)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import TEXT, settings
-from trio_sse.handshake import Accepted, Refused, cors_headers, handshake, problem
+from trio_sse.handshake import Asked, Refused, accepted, cors_headers, handshake, problem, refused
 from trio_sse.messages import user_id_problem
 
 ANY_ORIGIN = settings()
@@ -20,23 +20,23 @@ LISTED = settings(cors_origins=("https://a.example", "https://b.example"))
 @pytest.mark.parametrize(
     ("query", "user_id"),
     [
-        (b"", "1"),
-        (b"user_id=", "1"),
-        (b"user_id", "1"),
-        (b"other=5", "1"),
+        (b"", None),
+        (b"user_id=", None),
+        (b"user_id", None),
+        (b"other=5", None),
         (b"user_id=42", "42"),
         (b"user_id=a.b_c-d", "a.b_c-d"),
         (b"x=1&user_id=42&y", "42"),
         (b"user_id=1&user_id=2", "1"),
         (b"user_id=a+b", "a b"),
         (b"user_id=%E7%8E%8B", "王"),
-        (b"USER_ID=5", "1"),
+        (b"USER_ID=5", None),
         (b"user_id=" + b"a" * 128, "a" * 128),
     ],
 )
-def test_the_user_of_a_stream(query: bytes, user_id: str) -> None:
+def test_the_user_of_a_stream(query: bytes, user_id: str | None) -> None:
     answer = handshake(query, [], ANY_ORIGIN)
-    assert isinstance(answer, Accepted)
+    assert isinstance(answer, Asked)
     assert answer.user_id == user_id
 
 
@@ -69,8 +69,8 @@ def test_a_refusal_is_a_problem_document_that_says_why(query: bytes, detail: str
 
 def test_a_stream_has_these_headers() -> None:
     answer = handshake(b"", [], ANY_ORIGIN)
-    assert isinstance(answer, Accepted)
-    assert dict(answer.headers) == {
+    assert isinstance(answer, Asked)
+    assert dict(accepted(answer, "ann").headers) == {
         "content-type": "text/event-stream",
         "cache-control": "no-store",
         "x-accel-buffering": "no",
@@ -93,7 +93,7 @@ def test_the_position_a_stream_resumes_from(
 ) -> None:
     for query in (b"", b"user_id=ann", b"user_id=ann&x=y"):
         answer = handshake(query, headers, ANY_ORIGIN)
-        assert isinstance(answer, Accepted)
+        assert isinstance(answer, Asked)
         assert answer.last_event_id == last_event_id
 
 
@@ -111,13 +111,48 @@ def test_a_page_that_was_loaded_anew_tells_its_position_in_the_query(
     query: bytes, header: bytes, last_event_id: str | None
 ) -> None:
     answer = handshake(query, [(b"last-event-id", header)], ANY_ORIGIN)
-    assert isinstance(answer, Accepted)
+    assert isinstance(answer, Asked)
     assert answer.last_event_id == last_event_id
+
+
+@pytest.mark.parametrize(
+    ("query", "token"),
+    [(b"", None), (b"user_id=a", None), (b"access_token=", None), (b"access_token=a.b.c&user_id=a", "a.b.c"),
+     (b"access_token=x&access_token=y", "x")],
+)  # fmt: skip
+def test_the_token_of_the_query(query: bytes, token: str | None) -> None:
+    answer = handshake(query, [], ANY_ORIGIN)
+    assert isinstance(answer, Asked)
+    assert answer.token == token
+
+
+@pytest.mark.parametrize(
+    ("headers", "name", "value"),
+    [
+        ([(b"Cookie", b"a=1"), (b"cookie", b"b=2")], b"cookie", b"a=1; b=2"),
+        ([(b"X-Forwarded-For", b"1.1.1.1"), (b"x-forwarded-for", b"2.2.2.2, 3.3.3.3")], b"x-forwarded-for",
+         b"1.1.1.1, 2.2.2.2, 3.3.3.3"),
+        ([(b"Accept", b"*/*")], b"accept", b"*/*"),
+    ],
+)  # fmt: skip
+def test_lines_of_one_name_are_one_field(
+    headers: list[tuple[bytes, bytes]], name: bytes, value: bytes
+) -> None:
+    answer = handshake(b"", headers, ANY_ORIGIN)
+    assert isinstance(answer, Asked)
+    assert answer.fields[name] == value
+
+
+def test_what_a_refusal_says_in_headers_a_page_may_read() -> None:
+    headers = dict(refused(429, "why", (("vary", "Origin"),), ("retry-after", "7"), ("x-more", "y")).headers)
+    assert headers["access-control-expose-headers"] == "retry-after, x-more"
+    assert (headers["retry-after"], headers["x-more"], headers["vary"]) == ("7", "y", "Origin")
 
 
 @pytest.mark.parametrize("query", [b"", b"user_id=*"])
 def test_accepted_and_refused_alike_tell_a_listed_page_that_it_may_read(query: bytes) -> None:
-    answer = handshake(query, [(b"Origin", b"https://a.example")], LISTED)
+    asked = handshake(query, [(b"Origin", b"https://a.example")], LISTED)
+    answer = accepted(asked, "ann") if isinstance(asked, Asked) else asked
     assert ("access-control-allow-origin", "https://a.example") in answer.headers
 
 
@@ -144,8 +179,8 @@ def test_a_usable_user_id_is_accepted_exactly(user_id: str) -> None:
     if user_id_problem(user_id or "1"):
         assert isinstance(answer, Refused)
     else:
-        assert isinstance(answer, Accepted)
-        assert answer.user_id == (user_id or "1")
+        assert isinstance(answer, Asked)
+        assert answer.user_id == (user_id or None)
 
 
 NAMES = st.sampled_from([b"origin", b"last-event-id", b"Host"]) | st.binary()
@@ -159,13 +194,17 @@ def test_no_bytes_make_it_raise_or_accept_a_user_id_that_is_none(
 ) -> None:
     for chosen in (ANY_ORIGIN, LISTED):
         answer = handshake(query, headers, chosen)
-        if isinstance(answer, Accepted):
-            assert user_id_problem(answer.user_id) is None
+        if isinstance(answer, Asked):
+            assert answer.user_id is None or user_id_problem(answer.user_id) is None
             assert answer.user_id != "*"
+            response_headers = accepted(answer, "ann").headers
         else:
             json.loads(answer.body)
-        assert not any(set(name + value) & set("\r\n\0") for name, value in answer.headers)
+            response_headers = answer.headers
+        assert not any(set(name + value) & set("\r\n\0") for name, value in response_headers)
 
 
-def test_a_problem_document_has_the_title_of_its_status() -> None:
-    assert json.loads(problem(503, "why"))["title"] == "Service Unavailable"
+def test_a_problem_document_has_the_title_of_its_status_and_what_is_added() -> None:
+    document = json.loads(problem(503, "why", {"publish": True}))
+    assert (document["title"], document["detail"]) == ("Service Unavailable", "why")
+    assert document["publish"] is True

@@ -35,6 +35,10 @@ async def ended(connections: list[Connection], seconds: int) -> list[tuple[int, 
     return found
 
 
+def over() -> bytes:
+    return b"event: over\ndata: {}\n\n"
+
+
 async def test_streams_end_when_their_time_has_come(lifetimes: Lifetimes, autojump_clock: MockClock) -> None:
     connections = [live() for _ in range(4)]
     now = trio.current_time()
@@ -78,7 +82,7 @@ async def test_last_words_are_said_and_only_to_the_one_they_are_for(
 ) -> None:
     connections = [live(), live(), live()]
     clients = [Client(connection) for connection in connections]
-    for connection, words in zip(connections, (b"event: over\ndata: {}\n\n", b"", None), strict=True):
+    for connection, words in zip(connections, (over, bytes, None), strict=True):
         if words is not None:
             lifetimes.add(connection, trio.current_time() + 5, words)
     await trio.sleep(6)
@@ -91,7 +95,7 @@ async def test_a_stream_that_has_ended_by_itself_is_told_nothing(
 ) -> None:
     connection = live()
     client = Client(connection)
-    lifetimes.add(connection, trio.current_time() + 5, b"event: over\ndata: {}\n\n")
+    lifetimes.add(connection, trio.current_time() + 5, over)
     connection.close()
     await trio.sleep(6)
     assert client.received == b""
@@ -102,7 +106,7 @@ async def test_a_connection_that_is_gone_is_kept_by_nobody_and_skipped(
 ) -> None:
     now = trio.current_time()
     stays = live()
-    lifetimes.add(live(), now + 5, b"data: nobody hears it\n\n")
+    lifetimes.add(live(), now + 5, over)
     lifetimes.add(stays, now + 6)
     gc.collect()
     connections = [found for found in gc.get_objects() if isinstance(found, Connection)]

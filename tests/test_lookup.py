@@ -10,7 +10,7 @@ import trio
 import trio_asyncio
 
 from tests.streams import BackEnd, came, has_read, ids, payload, reading, real, told
-from tests.support import PROCESS, Client, flush_now, until
+from tests.support import PROCESS, Client, flush_now, opened, until
 from trio_sse import embedded, lookup, redis_stream, stream_reader
 from trio_sse.flusher import flush_forever
 from trio_sse.positions import parse
@@ -328,7 +328,7 @@ async def test_one_too_slow_for_memory_goes_on_from_the_stream(port: int, back_e
     async with reading(port, history_messages=5) as service:
         back_end.add(1)
         await has_read(service, "1-0")
-        client = Client(service.open_connection("ann", real("1-0")), busy=True)
+        client = Client(opened(service, "ann", real("1-0")), busy=True)
         back_end.add(*range(2, 50))
         await has_read(service, "49-0")
         client.catch_up()
@@ -342,7 +342,7 @@ async def test_with_the_channel_in_use_one_too_slow_for_memory_gets_all_that_is_
     async with reading(port, history_messages=5) as service:
         back_end.add(1)
         await has_read(service, "1-0")
-        client = Client(service.open_connection("ann", real("1-0")), busy=True)
+        client = Client(opened(service, "ann", real("1-0")), busy=True)
         for number in range(2, 10):
             back_end.tell(number)
         await until(lambda: service.counters.published == 9)
@@ -384,7 +384,7 @@ async def test_who_left_is_not_looked_up_for(port: int, back_end: BackEnd) -> No
     back_end.add(*range(1, 11))
     async with reading(port, history_messages=1) as service:
         back_end.config_resetstat()
-        connection = service.open_connection("ann", "1-0")
+        connection = opened(service, "ann", "1-0")
         service.hub.leave(connection)
         stays = came(service, "10-1")
         await answered(stays)

@@ -90,7 +90,7 @@ def reach(module: str) -> frozenset[str]:
     return frozenset(found)
 
 
-PURE = {"wire", "batch", "messages", "metrics", "positions", "history", "events"}
+PURE = {"wire", "messages", "metrics", "positions", "history", "events"}
 
 
 @pytest.mark.parametrize("module", sorted(PURE))
@@ -100,11 +100,12 @@ def test_pure_modules_know_nothing_but_each_other(module: str) -> None:
     assert reach(module) <= allowed - forbidden
 
 
-def test_the_handshake_does_no_io() -> None:
-    assert not reach("handshake") & {"trio", "quart", "redis", "socket", "asyncio", "h11", "hypercorn"}
+@pytest.mark.parametrize("module", ["handshake", "addresses"])
+def test_reading_a_request_does_no_io(module: str) -> None:
+    assert not reach(module) & {"trio", "quart", "redis", "socket", "asyncio", "h11", "hypercorn"}
 
 
-@pytest.mark.parametrize("module", ["hub", "connection", "outlet", "flusher"])
+@pytest.mark.parametrize("module", ["hub", "connection", "outlet", "flusher", "batch", "receipts"])
 def test_the_hub_knows_no_quart_and_no_redis(module: str) -> None:
     assert not reach(module) & {"quart", "quart_trio", "redis", "trio_asyncio", "hypercorn"}
 
@@ -113,10 +114,15 @@ def test_routes_know_no_redis() -> None:
     assert not reach("routes") & {"redis", "trio_asyncio", "trio_sse.subscriber"}
 
 
-def test_few_know_redis_and_all_of_them_are_below_the_subscriber() -> None:
+def test_few_know_redis_and_all_of_them_are_below_the_subscriber_or_publish() -> None:
     know = {module for module in MODULES if "redis" in imports(module)}
-    assert know == {"redis_link", "redis_stream", "lookup", "subscriber"}
-    assert {f"trio_sse.{module}" for module in know} <= reach("subscriber")
+    assert know == {"redis_link", "redis_stream", "lookup", "subscriber", "publisher"}
+    assert {f"trio_sse.{module}" for module in know} <= reach("subscriber") | {"trio_sse.publisher"}
+
+
+@pytest.mark.parametrize("module", ["gate", "auth", "limits", "addresses", "handshake", "open_stream"])
+def test_who_may_have_a_stream_is_decided_without_redis_and_without_quart(module: str) -> None:
+    assert not reach(module) & {"redis", "trio_asyncio", "quart", "quart_trio", "hypercorn"}
 
 
 def test_where_clients_go_on_is_decided_without_redis() -> None:

@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support import get, settings, stream_pair
+from trio_sse.handshake import Asked, Refused, accepted, handshake
 from trio_sse.request import OtherRequest, Replayed, StreamRequest, read_request
 
 Answer = StreamRequest | OtherRequest | None
+
+_asked = handshake(b"", [], settings())
+assert isinstance(_asked, Asked)
+STREAM_HEADERS = accepted(_asked, "ann").headers
 
 
 async def ask(*parts: bytes, config: Config | None = None, received: bytes = b"") -> Answer:
@@ -35,34 +40,32 @@ async def ask(*parts: bytes, config: Config | None = None, received: bytes = b""
     return answer
 
 
-def response_to(request: bytes, answer: StreamRequest) -> h11.Response:
+def response_to(answer: StreamRequest) -> h11.Response:
     parser = h11.Connection(h11.CLIENT)
     parser.send(h11.Request(method="GET", target="/", headers=[("host", "x")]))
-    parser.receive_data(answer.head)
+    parser.receive_data(answer.head(STREAM_HEADERS))
     response = parser.next_event()
     assert isinstance(response, h11.Response)
     return response
 
 
 STREAMS = [
-    (get("/sse"), "1", None),
+    (get("/sse"), None, None),
     (get("/sse?user_id=ann"), "ann", None),
     (get("/sse?user_id=a%20b&x=1"), "a b", None),
-    (get("/sse", "Last-Event-ID: 7-1"), "1", "7-1"),
-    (get("/sse", "LAST-EVENT-ID:7-1 "), "1", "7-1"),
-    (get("/sse", version="1.0"), "1", None),
-    (b"GET /sse HTTP/1.0\r\n\r\n", "1", None),
-    (get("/sse", "Content-Length: 0"), "1", None),
-    (get("/sse", "Accept: text/event-stream", "User-Agent: x/1 (y; z)", "Cookie: a=b; c=d"), "1", None),
-    (get("/sse", "X-Long: " + "x" * 9000), "1", None),
+    (get("/sse", "Last-Event-ID: 7-1"), None, "7-1"),
+    (get("/sse", "LAST-EVENT-ID:7-1 "), None, "7-1"),
+    (get("/sse", version="1.0"), None, None),
+    (b"GET /sse HTTP/1.0\r\n\r\n", None, None),
+    (get("/sse", "Content-Length: 0"), None, None),
+    (get("/sse", "Accept: text/event-stream", "User-Agent: x/1 (y; z)", "Cookie: a=b; c=d"), None, None),
+    (get("/sse", "X-Long: " + "x" * 9000), None, None),
 ]
 OTHERS = [
     get("/"),
     get("/sse/"),
     get("/sse2"),
     get("/SSE"),
-    get("/sse?user_id=*"),
-    get("/sse?user_id=%0a"),
     get("/sse", "Upgrade: websocket", "Connection: upgrade"),
     get("/sse", "Expect: 100-continue", "Content-Length: 1"),
     get("/sse", "Transfer-Encoding: chunked"),
@@ -82,7 +85,7 @@ OTHERS = [
 @pytest.mark.parametrize(("request_bytes", "user_id", "last_event_id"), STREAMS)
 @pytest.mark.parametrize("pieces", ["whole", "bytes"])
 async def test_a_stream_is_recognised_however_its_request_comes(
-    request_bytes: bytes, user_id: str, last_event_id: str | None, pieces: str
+    request_bytes: bytes, user_id: str | None, last_event_id: str | None, pieces: str
 ) -> None:
     if pieces == "whole":
         answer = await ask(request_bytes)
@@ -90,7 +93,8 @@ async def test_a_stream_is_recognised_however_its_request_comes(
         middle = min(40, len(request_bytes) // 2)
         answer = await ask(*(request_bytes[i : i + 1] for i in range(middle)), request_bytes[middle:])
     assert isinstance(answer, StreamRequest)
-    assert (answer.answer.user_id, answer.answer.last_event_id) == (user_id, last_event_id)
+    assert isinstance(answer.asked, Asked)
+    assert (answer.asked.user_id, answer.asked.last_event_id) == (user_id, last_event_id)
     assert answer.chunked is (b"HTTP/1.1" in request_bytes)
 
 
@@ -116,7 +120,7 @@ async def test_what_was_received_before_is_part_of_the_request() -> None:
 async def test_the_head_of_the_response_is_http_with_the_headers_of_a_stream() -> None:
     answer = await ask(get("/sse"))
     assert isinstance(answer, StreamRequest)
-    response = response_to(get("/sse"), answer)
+    response = response_to(answer)
     headers = {name.decode(): value.decode() for name, value in response.headers}
     assert response.status_code == 200
     assert headers.pop("date")
@@ -134,8 +138,30 @@ async def test_the_head_of_the_response_is_http_with_the_headers_of_a_stream() -
 async def test_an_old_client_gets_no_chunks() -> None:
     answer = await ask(get("/sse", version="1.0"))
     assert isinstance(answer, StreamRequest)
-    assert answer.head.startswith(b"HTTP/1.0 200 OK\r\n")
-    assert b"transfer-encoding" not in answer.head
+    head = answer.head(STREAM_HEADERS)
+    assert head.startswith(b"HTTP/1.0 200 OK\r\n")
+    assert b"transfer-encoding" not in head
+
+
+@pytest.mark.parametrize("query", ["user_id=*", "user_id=%0a", "user_id=%ff"])
+async def test_a_stream_that_cannot_be_is_refused_on_the_same_socket(query: str) -> None:
+    answer = await ask(get(f"/sse?{query}", "Origin: https://a.example"))
+    assert isinstance(answer, StreamRequest)
+    assert isinstance(answer.asked, Refused)
+    parser = h11.Connection(h11.CLIENT)
+    parser.send(h11.Request(method="GET", target="/", headers=[("host", "x")]))
+    parser.send(h11.EndOfMessage())
+    parser.receive_data(answer.refusal(answer.asked))
+    response, body, end = (parser.next_event() for _ in range(3))
+    assert isinstance(response, h11.Response)
+    assert isinstance(body, h11.Data)
+    assert isinstance(end, h11.EndOfMessage)
+    headers = {name.decode(): value.decode() for name, value in response.headers}
+    assert response.status_code == 400
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["access-control-allow-origin"] == "*"
+    assert headers["connection"] == "close"
+    assert bytes(body.data) == answer.asked.body
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET /s"])
@@ -203,7 +229,7 @@ async def test_the_short_way_of_reading_a_request_never_differs_from_the_long_wa
     whole, in_two = await ask(request_bytes[:end]), await ask(request_bytes[:4], request_bytes[4:end])
     assert type(whole) is type(in_two)
     if isinstance(whole, StreamRequest) and isinstance(in_two, StreamRequest):
-        assert whole.answer == in_two.answer
+        assert whole.asked == in_two.asked
 
 
 async def test_bytes_put_back_are_read_again_before_new_ones() -> None:

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from tests.support import AsgiRequest, asgi, flush_now, http_scope, note, requested, settings, until
 from tests.support import events as parsed
+from trio_sse.handshake import Accepted
 from trio_sse.routes import StreamBody
 from trio_sse.service import Service, create_app
 
@@ -214,7 +215,7 @@ async def test_a_request_that_is_cancelled_anywhere_leaves_nothing(service: Serv
 
 @pytest.mark.parametrize("how", [None, ValueError(), KeyboardInterrupt()])
 async def test_a_body_is_out_of_the_hub_however_it_ends(service: Service, how: BaseException | None) -> None:
-    body = StreamBody(service, "ann", None)
+    body = StreamBody(service, Accepted("ann", None, ()))
     await body.__aenter__()
     assert service.hub.users == ["ann"]
     await body.__aexit__(type(how) if how else None, how, None)
@@ -222,7 +223,7 @@ async def test_a_body_is_out_of_the_hub_however_it_ends(service: Service, how: B
 
 
 async def test_a_body_ends_with_its_connection(service: Service) -> None:
-    async with StreamBody(service, "ann", None) as body:
+    async with StreamBody(service, Accepted("ann", None, ())) as body:
         service.hub.close()
         chunks = [chunk async for chunk in body]
     assert [event.event for event in parsed(b"".join(chunks))] == ["connected"]

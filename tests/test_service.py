@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support import AsgiRequest, Client, asgi, events, flush_now, http_scope, note, settings
+from tests.support import AsgiRequest, Client, asgi, events, flush_now, http_scope, note, opened, settings
 from trio_sse.service import create_app
 
 
@@ -19,7 +19,7 @@ def test_making_an_application_starts_nothing() -> None:
 
 async def test_a_connection_is_in_the_hub_before_its_first_byte() -> None:
     service = create_app(settings(buffer=3, heartbeat_seconds=7))
-    connection = service.open_connection("ann", None)
+    connection = opened(service, "ann")
     assert service.hub.users == ["ann"]
     assert connection.channel.statistics().max_buffer_size == 3
     assert events(connection.take_waiting())[0].json()["heartbeat_seconds"] == 7
@@ -28,9 +28,9 @@ async def test_a_connection_is_in_the_hub_before_its_first_byte() -> None:
 
 async def test_whoever_comes_back_is_counted_and_gets_what_was_missed() -> None:
     service = create_app(settings())
-    first = Client(service.open_connection("ann", None))
+    first = Client(opened(service, "ann"))
     service.hub.publish(note("ann", data=b"missed"))
-    again = Client(service.open_connection("ann", events(first.received)[0].id))
+    again = Client(opened(service, "ann", events(first.received)[0].id))
     assert again.names == ["connected", "message"]
     assert again.data[1] == "missed"
     assert service.counters.resumed == 1
@@ -43,7 +43,7 @@ async def test_positions_of_one_process_are_not_those_of_another() -> None:
 @pytest.mark.parametrize(("slow_client", "closed"), [("gap", False), ("disconnect", True)])
 async def test_what_happens_to_a_slow_client_is_a_setting(slow_client: str, closed: bool) -> None:
     service = create_app(settings(buffer=1, slow_client=slow_client))
-    connection = service.open_connection("ann", None)
+    connection = opened(service, "ann")
     Client(connection).busy = True
     for _ in range(2):
         service.hub.publish(note("ann"))
@@ -54,7 +54,7 @@ async def test_what_happens_to_a_slow_client_is_a_setting(slow_client: str, clos
 async def test_while_it_drains_it_takes_no_streams_and_says_when_to_come_back() -> None:
     service = create_app(settings(drain_seconds=5))
     service.hub.draining = True
-    client = Client(service.open_connection("ann", None))
+    client = Client(opened(service, "ann"))
     assert client.names == ["draining"]
     assert client.closed
     assert len(service.hub) == 0
@@ -67,7 +67,7 @@ async def test_streams_live_no_longer_than_they_may_and_do_not_end_together(
     service = create_app(settings(max_stream_seconds=100))
     await nursery.start(service.lifetimes.run)
     began = trio.current_time()
-    open_connections = {service.open_connection(str(number), None) for number in range(50)}
+    open_connections = {opened(service, str(number)) for number in range(50)}
     ended: list[float] = []
     while open_connections:
         await trio.sleep(1)
@@ -81,7 +81,7 @@ async def test_streams_live_no_longer_than_they_may_and_do_not_end_together(
 
 async def test_without_a_longest_life_nothing_is_noted() -> None:
     service = create_app(settings())
-    service.open_connection("ann", None)
+    opened(service, "ann")
     assert len(service.lifetimes) == 0
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.integration.support.valkeys import certificate
 from trio_sse.settings import Settings, SettingsError, env_name
 
 DEFAULTS: dict[str, tuple[str, Any]] = {
@@ -22,6 +25,24 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "history_bytes": ("SSE_HISTORY_BYTES", 64 * 1024 * 1024),
     "replay_limit": ("SSE_REPLAY_LIMIT", 10_000),
     "cors_origins": ("SSE_CORS_ORIGINS", ("*",)),
+    "auth": ("SSE_AUTH", "none"),
+    "jwt_secret": ("SSE_JWT_SECRET", None),
+    "jwt_public_key_file": ("SSE_JWT_PUBLIC_KEY_FILE", None),
+    "jwt_jwks_url": ("SSE_JWT_JWKS_URL", None),
+    "jwt_audience": ("SSE_JWT_AUDIENCE", None),
+    "jwt_issuer": ("SSE_JWT_ISSUER", None),
+    "jwt_user_claim": ("SSE_JWT_USER_CLAIM", "sub"),
+    "jwt_cookie": ("SSE_JWT_COOKIE", None),
+    "jwt_query": ("SSE_JWT_QUERY", False),
+    "publish_tokens": ("SSE_PUBLISH_TOKENS", None),
+    "stream_length": ("SSE_STREAM_LENGTH", 100_000),
+    "max_connections": ("SSE_MAX_CONNECTIONS", 0),
+    "max_connections_per_user": ("SSE_MAX_CONNECTIONS_PER_USER", 0),
+    "max_connections_per_address": ("SSE_MAX_CONNECTIONS_PER_ADDRESS", 0),
+    "connection_rate_per_address": ("SSE_CONNECTION_RATE_PER_ADDRESS", 0),
+    "trusted_proxies": ("SSE_TRUSTED_PROXIES", ()),
+    "tls_cert": ("SSE_TLS_CERT", None),
+    "tls_key": ("SSE_TLS_KEY", None),
     "write_timeout_seconds": ("SSE_WRITE_TIMEOUT_SECONDS", 20),
     "drain_seconds": ("SSE_DRAIN_SECONDS", 5),
     "max_stream_seconds": ("SSE_MAX_STREAM_SECONDS", 0),
@@ -92,6 +113,19 @@ def test_the_default_is_the_documented_one(field: str) -> None:
         ("REDIS_SENTINELS", "a:26379", "redis_sentinels", ("a:26379",)),
         ("REDIS_SENTINEL_MASTER", "front", "redis_sentinel_master", "front"),
         ("SSE_CORS_ORIGINS", "https://a.example", "cors_origins", ("https://a.example",)),
+        ("SSE_AUTH", "None", "auth", "none"),
+        ("SSE_JWT_JWKS_URL", "https://a.example/keys", "jwt_jwks_url", "https://a.example/keys"),
+        ("SSE_JWT_USER_CLAIM", "email", "jwt_user_claim", "email"),
+        ("SSE_JWT_QUERY", "true", "jwt_query", True),
+        ("SSE_STREAM_LENGTH", "1", "stream_length", 1),
+        ("SSE_MAX_CONNECTIONS", "10000000", "max_connections", 10_000_000),
+        ("SSE_CONNECTION_RATE_PER_ADDRESS", "0.5", "connection_rate_per_address", 0.5),
+        (
+            "SSE_TRUSTED_PROXIES",
+            " 10.0.0.0/8, ::1,127.0.0.1/8 ,",
+            "trusted_proxies",
+            tuple(map(ip_network, ("10.0.0.0/8", "::1", "127.0.0.0/8"))),
+        ),
         ("SSE_WRITE_TIMEOUT_SECONDS", "1", "write_timeout_seconds", 1.0),
         ("SSE_MAX_MESSAGE_BYTES", "64", "max_message_bytes", 64),
         ("SSE_WORKERS", "4", "workers", 4),
@@ -149,6 +183,21 @@ def test_an_empty_value_means_unset(monkeypatch: pytest.MonkeyPatch, field: str)
         ("SSE_CORS_ORIGINS", "https://a.example/path"),
         ("SSE_CORS_ORIGINS", "*,https://a.example"),
         ("SSE_CORS_ORIGINS", ","),
+        ("SSE_AUTH", "basic"),
+        ("SSE_JWT_JWKS_URL", "ftp://a.example/keys"),
+        ("SSE_JWT_JWKS_URL", "file:///etc/passwd"),
+        ("SSE_JWT_QUERY", "perhaps"),
+        ("SSE_STREAM_LENGTH", "0"),
+        ("SSE_STREAM_LENGTH", "1000000001"),
+        ("SSE_MAX_CONNECTIONS", "-1"),
+        ("SSE_MAX_CONNECTIONS", "10000001"),
+        ("SSE_MAX_CONNECTIONS_PER_USER", "many"),
+        ("SSE_MAX_CONNECTIONS_PER_ADDRESS", "-1"),
+        ("SSE_CONNECTION_RATE_PER_ADDRESS", "-1"),
+        ("SSE_CONNECTION_RATE_PER_ADDRESS", "nan"),
+        ("SSE_CONNECTION_RATE_PER_ADDRESS", "inf"),
+        ("SSE_TRUSTED_PROXIES", "proxy.example"),
+        ("SSE_TRUSTED_PROXIES", "10.0.0.0/33"),
         ("SSE_WRITE_TIMEOUT_SECONDS", "0.9"),
         ("SSE_WRITE_TIMEOUT_SECONDS", "3601"),
         ("SSE_MAX_MESSAGE_BYTES", "63"),
@@ -263,7 +312,16 @@ def test_a_redis_that_was_named_is_never_replaced_by_an_embedded_one(
     assert from_env(monkeypatch, name, value).redis_is_configured is configured
 
 
-@pytest.mark.parametrize("name", ["REDIS_PASSWORD", "REDIS_URL", "REDIS_SENTINEL_PASSWORD"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "REDIS_PASSWORD",
+        "REDIS_URL",
+        "REDIS_SENTINEL_PASSWORD",
+        "SSE_JWT_SECRET",
+        "SSE_PUBLISH_TOKENS",
+    ],
+)
 def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     loaded = from_env(monkeypatch, name, "redis://u:s3cret@h")
     assert "s3cret" not in repr(loaded) + str(loaded) + loaded.redis_address
@@ -282,6 +340,68 @@ def test_origins_are_a_comma_list(
     monkeypatch: pytest.MonkeyPatch, text: str, origins: tuple[str, ...]
 ) -> None:
     assert from_env(monkeypatch, "SSE_CORS_ORIGINS", text).cors_origins == origins
+
+
+JWT = {"SSE_AUTH": "jwt"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        (JWT, "SSE_JWT_SECRET"),
+        ({**JWT, "SSE_JWT_SECRET": "s" * 32, "SSE_JWT_PUBLIC_KEY_FILE": "k.pem"}, "only one"),
+        ({**JWT, "SSE_JWT_SECRET": "s" * 32, "SSE_JWT_JWKS_URL": "https://a.example"}, "only one"),
+        ({**JWT, "SSE_JWT_SECRET": "s3cret" + "s" * 25}, "SSE_JWT_SECRET is too short"),
+        ({"SSE_TLS_CERT": "cert.pem"}, "SSE_TLS_KEY"),
+        ({"SSE_TLS_KEY": "key.pem"}, "SSE_TLS_CERT"),
+        ({"SSE_TLS_CERT": "/no/cert.pem", "SSE_TLS_KEY": "/no/key.pem"}, "do not load"),
+        ({"SSE_TLS_CERT": "/dev/null", "SSE_TLS_KEY": "/dev/null"}, "do not load"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_one_line_that_names_them(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], named: str
+) -> None:
+    (line,) = mistakes(monkeypatch, **environment)
+    assert named in line
+    assert "\n" not in line
+    assert "s3cret" not in line
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {**JWT, "SSE_JWT_SECRET": "s" * 32},
+        {**JWT, "SSE_JWT_SECRET": "ß" * 16},
+        {**JWT, "SSE_JWT_PUBLIC_KEY_FILE": "key.pem"},
+        {**JWT, "SSE_JWT_JWKS_URL": "https://a.example/keys"},
+        {"SSE_JWT_SECRET": "short, and not used"},
+    ],
+)
+def test_one_key_is_right_and_without_auth_none_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Settings.load().auth == environment.get("SSE_AUTH", "none")
+
+
+def test_a_certificate_with_its_key_is_https(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert Settings.load().scheme == "http"
+    cert, key = certificate(tmp_path)
+    monkeypatch.setenv("SSE_TLS_CERT", str(cert))
+    monkeypatch.setenv("SSE_TLS_KEY", str(key))
+    assert Settings.load().scheme == "https"
+    (line,) = mistakes(monkeypatch, SSE_TLS_KEY=str(cert))
+    assert "do not load" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("one", ("one",)), (" one , two,,", ("one", "two")), (",", ()), ("", ())]
+)
+def test_publish_tokens_are_a_comma_list(
+    monkeypatch: pytest.MonkeyPatch, text: str, tokens: tuple[str, ...]
+) -> None:
+    assert from_env(monkeypatch, "SSE_PUBLISH_TOKENS", text).publish_token_list == tokens
 
 
 def test_overrides_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

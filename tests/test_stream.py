@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from itertools import count
+from typing import Any
 
 import pytest
 import trio
 from hypercorn.config import Config
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support import events, flush_now, get, note, read, settings, stream_pair, until
+from tests.tokens import SECRET
 from trio_sse import wire
 from trio_sse.request import StreamRequest, read_request
 from trio_sse.service import Service, create_app
@@ -142,6 +146,61 @@ async def read_request_11(service: Service) -> StreamRequest:
         request = await read_request(near, get("/sse"), Config(), service.settings)
     assert isinstance(request, StreamRequest)
     return request
+
+
+@pytest.mark.parametrize(
+    ("query", "values", "status"),
+    [("user_id=*", {}, 400), ("user_id=ann", {"auth": "jwt", "jwt_secret": SECRET}, 401)],
+)
+async def test_who_is_not_let_in_gets_a_problem_document_on_the_same_socket(
+    query: str, values: dict[str, Any], status: int
+) -> None:
+    service = create_app(settings(**values))
+    async with stream_pair() as (near, far):
+        request = await read_request(near, get(f"/sse?{query}"), Config(), service.settings)
+        assert isinstance(request, StreamRequest)
+        await serve_stream(service, request, near)
+        await near.send_eof()
+        head, _, body = (await read(far)).partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"content-length: %d" % len(body) in head
+    assert json.loads(body)["status"] == status
+    assert (len(service.hub), service.counters.streams) == (0, 0)
+
+
+async def test_one_who_does_not_read_its_refusal_is_given_up(autojump_clock: MockClock) -> None:
+    service = create_app(settings())
+    async with stream_pair() as (near, _far):
+        with trio.move_on_after(0):
+            while True:
+                await near.send_all(b"x" * 100_000)
+        request = await read_request(near, get("/sse?user_id=*"), Config(), service.settings)
+        assert isinstance(request, StreamRequest)
+        began = trio.current_time()
+        await serve_stream(service, request, near)
+        assert trio.current_time() - began <= service.settings.write_timeout_seconds
+
+
+async def test_limits_by_address_do_no_harm_on_a_unix_socket() -> None:
+    service = create_app(settings(max_connections_per_address=5))
+    async with stream_pair() as (near, far), trio.open_nursery() as nursery:
+        nursery.start_soon(serve, service, near)
+        assert b"event: connected" in await read(far, b"}\n\n")
+        nursery.cancel_scope.cancel()
+
+
+async def test_limits_count_the_address_at_the_other_end() -> None:
+    service = create_app(settings(max_connections_per_address=1))
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, partial(serve, service), 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        async with await trio.open_tcp_stream("127.0.0.1", port) as first:
+            assert b"event: connected" in await read(first, b"}\n\n")
+            async with await trio.open_tcp_stream("127.0.0.1", port) as second:
+                assert (await read(second)).startswith(b"HTTP/1.0 429 ")
+            assert service.gate.limits._addresses == {"127.0.0.1": 1}
+        await until(lambda: not service.gate.limits._addresses)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_stream_on_a_hub_that_was_closed_says_when_to_come_back_and_ends() -> None:

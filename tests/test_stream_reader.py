@@ -26,7 +26,7 @@ from tests.streams import (
     real,
     told,
 )
-from tests.support import PROCESS, Client, flush_now, until
+from tests.support import PROCESS, Client, flush_now, opened, until
 from trio_sse import embedded, redis_stream, stream_reader
 from trio_sse.flusher import flush_forever
 from trio_sse.redis_link import CONNECT_SECONDS
@@ -163,7 +163,7 @@ async def test_what_cannot_be_delivered_fills_no_memory(port: int, back_end: Bac
     async with reading(port) as service:
         assert len(service.history) == 6
         assert service.counters.rejected == service.counters.published == 0
-        client = Client(service.open_connection("ann", f"{start}-100"))
+        client = Client(opened(service, "ann", f"{start}-100"))
         assert told(client) == ["connected", 200, 300, 400, 500]
 
 

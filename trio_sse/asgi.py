@@ -10,6 +10,7 @@ import signal
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import sniffio
 import structlog
@@ -70,11 +71,12 @@ class Application:
     async def _lifespan(self, loop: Any, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             settings = self._settings or Settings.load()
+            self._service = service = create_app(settings)
         except SettingsError as error:
             await _refuse(scope, receive, send, "\n".join(["wrong settings:", *error.lines]))
             return
         logs.configure(settings)
-        self._service = service = create_app(settings)
+        service.gate.warn_if_open()
         _calm_garbage_collector()
         _allow_many_files()
         if loop is None:
@@ -123,9 +125,28 @@ class Application:
         return failure
 
     async def _respond(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
+        scope = _without_token(scope)
         # Leaving is enough: the server answers 500, or closes the connection if it has begun to answer.
         with Contained(service.counters, "a request"):
             await service(scope, receive, send)  # type: ignore[arg-type]
+
+
+def _without_token(scope: Scope) -> Scope:
+    """The scope for the service. What the server keeps, and writes to its access log, loses the token."""
+    query = scope.get("query_string", b"")
+    redacted = b"&".join(_TOKEN + b"=***" if _is_token(part) else part for part in query.split(b"&"))
+    if redacted == query:
+        return scope
+    own = scope.copy()
+    scope["query_string"] = redacted
+    return own
+
+
+_TOKEN = b"access_token"
+
+
+def _is_token(part: bytes) -> bool:
+    return unquote_to_bytes(part.partition(b"=")[0]) == _TOKEN
 
 
 class _FailedError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from trio_sse import wire
+from trio_sse.receipts import Receipt
 
 
 class Batch:
@@ -13,12 +14,16 @@ class Batch:
     It may grow until the first connection asks for `data` or `chunk`: these are made once, and shared.
     """
 
-    __slots__ = ("_chunk", "_data", "first", "frames", "sequences")
+    __slots__ = ("_chunk", "_data", "first", "frames", "receipts", "sequences")
 
-    def __init__(self, frames: list[bytes], sequences: list[int]) -> None:
+    def __init__(
+        self, frames: list[bytes], sequences: list[int], receipts: dict[int, Receipt] | None = None
+    ) -> None:
         self.frames = frames
         self.sequences = sequences
         self.first = sequences[0]
+        self.receipts = receipts
+        """By number, for those messages whose way somebody wants to know. None when there are none."""
         self._data = b""
         self._chunk = b""
 
@@ -33,15 +38,18 @@ class Batch:
         numbered = sorted(
             [*zip(one.sequences, one.frames, strict=True), *zip(other.sequences, other.frames, strict=True)]
         )
-        return cls([frame for _, frame in numbered], [sequence for sequence, _ in numbered])
+        receipts = {**(one.receipts or {}), **(other.receipts or {})}
+        return cls([frame for _, frame in numbered], [sequence for sequence, _ in numbered], receipts or None)
 
     @property
     def last(self) -> int:
         """The number of the newest frame."""
         return self.sequences[-1]
 
-    def add(self, frame: bytes, sequence: int) -> None:
+    def add(self, frame: bytes, sequence: int, receipt: Receipt | None = None) -> None:
         """Add a frame that is newer than all others."""
+        if receipt is not None:
+            self.receipts = {**(self.receipts or {}), sequence: receipt}
         self.frames.append(frame)
         self.sequences.append(sequence)
 
@@ -64,7 +72,7 @@ class Batch:
         start = bisect_right(self.sequences, sequence)
         if start == len(self.frames):
             return None
-        return Batch(self.frames[start:], self.sequences[start:])
+        return Batch(self.frames[start:], self.sequences[start:], self.receipts)
 
 
 _NEWEST = 1 << 62

@@ -22,11 +22,12 @@ from hypercorn.config import Config
 
 from trio_sse import __version__, check, embedded, logs
 from trio_sse.asgi import Application
+from trio_sse.gate import Gate
 from trio_sse.settings import Settings, SettingsError, env_name
 from trio_sse.sockets import MAX_BACKLOG, ListenError, listen, widen
 
 # A password on a command line is in everybody's process list.
-_SECRET = ("redis_password", "redis_sentinel_password")
+_SECRET = ("redis_password", "redis_sentinel_password", "jwt_secret", "publish_tokens")
 
 
 class _ServeByDefault(click.Group):
@@ -93,11 +94,13 @@ def _settings(options: dict[str, str | None]) -> Settings:
     # Worker processes read the environment, so options go there.
     os.environ.update({env_name(name): value for name, value in given.items()})
     try:
-        return Settings.load()
+        settings = Settings.load()
+        Gate(settings)  # reads the key file
     except SettingsError as error:
         for line in error.lines:
             click.echo(line, err=True)
         sys.exit(1)
+    return settings
 
 
 @contextlib.contextmanager
@@ -121,7 +124,8 @@ def _redis(settings: Settings) -> Iterator[None]:
             f"No Redis on 127.0.0.1:{port}, so an embedded Valkey was started there for trying out. Try:\n"
             f"  redis-cli -p {port} PUBLISH {shlex.quote(settings.redis_channel)} {shlex.quote(payload)}\n"
             f"  {shlex.quote(sys.executable)} -c {shlex.quote(python)}\n"
-            f"and watch http://127.0.0.1:{settings.port}/ or: curl -N http://127.0.0.1:{settings.port}/sse",
+            f"and watch {settings.scheme}://127.0.0.1:{settings.port}/ or: "
+            f"curl -N {settings.scheme}://127.0.0.1:{settings.port}/sse",
             err=True,
         )
         yield
@@ -146,6 +150,8 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
     config.backlog = MAX_BACKLOG
     config.errorlog = logging.getLogger("trio_sse.hypercorn")
     config.worker_class = "trio"
+    config.certfile, config.keyfile = settings.tls_cert, settings.tls_key
+    config.ssl_handshake_timeout = 10
     config.workers = settings.workers
     config.application_path = "trio_sse:app"
     if settings.workers > 1:

@@ -107,7 +107,12 @@ class Connection:
 
     def offer(self, batch: Batch) -> None:
         """Take the messages of `batch` that are newer than this connection. Never waits."""
-        if self.closed or not self._live:
+        if self.closed:
+            return
+        if not self._live:
+            if batch.receipts:
+                for receipt in batch.receipts.values():
+                    receipt.buffered += 1  # it is part of the replay
             return
         if batch.first <= self.since:
             newer = batch.after(self.since)
@@ -116,9 +121,15 @@ class Connection:
             batch = newer
         if self._outlet is not None and self._outlet.take(batch):
             self.since = batch.last
+            if batch.receipts:
+                for receipt in batch.receipts.values():
+                    receipt.took += 1
         else:
             for frame, sequence in zip(batch.frames, batch.sequences, strict=True):
-                self._queue(frame, sequence)
+                queued = self._queue(frame, sequence)
+                if batch.receipts and sequence in batch.receipts:
+                    batch.receipts[sequence].buffered += queued
+                    batch.receipts[sequence].dropped += not queued
 
     def tell(self, kind: str, batch: Batch) -> None:
         """Say something of the service's own. While the client is behind, the latest of each kind waits."""
@@ -178,14 +189,15 @@ class Connection:
         self._settle()
         return data
 
-    def _queue(self, frame: bytes, sequence: int) -> None:
+    def _queue(self, frame: bytes, sequence: int) -> bool:
+        """Let it wait in the channel. Returns whether there was room."""
         try:
             self.channel.send_nowait(self._owed() + frame)
         except trio.WouldBlock:
             if self._disconnect:
                 self._counters.disconnected += 1
                 self.close()
-                return
+                return False
             if not self._dropped:
                 self._first_dropped = self.since
             self._dropped += 1
@@ -196,6 +208,8 @@ class Connection:
         else:
             self.since = sequence
             self._settle()
+            return True
+        return False
 
     def _owed(self) -> bytes:
         """What the client is to be told before anything newer: the gap first, since it is the oldest."""

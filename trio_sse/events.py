@@ -56,11 +56,11 @@ def heartbeat() -> bytes:
     return service_event("heartbeat", {"server_time": utc_now()})
 
 
-def farewell(name: str, spread_seconds: float) -> bytes:
+def farewell(name: str, spread_seconds: float, **more: str) -> bytes:
     """The last words of a stream that ends by the service's wish: come back after a while, spread at random
     over `spread_seconds`, so that a crowd does not return as one."""
     milliseconds = _jittered(100, max(100, round(spread_seconds * 1000)))
-    data = {"server_time": utc_now(), "retry_milliseconds": milliseconds}
+    data = {"server_time": utc_now(), "retry_milliseconds": milliseconds, **more}
     return wire.retry(milliseconds) + service_event(name, data)
 
 

@@ -38,4 +38,5 @@ async def flush(hub: Hub) -> None:
             if offers % _OFFERS_BETWEEN_LOOKS == 0 and time.perf_counter() >= turn_ends:
                 await trio.lowlevel.checkpoint()
                 turn_ends = time.perf_counter() + BUDGET_SECONDS
+    hub.flushed()
     await trio.lowlevel.checkpoint()

@@ -1,10 +1,11 @@
-"""May this request have a stream, whose, and with which response headers? Pure: every door asks it."""
+"""What does a request for a stream ask for, and how is it answered? Pure: every door asks it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
@@ -27,12 +28,32 @@ _STREAM_HEADERS: Headers = (
 )
 
 
+class Asked(NamedTuple):
+    """A well-formed request for a stream."""
+
+    user_id: str | None
+    """Whose. None: not said."""
+    last_event_id: str | None
+    """The position it resumes from, if any."""
+    token: str | None
+    """`access_token` of the query."""
+    fields: Mapping[bytes, bytes]
+    """Header fields, names in lower case, lines of one name joined."""
+    cors: Headers
+
+
 class Accepted(NamedTuple):
-    """The request gets a stream of `user_id`. `last_event_id` is the position it resumes from, if any."""
+    """The request gets a stream."""
 
     user_id: str
     last_event_id: str | None
     headers: Headers
+    address: str = ""
+    """What limits by address count it by."""
+    seconds: float | None = None
+    """How long the token that it came with is valid from now on."""
+    last_words: bytes = b""
+    """All that the stream says, if it ends at once."""
 
 
 class Refused(NamedTuple):
@@ -47,29 +68,55 @@ class Refused(NamedTuple):
         return problem(self.status, self.detail)
 
 
-def handshake(query: bytes, headers: Iterable[tuple[bytes, bytes]], settings: Settings) -> Accepted | Refused:
-    """Decide on `GET /sse?<query>`. Header names may be in any case. Never raises, whatever the bytes."""
-    fields = {name.lower(): value for name, value in headers}
+def handshake(query: bytes, headers: Iterable[tuple[bytes, bytes]], settings: Settings) -> Asked | Refused:
+    """Read `GET /sse?<query>`. Header names may be in any case. Never raises, whatever the bytes."""
+    fields = _fields(headers)
     cors = cors_headers(fields.get(b"origin", b"").decode("latin-1"), settings)
     last_event_id = fields.get(b"last-event-id", b"").decode("utf-8", "replace") or None
+    token = None
     if plain := _PLAIN_QUERY.fullmatch(query):
-        user_id = plain[1].decode()
+        user_id: str | None = plain[1].decode()
     else:
         try:
             arguments = parse_qsl(
                 query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=100
             )
         except ValueError:
-            return _refused("the query is not a URL-encoded UTF-8 form", cors)
+            return refused(400, "the query is not a URL-encoded UTF-8 form", cors)
         first = dict(reversed(arguments))
-        user_id = first.get("user_id") or DEFAULT_USER
+        user_id = first.get("user_id") or None
+        token = first.get("access_token") or None
         # The header is the browser's own and newer: on reconnecting it repeats the query of the first time.
         last_event_id = last_event_id or first.get("last_event_id") or None
     if user_id == EVERYBODY:
-        return _refused('user_id "*" addresses everybody; it is nobody\'s own', cors)
-    if problem_text := user_id_problem(user_id):
-        return _refused(problem_text, cors)
-    return Accepted(user_id, last_event_id, _STREAM_HEADERS + cors)
+        return refused(400, 'user_id "*" addresses everybody; it is nobody\'s own', cors)
+    if user_id is not None and (problem_text := user_id_problem(user_id)):
+        return refused(400, problem_text, cors)
+    return Asked(user_id, last_event_id, token, fields, cors)
+
+
+def _fields(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Lines of one name are joined as RFC 9110, 5.3 and RFC 6265, 5.4 have it."""
+    fields: dict[bytes, bytes] = {}
+    for name, value in headers:
+        name = name.lower()
+        if name in fields:
+            value = fields[name] + (b"; " if name == b"cookie" else b", ") + value
+        fields[name] = value
+    return fields
+
+
+def accepted(asked: Asked, user_id: str) -> Accepted:
+    return Accepted(user_id, asked.last_event_id, _STREAM_HEADERS + asked.cors)
+
+
+def refused(status: int, detail: str, cors: Headers, *more: tuple[str, str]) -> Refused:
+    """A refusal that pages of other origins can read, with `more` header fields."""
+    headers: Headers = (("content-type", "application/problem+json"), ("cache-control", "no-store"), *cors)
+    if more:
+        exposed = ", ".join(name for name, _ in more)
+        headers = (*headers, *more, ("access-control-expose-headers", exposed))
+    return Refused(status, detail, headers)
 
 
 def cors_headers(origin: str, settings: Settings) -> Headers:
@@ -89,19 +136,18 @@ def cors_headers(origin: str, settings: Settings) -> Headers:
 
 
 PREFLIGHT_HEADERS: Headers = (
-    ("access-control-allow-methods", "GET, HEAD, OPTIONS"),
-    ("access-control-allow-headers", "Accept, Cache-Control, Content-Type, Last-Event-ID"),
+    ("access-control-allow-methods", "GET, HEAD, POST, OPTIONS"),
+    (
+        "access-control-allow-headers",
+        "Accept, Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID",
+    ),
     ("access-control-max-age", "86400"),
 )
 
 
-def problem(status: int, detail: str) -> bytes:
-    """A problem document (RFC 9457): application/problem+json."""
+def problem(status: int, detail: str, more: Mapping[str, object] = MappingProxyType({})) -> bytes:
+    """A problem document (RFC 9457): application/problem+json. `more`: members beyond the usual."""
+    title = HTTPStatus(status).phrase
     return msgspec.json.encode(
-        {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+        {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
     )
-
-
-def _refused(detail: str, cors: Headers) -> Refused:
-    headers = (("content-type", "application/problem+json"), ("cache-control", "no-store"), *cors)
-    return Refused(HTTPStatus.BAD_REQUEST, detail, headers)

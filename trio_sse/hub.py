@@ -15,6 +15,7 @@ from trio_sse.history import History
 from trio_sse.messages import Notification
 from trio_sse.metrics import Counters
 from trio_sse.positions import StreamId
+from trio_sse.receipts import Receipt, Receipts
 
 BEAT_TOGETHER_SECONDS = 0.05
 """Heartbeats due within so long go out together: waking up for each costs more than the heartbeat."""
@@ -45,6 +46,10 @@ class Hub:
         """Set while messages wait for the flusher."""
         self.pending_bytes = 0
         """How much waits for the flusher: each message once, however many connections it goes to."""
+        self.receipts = Receipts()
+        """Of messages that were published from here."""
+        self._unflushed: list[Receipt] = []
+        self._flushing: list[Receipt] = []
         self._taken = trio.Event()
         self._clock = clock
         self._period = heartbeat_seconds
@@ -94,10 +99,13 @@ class Hub:
         frame = wire.event(notification.data, name=notification.event, id=position)
         self.history.keep(notification.users, frame, stream=stream, age=age)
 
-    def publish(self, notification: Notification, stream: StreamId | None = None) -> bool:
+    def publish(
+        self, notification: Notification, stream: StreamId | None = None, receipt: Receipt | None = None
+    ) -> bool:
         """Give a message its id, keep it for those who come back, and note it for the next flush.
 
-        `stream` is its id if it is an entry of the stream. Returns whether anybody here is to get it.
+        `stream` is its id if it is an entry of the stream. Its way is noted in `receipt`. Returns whether
+        anybody here is to get it.
         """
         self.counters.published += 1
         users = notification.users
@@ -105,20 +113,26 @@ class Hub:
         frame = wire.event(notification.data, name=notification.event, id=position)
         self.history.keep(users, frame, stream=stream)
         here = None if users is None else [user for user in users if user in self._users]
+        receipts = None
+        if receipt is not None:
+            receipt.id = position
+            receipts = {self.history.latest: receipt}
+            self._unflushed.append(receipt)
+            self.pending.set()
         if not self._due or here == []:
             return False
         sequence = self.history.latest
         if here is None:
             if self._for_all is None:
-                self._for_all = Batch([frame], [sequence])
+                self._for_all = Batch([frame], [sequence], receipts)
             else:
-                self._for_all.add(frame, sequence)
+                self._for_all.add(frame, sequence, receipt)
         else:
             for user in here:
                 if gathered := self._for_user.get(user):
-                    gathered.add(frame, sequence)
+                    gathered.add(frame, sequence, receipt)
                 else:
-                    self._for_user[user] = Batch([frame], [sequence])
+                    self._for_user[user] = Batch([frame], [sequence], receipts)
         self.pending_bytes += len(frame)
         self.pending.set()
         return True
@@ -132,6 +146,8 @@ class Hub:
         """All that has gathered, with a snapshot of those it is for."""
         for_user, for_all = self._for_user, self._for_all
         self._for_user, self._for_all = {}, None
+        self._flushing += self._unflushed
+        self._unflushed = []
         self.pending = trio.Event()
         self.pending_bytes = 0
         self._taken.set()
@@ -147,6 +163,12 @@ class Hub:
                 batch = Batch.merged(own, for_all) if own else for_all
                 deliveries.append((batch, tuple(connections)))
         return deliveries
+
+    def flushed(self) -> None:
+        """All that was taken has been offered."""
+        for receipt in self._flushing:
+            receipt.done.set()
+        self._flushing.clear()
 
     def announce_gap(self, reason: str) -> None:
         """Tell every connection that messages may be missing, how many is not known. Those who come back

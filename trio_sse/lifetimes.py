@@ -5,29 +5,41 @@ from __future__ import annotations
 import heapq
 import math
 import weakref
+from collections.abc import Callable
 from itertools import count
 
 import trio
 
 from trio_sse.connection import Connection
 
+_SWEEP_FROM = 64
+
 
 class Lifetimes:
     """Ends each stream that was added when its time has come. One task for all of them."""
 
     def __init__(self) -> None:
-        self._due: list[tuple[float, int, weakref.ref[Connection], bytes]] = []
+        self._due: list[tuple[float, int, weakref.ref[Connection], Callable[[], bytes]]] = []
         self._order = count()
+        self._sweep_at = _SWEEP_FROM
         self._earlier = trio.Event()
 
     def __len__(self) -> int:
         return len(self._due)
 
-    def add(self, connection: Connection, at: float, last_words: bytes = b"") -> None:
-        """End `connection` at the time `at` of Trio's clock, with these last words."""
+    def add(self, connection: Connection, at: float, last_words: Callable[[], bytes] = bytes) -> None:
+        """End `connection` at the time `at` of Trio's clock, with these last words, made then."""
+        if len(self._due) >= self._sweep_at:
+            self._sweep()
         heapq.heappush(self._due, (at, next(self._order), weakref.ref(connection), last_words))
         if self._due[0][0] == at:
             self._earlier.set()
+
+    def _sweep(self) -> None:
+        """Forget streams that have ended by themselves, long before their time perhaps."""
+        self._due = [due for due in self._due if (connection := due[2]()) and not connection.closed]
+        heapq.heapify(self._due)
+        self._sweep_at = max(_SWEEP_FROM, 2 * len(self._due))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """End streams in time, until cancelled."""
@@ -40,4 +52,4 @@ class Lifetimes:
                 _, _, reference, last_words = heapq.heappop(self._due)
                 connection = reference()
                 if connection is not None:
-                    connection.end(last_words)
+                    connection.end(last_words())

@@ -21,6 +21,8 @@ class Counters:
     """Streams ended because their buffer was full (SSE_SLOW_CLIENT=disconnect)."""
     resumed: int = 0
     """Streams that came with a Last-Event-ID."""
+    overloaded: int = 0
+    """Streams that ended at once because there were too many."""
     redis_reconnects: int = 0
     """Times the subscription was lost and taken up again."""
     connection_errors: int = 0

@@ -6,13 +6,14 @@ import os
 import re
 import time
 from functools import lru_cache
+from http import HTTPStatus
 from typing import NamedTuple
 
 import h11
 import trio
 from hypercorn.config import Config
 
-from trio_sse.handshake import Accepted, Headers, handshake
+from trio_sse.handshake import Asked, Headers, Refused, handshake
 from trio_sse.settings import Settings
 
 _READ = 65536
@@ -20,11 +21,24 @@ _PLAIN_BYTES = 8192
 
 
 class StreamRequest(NamedTuple):
-    """A request that gets a stream, and the head of the response to it."""
+    """A request for a stream, or what is wrong with it."""
 
-    answer: Accepted
+    asked: Asked | Refused
     chunked: bool
-    head: bytes
+    """Whether the client speaks HTTP/1.1."""
+    config: Config
+
+    def head(self, headers: Headers) -> bytes:
+        """The head of the response with the stream."""
+        if self.chunked:
+            headers = (*headers, ("transfer-encoding", "chunked"))
+        return _head(HTTPStatus.OK, headers, self.chunked, self.config, int(time.time()))
+
+    def refusal(self, refused: Refused) -> bytes:
+        """The whole of another response."""
+        body = refused.body
+        headers = (*refused.headers, ("content-length", str(len(body))))
+        return _head(refused.status, headers, self.chunked, self.config, int(time.time())) + body
 
 
 class OtherRequest(NamedTuple):
@@ -69,9 +83,8 @@ async def read_request(
         if not isinstance(parser.next_event(), h11.EndOfMessage):  # it has a body
             return OtherRequest(received)
         headers = event.headers.raw_items()
-        found = _stream_request(
-            event.method, event.target, event.http_version == b"1.1", headers, config, settings
-        )
+        http11 = event.http_version == b"1.1"
+        found = _stream_request(event.method, event.target, http11, headers, config, settings)
         return found or OtherRequest(received)
     except h11.RemoteProtocolError:
         return OtherRequest(received)
@@ -131,23 +144,19 @@ def _stream_request(
         return None
     if any(name.lower() == b"upgrade" for name, _ in headers):
         return None
-    answer = handshake(query, headers, settings)
-    if not isinstance(answer, Accepted):
-        return None
-    return StreamRequest(answer, http11, _head(answer.headers, http11, config, int(time.time())))
+    return StreamRequest(handshake(query, headers, settings), http11, config)
 
 
 @lru_cache(maxsize=64)
-def _head(headers: Headers, chunked: bool, config: Config, _second: int) -> bytes:
-    """The head of the response (RFC 9112, 4 and 7.1): one and the same for all who come in one second.
+def _head(status: int, headers: Headers, http11: bool, config: Config, _second: int) -> bytes:
+    """The head of a response (RFC 9112, 4 and 7.1): one and the same for all who come in one second.
 
-    The connection ends with the stream, so that nobody has to answer what a client sends meanwhile.
+    The connection ends with the response, so that nobody has to answer what a client sends meanwhile.
     """
-    lines = [b"HTTP/1.1 200 OK" if chunked else b"HTTP/1.0 200 OK", b"connection: close"]
+    version = "1.1" if http11 else "1.0"
+    lines = [f"HTTP/{version} {status} {HTTPStatus(status).phrase}".encode(), b"connection: close"]
     lines += [f"{name}: {value}".encode("latin-1") for name, value in headers]
     lines += [b"%b: %b" % pair for pair in config.response_headers("h11")]
-    if chunked:
-        lines.append(b"transfer-encoding: chunked")
     return b"\r\n".join([*lines, b"", b""])
 
 

@@ -7,13 +7,14 @@ from importlib import resources
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
-import msgspec
 from quart import Blueprint, Response, current_app, request
 from quart.wrappers.response import ResponseBody
 from werkzeug.exceptions import HTTPException
 
 from trio_sse.connection import StreamSource
-from trio_sse.handshake import PREFLIGHT_HEADERS, Refused, cors_headers, handshake, problem
+from trio_sse.handshake import PREFLIGHT_HEADERS, Accepted, Refused, cors_headers, handshake
+from trio_sse.open_stream import OpenStream
+from trio_sse.replies import json_reply, problem_reply
 
 if TYPE_CHECKING:
     from trio_sse.service import Service
@@ -37,33 +38,37 @@ def _service() -> Service:
 async def stream() -> Response:
     """The stream of one user."""
     service = _service()
-    answer = handshake(request.scope["query_string"], request.scope["headers"], service.settings)
+    answer: Accepted | Refused
+    asked = handshake(request.scope["query_string"], request.scope["headers"], service.settings)
+    answer = asked if isinstance(asked, Refused) else await service.gate.let_in(asked, _peer)
     if isinstance(answer, Refused):
         return Response(answer.body, answer.status, dict(answer.headers))
     response = Response(b"", 200, dict(answer.headers))
     del response.headers["content-length"]
     if request.method == "HEAD":
         return response
-    response.response = StreamBody(service, answer.user_id, answer.last_event_id)
+    response.response = StreamBody(service, answer)
     response.timeout = None  # Quart would end the stream after 60 s
     return response
+
+
+def _peer() -> str:
+    client = request.scope.get("client")
+    return client[0] if client else ""
 
 
 class StreamBody(ResponseBody):
     """A stream as a response body: joins the hub on entering, leaves it on leaving, however that comes."""
 
-    def __init__(self, service: Service, user_id: str, last_event_id: str | None) -> None:
-        self._service = service
-        self._user_id = user_id
-        self._last_event_id = last_event_id
+    def __init__(self, service: Service, accepted: Accepted) -> None:
+        self._stream = OpenStream(service, accepted)
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
-        self._connection = self._service.open_connection(self._user_id, self._last_event_id)
-        self._source = StreamSource(self._connection)
+        self._source = StreamSource(self._stream.__enter__())
         return self
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._service.hub.leave(self._connection)
+        self._stream.__exit__()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -85,20 +90,22 @@ async def page() -> Response:
 @blueprint.get("/healthz")
 async def healthz() -> Response:
     """The loop turns."""
-    return _json({"status": "ok"})
+    return json_reply({"status": "ok"})
 
 
 @blueprint.get("/readyz")
 async def readyz() -> Response:
-    """200 while messages can arrive, else 503 and the reason."""
+    """200 while messages can arrive, else 503 and the reason. `publish`: whether there is POST /publish."""
     service = _service()
+    publish = bool(service.settings.publish_token_list)
     if reason := service.not_ready():
-        return _problem(503, reason)
-    return _json(
+        return problem_reply(503, reason, more={"publish": publish})
+    return json_reply(
         {
             "status": "ready",
             "connections": len(service.hub),
             "users": len(service.hub.users),
+            "publish": publish,
             "totals": service.counters.snapshot(),
         }
     )
@@ -106,7 +113,7 @@ async def readyz() -> Response:
 
 @blueprint.app_errorhandler(HTTPException)
 async def http_error(error: HTTPException) -> Response:
-    response = _problem(error.code or 500, error.description or "")
+    response = problem_reply(error.code or 500, error.description or "")
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
             response.headers[name] = value
@@ -122,14 +129,3 @@ async def allow_other_origins(response: Response) -> Response:
     for name, value in headers:
         response.headers[name] = value
     return response
-
-
-def _json(data: object) -> Response:
-    return Response(
-        msgspec.json.encode(data), 200, {"cache-control": "no-store"}, content_type="application/json"
-    )
-
-
-def _problem(status: int, detail: str) -> Response:
-    headers = {"cache-control": "no-store"}
-    return Response(problem(status, detail), status, headers, content_type="application/problem+json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import secrets
 from typing import Any
 
@@ -11,13 +10,13 @@ import trio
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 
-from trio_sse import routes
-from trio_sse.connection import Connection
-from trio_sse.events import farewell
+from trio_sse import publish, routes
+from trio_sse.gate import Gate
 from trio_sse.history import History
 from trio_sse.hub import Hub
 from trio_sse.lifetimes import Lifetimes
 from trio_sse.metrics import Counters
+from trio_sse.publisher import Publisher
 from trio_sse.replays import Replays
 from trio_sse.settings import Settings
 from trio_sse.stopping import Stopping
@@ -25,6 +24,9 @@ from trio_sse.subscriber import Subscriber
 from trio_sse.supervisor import supervise
 
 log = structlog.stdlib.get_logger("trio_sse.service")
+
+BODY_SECONDS = 10
+MAX_BODY = 16 * 1024 * 1024
 
 REPLAY_TURNS = 16
 """Pages of replays written before everybody else gets a turn."""
@@ -50,7 +52,7 @@ class _HTTPConnection(TrioASGIHTTPConnection):
 
 
 class Service(QuartTrio):
-    """The Quart-Trio application, with what it serves."""
+    """The Quart-Trio application, with what it serves. Raises SettingsError where a key file is no key."""
 
     asgi_http_class = _HTTPConnection
 
@@ -58,6 +60,7 @@ class Service(QuartTrio):
         super().__init__("trio_sse", static_folder=None)
         self.settings = settings
         self.counters = Counters()
+        self.gate = Gate(settings)
         self.history = History(
             secrets.token_hex(6),
             messages=settings.history_messages,
@@ -72,30 +75,11 @@ class Service(QuartTrio):
         self.stopping = Stopping(self.hub, settings.drain_seconds)
         self.replay_turns = trio.CapacityLimiter(REPLAY_TURNS)
         self.subscriber = Subscriber(settings, self.hub, self.replays)
+        self.publisher = Publisher(settings, self.hub, self.subscriber)
         # Quart would wait 5 s for the supervisor, which runs until it is cancelled.
         self.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = None
-
-    def open_connection(self, user_id: str, last_event_id: str | None) -> Connection:
-        """A connection in the hub, which begins by itself. The caller owns it: `hub.leave` ends it."""
-        connection = Connection(
-            user_id,
-            self.settings.buffer,
-            self.counters,
-            self.history,
-            self.replays,
-            disconnect=self.settings.slow_client == "disconnect",
-        )
-        if last_event_id is not None:
-            self.counters.resumed += 1
-        if self.hub.draining:
-            connection.end(farewell("draining", 2 * self.settings.drain_seconds))
-        else:
-            self.hub.join(connection)
-            self.replays.begin(connection, last_event_id)
-            if longest := self.settings.max_stream_seconds:
-                life = longest * random.uniform(0.8, 1)  # noqa: S311  jitter, not a secret
-                self.lifetimes.add(connection, trio.current_time() + life)
-        return connection
+        self.config["BODY_TIMEOUT"] = BODY_SECONDS
+        self.config["MAX_CONTENT_LENGTH"] = max(MAX_BODY, 2 * settings.max_message_bytes)
 
     def not_ready(self) -> str | None:
         """Why the service should be sent no clients now, or None."""
@@ -106,6 +90,8 @@ def create_app(settings: Settings) -> Service:
     """The application for `settings`. Its tasks start with the server's lifespan, not here."""
     service = Service(settings)
     service.register_blueprint(routes.blueprint)
+    if settings.publish_token_list:
+        service.register_blueprint(publish.blueprint)
 
     @service.before_serving
     async def start() -> None:

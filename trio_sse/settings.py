@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import re
+import ssl
+from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+Network = IPv4Network | IPv6Network
+
 _ORIGIN = re.compile(r"https?://[^\s/?#@,]+|null|\*", re.IGNORECASE)
 
 
 _HOST_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@]+):[0-9]{1,5}")
+
+
+MIN_SECRET_BYTES = 32
 
 
 class SettingsError(Exception):
@@ -89,6 +97,65 @@ class Settings(BaseSettings):
         "SSE_CORS_ORIGINS", ("*",), "origins whose pages may connect; cookies only with a list",
         "* or a comma list such as https://a.example,https://b.example:8443",
     )  # fmt: skip
+    auth: Literal["none", "jwt"] = _setting(
+        "SSE_AUTH", "none", "who may read: anybody whatever user_id they ask for, or the user a token names",
+        "none or jwt",
+    )  # fmt: skip
+    jwt_secret: SecretStr | None = _setting(
+        "SSE_JWT_SECRET", None, "secret that tokens are signed with (HS256)", "at least 32 bytes"
+    )
+    jwt_public_key_file: str | None = _setting(
+        "SSE_JWT_PUBLIC_KEY_FILE", None, "or the key they are verified with (RS256, ES256 or EdDSA)",
+        "a PEM file",
+    )  # fmt: skip
+    jwt_jwks_url: str | None = _setting(
+        "SSE_JWT_JWKS_URL", None, "or where such keys are to be had", "an http:// or https:// address",
+        pattern=r"^https?://\S+$",
+    )  # fmt: skip
+    jwt_audience: str | None = _setting("SSE_JWT_AUDIENCE", None, "`aud` a token must have", "any text")
+    jwt_issuer: str | None = _setting("SSE_JWT_ISSUER", None, "`iss` a token must have", "any text")
+    jwt_user_claim: str = _setting("SSE_JWT_USER_CLAIM", "sub", "claim that names the user", "a name")
+    jwt_cookie: str | None = _setting(
+        "SSE_JWT_COOKIE",
+        None,
+        "cookie that may hold the token, since EventSource can set no header",
+        "a name",
+    )
+    jwt_query: bool = _setting(
+        "SSE_JWT_QUERY", False, "whether ?access_token= may hold it; other logs may show it", "true or false"
+    )
+    publish_tokens: SecretStr | None = _setting(
+        "SSE_PUBLISH_TOKENS", None, "tokens with which POST /publish may be used; without any there is none",
+        "a comma list",
+    )  # fmt: skip
+    stream_length: int = _setting(
+        "SSE_STREAM_LENGTH", 100_000, "entries of SSE_REDIS_STREAM that POST /publish leaves in it, about",
+        "a number from 1 to 1000000000", ge=1, le=1_000_000_000,
+    )  # fmt: skip
+    max_connections: int = _setting(
+        "SSE_MAX_CONNECTIONS", 0, "streams of one process at a time; 0: no limit",
+        "a number from 0 to 10000000", ge=0, le=10_000_000,
+    )  # fmt: skip
+    max_connections_per_user: int = _setting(
+        "SSE_MAX_CONNECTIONS_PER_USER", 0, "of one user; 0: no limit",
+        "a number from 0 to 10000000", ge=0, le=10_000_000,
+    )  # fmt: skip
+    max_connections_per_address: int = _setting(
+        "SSE_MAX_CONNECTIONS_PER_ADDRESS", 0, "of one IPv4 address or IPv6 /64; 0: no limit",
+        "a number from 0 to 10000000", ge=0, le=10_000_000,
+    )  # fmt: skip
+    connection_rate_per_address: float = _setting(
+        "SSE_CONNECTION_RATE_PER_ADDRESS", 0.0, "new streams per second of one address; 0: no limit",
+        "a number from 0 to 1000000", ge=0, le=1_000_000,
+    )  # fmt: skip
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = _setting(
+        "SSE_TRUSTED_PROXIES", (), "proxies whose Forwarded or X-Forwarded-For tells the client's address",
+        "a comma list of addresses and networks such as 10.0.0.0/8,::1",
+    )  # fmt: skip
+    tls_cert: str | None = _setting(
+        "SSE_TLS_CERT", None, "certificate chain, for https and HTTP/2", "a PEM file"
+    )
+    tls_key: str | None = _setting("SSE_TLS_KEY", None, "its key", "a PEM file")
     write_timeout_seconds: float = _setting(
         "SSE_WRITE_TIMEOUT_SECONDS", 20.0, "a client that takes nothing for so long is cut off",
         "seconds, from 1 to 3600", ge=1, le=3600,
@@ -151,7 +218,14 @@ class Settings(BaseSettings):
             raise ValueError("not a list of host:port")
         return value
 
-    @field_validator("log_format", "log_level", "slow_client", mode="before")
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = tuple(ip_network(part.strip(), strict=False) for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("auth", "log_format", "log_level", "slow_client", mode="before")
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
@@ -189,6 +263,16 @@ class Settings(BaseSettings):
         return bool(self.model_fields_set & named)
 
     @property
+    def scheme(self) -> str:
+        return "http" if self.tls_cert is None else "https"
+
+    @property
+    def publish_token_list(self) -> tuple[str, ...]:
+        """`publish_tokens`, one by one."""
+        value = self.publish_tokens.get_secret_value() if self.publish_tokens is not None else ""
+        return tuple(token for part in value.split(",") if (token := part.strip()))
+
+    @property
     def redis_address(self) -> str:
         """Where Redis is expected, for messages: never with a password."""
         if self.redis_sentinels:
@@ -207,14 +291,39 @@ class Settings(BaseSettings):
         Raises SettingsError with one line for each value that is not accepted.
         """
         try:
-            return cls(**overrides)
+            settings = cls(**overrides)
         except ValidationError as error:
             raise SettingsError([_line(cls, mistake) for mistake in error.errors()]) from None
+        if lines := list(_contradictions(settings)):
+            raise SettingsError(lines)
+        return settings
 
 
 def env_name(field: str) -> str:
     """The environment variable of a field: `env_name("port") == "SSE_PORT"`."""
     return str(Settings.model_fields[field].validation_alias)
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
+    """Values that are fine alone and wrong together."""
+    if settings.auth == "jwt":
+        keys = (settings.jwt_secret, settings.jwt_public_key_file, settings.jwt_jwks_url)
+        if sum(key is not None for key in keys) != 1:
+            yield (
+                "SSE_AUTH=jwt needs one of SSE_JWT_SECRET, SSE_JWT_PUBLIC_KEY_FILE and SSE_JWT_JWKS_URL, and "
+                "only one."
+            )
+        secret = settings.jwt_secret
+        if secret is not None and len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+            yield f"SSE_JWT_SECRET is too short: at least {MIN_SECRET_BYTES} bytes (RFC 7518, 3.2)."
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        yield "SSE_TLS_CERT and SSE_TLS_KEY go together: set both or none."
+    elif settings.tls_cert is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
+        except OSError as error:  # ssl.SSLError is one
+            files = f"SSE_TLS_CERT={settings.tls_cert!r} and SSE_TLS_KEY={settings.tls_key!r}"
+            yield f"{files} do not load: {error}."
 
 
 def _line(cls: type[Settings], mistake: Any) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import trio
 
+from trio_sse.handshake import Accepted, Refused
+from trio_sse.open_stream import OpenStream
 from trio_sse.outlet import SocketOutlet
 from trio_sse.request import StreamRequest
 from trio_sse.service import Service
@@ -19,10 +22,18 @@ async def serve_stream(service: Service, request: StreamRequest, stream: trio.So
 
     The connection is in the hub exactly as long as this runs, however it ends. The socket stays open.
     """
+    answer: Accepted | Refused
+    if isinstance(request.asked, Refused):
+        answer = request.asked
+    else:
+        answer = await service.gate.let_in(request.asked, partial(_peer, stream))
+    if isinstance(answer, Refused):
+        with trio.move_on_after(service.settings.write_timeout_seconds):
+            await stream.send_all(request.refusal(answer))
+        return
     fd = stream.socket.fileno()
     async with trio.open_nursery() as nursery:
-        connection = service.open_connection(request.answer.user_id, request.answer.last_event_id)
-        try:
+        with OpenStream(service, answer) as connection:
             outlet = SocketOutlet(
                 fd,
                 connection,
@@ -31,13 +42,19 @@ async def serve_stream(service: Service, request: StreamRequest, stream: trio.So
                 chunked=request.chunked,
                 timeout=service.settings.write_timeout_seconds,
             )
-            outlet.begin(request.head, connection.take_waiting())
+            outlet.begin(request.head(answer.headers), connection.take_waiting())
             connection.attach(outlet)
             await _until_client_leaves(fd)
-        finally:
-            # In this order, and before the nursery closes: nobody may offer what would need a task in it.
-            service.hub.leave(connection)
-            nursery.cancel_scope.cancel()
+        # Only now, out of the hub: nobody may offer what would need a task in a nursery that closes.
+        nursery.cancel_scope.cancel()
+
+
+def _peer(stream: trio.SocketStream) -> str:
+    try:
+        address = stream.socket.getpeername()
+    except OSError:  # gone already
+        return ""
+    return str(address[0]) if isinstance(address, tuple) else ""  # a Unix socket has none
 
 
 async def _until_client_leaves(fd: int) -> None:

@@ -50,6 +50,8 @@ class Subscriber:
         self._subscribed = False
         self._problem = "Redis: not connected yet"
         self._ever_tried = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """Where redis-py runs, while the subscriber does."""
         self._answered = asyncio.Event()
         self._last_answer = -math.inf
         self._report_at = -math.inf
@@ -72,7 +74,7 @@ class Subscriber:
         Redis too. The whole runs inside one asyncio task, since each crossing between the two loops costs
         more than a message does.
         """
-        async with trio_asyncio.open_loop():
+        async with trio_asyncio.open_loop() as self.loop:
             await trio_asyncio.aio_as_trio(self._keep_subscribed)(task_status)
 
     async def _keep_subscribed(self, task_status: trio.TaskStatus[None]) -> None:
@@ -172,7 +174,9 @@ class Subscriber:
             self._hub.counters.rejected += 1
             self._report_rejected(str(error), payload or b"")
             return
-        if not self._hub.publish(notification, stream) and len(self._hub):
+        receipts = self._hub.receipts
+        receipt = receipts.claim(payload) if receipts else None
+        if not self._hub.publish(notification, stream, receipt) and len(self._hub):
             log.debug("no connection for this user", users=notification.users, connected=self._hub.users[:10])
 
     def _report_rejected(self, reason: str, payload: bytes) -> None:

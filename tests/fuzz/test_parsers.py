@@ -41,6 +41,6 @@ async def test_a_request_is_read_alike_in_one_piece_and_in_two(received: bytes, 
     whole, in_two = await ask(received), await ask(received[:cut], received[cut:])
     assert type(whole) is type(in_two)
     if isinstance(whole, StreamRequest) and isinstance(in_two, StreamRequest):
-        assert (whole.answer, whole.chunked) == (in_two.answer, in_two.chunked)
+        assert (whole.asked, whole.chunked) == (in_two.asked, in_two.chunked)
     elif isinstance(whole, OtherRequest):
         assert whole.received == received

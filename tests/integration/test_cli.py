@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tests.integration.support.client import streaming
-from tests.integration.support.process import Services, free_port
+from tests.integration.support.process import Services, free_port, with_code_under_test
 from tests.integration.support.variants import COMMANDS, TRIO_SSE, Variant, script
 from trio_sse.embedded import is_answering
 
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.integration
 def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run trio-sse to its end."""
     return subprocess.run(
-        [script("trio-sse"), *arguments], env={"SSE_HOST": "127.0.0.1", **settings}, capture_output=True,
-        text=True, timeout=30,
+        [script("trio-sse"), *arguments], env=with_code_under_test({"SSE_HOST": "127.0.0.1", **settings}),
+        capture_output=True, text=True, timeout=30,
     )  # fmt: skip
 
 

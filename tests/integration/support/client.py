@@ -149,12 +149,13 @@ async def connect(port: int, *, receive_buffer: int | None = None) -> trio.Socke
 @contextlib.asynccontextmanager
 async def streaming(
     port: int, user: str | None = None, *, headers: Iterable[tuple[str, str]] = (),
-    http_version: str = "1.1", receive_buffer: int | None = None,
+    http_version: str = "1.1", receive_buffer: int | None = None, target: str | None = None,
 ) -> AsyncIterator[Stream]:  # fmt: skip
     """A stream of `user` that has seen `connected`: what is published from now on reaches it."""
     async with await connect(port, receive_buffer=receive_buffer) as transport:
         stream = Stream(transport)
-        await stream.request("/sse" if user is None else f"/sse?user_id={user}", headers, http_version)
+        target = target or ("/sse" if user is None else f"/sse?user_id={user}")
+        await stream.request(target, headers, http_version)
         assert stream.status == 200, stream.status
         stream.connected = await stream.event()
         assert stream.connected.name == "connected", stream.connected

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +32,13 @@ SIGNS_OF_A_MISTAKE = (
     "was never retrieved",
     "Task was destroyed",
 )
+
+
+def with_code_under_test(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment, in which Python finds the code that the tests import, wherever it is installed."""
+    paths = [environment.get("PYTHONPATH"), os.environ.get("PYTHONPATH")]
+    path = os.pathsep.join(path for path in paths if path)
+    return {"PATH": os.environ["PATH"], **environment, **({"PYTHONPATH": path} if path else {})}
 
 
 def free_port() -> int:
@@ -74,18 +82,19 @@ class Service:
 
     def __init__(
         self, argv: list[str], port: int, environment: Mapping[str, str], log: Path, *,
-        redis_port: int | None,
+        redis_port: int | None, certificate: str | None = None,
     ) -> None:  # fmt: skip
         self.port = port
+        self.tls = ssl.create_default_context(cafile=certificate) if certificate else None
         self.channel = environment.get("SSE_REDIS_CHANNEL", "notifications")
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
         self.traceback_expected = False
         self._log = log
         self._redis = redis.Redis(port=redis_port) if redis_port else None
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                argv, env={"PATH": os.environ["PATH"], **environment}, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=output, cwd=log.parent, start_new_session=True,
+                argv, env=with_code_under_test(environment), stdin=subprocess.DEVNULL, stdout=output,
+                stderr=output, cwd=log.parent, start_new_session=True,
             )  # fmt: skip
 
     @property
@@ -111,10 +120,15 @@ class Service:
             raise AssertionError(f"{error}\n{self.log}") from None
         return self
 
-    def get(self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
+    def get(
+        self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Answer:  # fmt: skip
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        if self.tls:
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=10, context=self.tls)
         with contextlib.closing(connection):
-            connection.request(method, path, headers={"Connection": "close", **(headers or {})})
+            connection.request(method, path, body, {"Connection": "close", **(headers or {})})
             response = connection.getresponse()
             return Answer(response.status, response.headers, response.read())
 
@@ -187,11 +201,11 @@ class Services:
         return service.wait_until_answers(ready) if ready else service
 
     def each(
-        self, variants: Iterable[Variant], *, ready: str = "/readyz", redis_port: int | None = None,
-        **settings: str | None,
+        self, variants: Iterable[Variant], *arguments: str, ready: str = "/readyz",
+        redis_port: int | None = None, **settings: str | None,
     ) -> list[Service]:  # fmt: skip
         """Start several that have to do with the same things, side by side."""
-        started = [self._start(variant, (), redis_port, free_port(), settings) for variant in variants]
+        started = [self._start(variant, arguments, redis_port, free_port(), settings) for variant in variants]
         return [service.wait_until_answers(ready) for service in started]
 
     def _start(
@@ -210,12 +224,17 @@ class Services:
             **variant.environment,
             **settings,
         }
+        argv = [*variant.argv(port), *arguments]
+        certificate = settings.get("SSE_TLS_CERT")
+        if "--certfile" in argv:
+            certificate = argv[argv.index("--certfile") + 1]
         service = Service(
-            [*variant.argv(port), *arguments],
+            argv,
             port,
             {name: value for name, value in environment.items() if value is not None},
             self._directory / f"service-{number}.log",
             redis_port=redis_port,
+            certificate=certificate,
         )
         self._started.append(service)
         return service

@@ -1,0 +1,252 @@
+"""Keys from SSE_JWT_JWKS_URL, which a real server of these tests has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import trio
+from cryptography.hazmat.primitives.asymmetric import ec
+from structlog.testing import capture_logs
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.support import PATIENCE_SECONDS, settings
+from tests.tokens import KeyServer, ec_key, ed_key, key_server, rsa_key, secret, token
+from trio_sse import auth
+from trio_sse.auth import (
+    JWKS_LIFETIME_SECONDS,
+    JWKS_PAUSE_SECONDS,
+    JWKS_TIMEOUT_SECONDS,
+    Denied,
+    Identity,
+    Verifier,
+)
+
+
+@pytest.fixture
+def server() -> Iterator[KeyServer]:
+    with key_server() as server:
+        yield server
+
+
+@pytest.fixture
+def verifier(server: KeyServer, mock_clock: MockClock) -> Verifier:
+    return verifier_of(server)
+
+
+def verifier_of(server: KeyServer) -> Verifier:
+    return Verifier(settings(auth="jwt", jwt_jwks_url=server.url))
+
+
+async def accepts(verifier: Verifier, made: str) -> bool:
+    return isinstance(await verifier.verify(made), Identity)
+
+
+async def status(verifier: Verifier, made: str) -> int:
+    answer = await verifier.verify(made)
+    assert isinstance(answer, Denied)
+    return answer.status
+
+
+async def test_a_key_is_found_by_its_id_and_is_for_its_own_algorithm(
+    server: KeyServer, verifier: Verifier
+) -> None:
+    keys = {"one": rsa_key(), "two": ec_key(), "three": ed_key()}
+    server.offer(**keys)
+    for kid, key in keys.items():
+        assert await accepts(verifier, token(key, {"kid": kid}))
+        for other in keys.values():
+            if other is not key:
+                assert await status(verifier, token(other, {"kid": kid})) == 401
+        confused = token(secret(key.pem.decode()), {"kid": kid})
+        assert await status(verifier, confused) == 401
+        assert await status(verifier, token(key, {"kid": kid, "alg": "none"})) == 401
+    assert server.asked == 1
+
+
+@pytest.mark.parametrize("kid", [None, "", 5, ["one"], {}, "one\0", "x" * 5000])
+async def test_a_token_that_names_no_key_of_the_set_is_denied(
+    server: KeyServer, verifier: Verifier, kid: object
+) -> None:
+    server.offer(one=ec_key())
+    assert await status(verifier, token(ec_key(), {"kid": kid})) == 401
+
+
+async def test_a_key_without_an_id_is_for_tokens_without_one(server: KeyServer, verifier: Verifier) -> None:
+    server.answer = [ec_key().jwk]
+    assert await accepts(verifier, token(ec_key()))
+
+
+async def test_many_who_come_at_once_cause_one_request(server: KeyServer, verifier: Verifier) -> None:
+    server.offer(one=ec_key())
+    accepted = []
+
+    async def come() -> None:
+        accepted.append(await accepts(verifier, token(ec_key(), {"kid": "one"})))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(come)
+    assert (accepted, server.asked) == ([True] * 50, 1)
+
+
+async def test_made_up_key_ids_cause_one_request_in_a_while(
+    server: KeyServer, verifier: Verifier, mock_clock: MockClock
+) -> None:
+    server.offer(one=ec_key())
+    assert await accepts(verifier, token(ec_key(), {"kid": "one"}))
+    for round_ in range(1, 4):
+        for number in range(100):
+            assert await status(verifier, token(ec_key(), {"kid": f"made up {number}"})) == 401
+        assert server.asked == round_
+        mock_clock.jump(JWKS_PAUSE_SECONDS)
+    assert await accepts(verifier, token(ec_key(), {"kid": "one"})), "nobody else suffers"
+
+
+async def test_a_new_key_is_found_and_one_that_was_withdrawn_is_no_longer(
+    server: KeyServer, verifier: Verifier, mock_clock: MockClock
+) -> None:
+    server.offer(old=ec_key())
+    old, new = token(ec_key(), {"kid": "old"}), token(ed_key(), {"kid": "new"})
+    assert await accepts(verifier, old)
+    server.offer(new=ed_key())
+    mock_clock.jump(JWKS_PAUSE_SECONDS)
+    assert await accepts(verifier, old)
+    assert await accepts(verifier, new)
+    assert await status(verifier, old) == 401
+    assert server.asked == 2
+
+
+async def test_without_unknown_ids_too_the_set_is_looked_at_from_time_to_time(
+    server: KeyServer, verifier: Verifier, mock_clock: MockClock
+) -> None:
+    server.offer(old=ec_key())
+    old = token(ec_key(), {"kid": "old"}, exp=10**12)
+    assert await accepts(verifier, old)
+    mock_clock.jump(JWKS_LIFETIME_SECONDS - 1)
+    assert await accepts(verifier, old)
+    assert server.asked == 1
+    server.offer(new=ed_key())
+    mock_clock.jump(2)
+    assert await status(verifier, old) == 401
+
+
+async def test_keys_that_were_had_are_used_while_the_set_cannot_be(
+    server: KeyServer, verifier: Verifier, mock_clock: MockClock
+) -> None:
+    server.offer(one=ec_key())
+    made = token(ec_key(), {"kid": "one"})
+    assert await accepts(verifier, made)
+    server.answer = b"HTTP/1.0 500 x\r\n\r\n"
+    for _ in range(3):
+        mock_clock.jump(JWKS_LIFETIME_SECONDS + 1)
+        assert await accepts(verifier, made)
+    assert server.asked == 4
+
+
+WRONG = {
+    "nothing": b"",
+    "an error": b"HTTP/1.0 500 x\r\n\r\n",
+    "not there": b"HTTP/1.0 404 x\r\n\r\n",
+    "no content": b"HTTP/1.0 204 x\r\n\r\n",
+    "a file": b"HTTP/1.0 302 x\r\nLocation: file:///etc/hostname\r\n\r\n",
+    "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "a page": b"HTTP/1.0 200 OK\r\n\r\n<!doctype html>",
+    "not UTF-8": b"HTTP/1.0 200 OK\r\n\r\n\xff\xfe\xff",
+    "cut off": b'HTTP/1.0 200 OK\r\nContent-Length: 500\r\n\r\n{"keys":[',
+    "a list": b"HTTP/1.0 200 OK\r\n\r\n[]",
+    "a number": b"HTTP/1.0 200 OK\r\n\r\n5",
+    "no keys": b"HTTP/1.0 200 OK\r\n\r\n{}",
+    "keys that are none": b'HTTP/1.0 200 OK\r\n\r\n{"keys":5}',
+    "an empty set": b'HTTP/1.0 200 OK\r\n\r\n{"keys":[]}',
+    "keys of no kind": b'HTTP/1.0 200 OK\r\n\r\n{"keys":[5,null,"x",{},{"kty":"RSA"},{"kty":[]}]}',
+    "deep": b"HTTP/1.0 200 OK\r\n\r\n" + b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("answer", WRONG.values(), ids=WRONG)
+async def test_a_set_that_cannot_be_had_lets_nobody_in_and_says_so_in_the_log(
+    server: KeyServer, verifier: Verifier, mock_clock: MockClock, answer: bytes
+) -> None:
+    server.answer = answer
+    made = token(ec_key(), {"kid": "one"})
+    with capture_logs() as lines:
+        for _ in range(5):
+            assert await status(verifier, made) == 503
+    assert [line["event"] for line in lines] == ["no keys"], "one try and one line in a while"
+    assert lines[0]["problem"].startswith("SSE_JWT_JWKS_URL: ")
+    assert "\n" not in lines[0]["problem"]
+    server.offer(one=ec_key())
+    mock_clock.jump(JWKS_PAUSE_SECONDS)
+    assert await accepts(verifier, made)
+
+
+async def test_nobody_at_the_address_lets_nobody_in(server: KeyServer, mock_clock: MockClock) -> None:
+    verifier = Verifier(settings(auth="jwt", jwt_jwks_url="http://127.0.0.1:1/keys"))
+    assert await status(verifier, token(ec_key(), {"kid": "one"})) == 503
+
+
+async def test_keys_that_are_weak_or_for_something_else_are_left_out(
+    server: KeyServer, verifier: Verifier
+) -> None:
+    left_out = {
+        "small": rsa_key(1024), "p384": ec_key(ec.SECP384R1), "p521": ec_key(ec.SECP521R1),
+        "shared": secret(),
+    }  # fmt: skip
+    server.offer(good=ec_key(), **left_out)
+    assert await accepts(verifier, token(ec_key(), {"kid": "good"}))
+    for kid, key in left_out.items():
+        assert await status(verifier, token(key, {"kid": kid})) == 401
+
+
+async def test_a_key_whose_id_is_no_text_is_left_out(server: KeyServer, verifier: Verifier) -> None:
+    strange = {**json.loads(ed_key().jwk), "kid": ["a"]}
+    server.offer(one=ec_key())
+    assert isinstance(server.answer, list)
+    server.answer.insert(0, json.dumps(strange))
+    assert await accepts(verifier, token(ec_key(), {"kid": "one"}))
+
+
+async def test_while_keys_are_fetched_everything_else_goes_on(server: KeyServer) -> None:
+    server.offer(one=ec_key())
+    server.may_answer.clear()
+    verifier = verifier_of(server)
+    done = trio.Event()
+
+    async def come() -> None:
+        assert await accepts(verifier, token(ec_key(), {"kid": "one"}))
+        done.set()
+
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(come)
+            await trio.to_thread.run_sync(server.being_asked.wait)
+            await wait_all_tasks_blocked()
+            assert not done.is_set()
+            server.may_answer.set()
+            await done.wait()
+
+
+async def test_a_server_that_never_answers_is_waited_for_only_so_long(
+    server: KeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert JWKS_TIMEOUT_SECONDS == 5
+    monkeypatch.setattr(auth, "JWKS_TIMEOUT_SECONDS", 0.05)
+    server.may_answer.clear()
+    with trio.fail_after(PATIENCE_SECONDS):
+        assert await status(verifier_of(server), token(ec_key(), {"kid": "one"})) == 503
+
+
+async def test_whoever_leaves_while_keys_are_fetched_does_not_lose_them_for_others(server: KeyServer) -> None:
+    server.offer(one=ec_key())
+    server.may_answer.clear()
+    verifier = verifier_of(server)
+    made = token(ec_key(), {"kid": "one"})
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(verifier.verify, made)
+            await trio.to_thread.run_sync(server.being_asked.wait)
+            server.may_answer.set()
+            nursery.cancel_scope.cancel()
+        assert await accepts(verifier, made)

@@ -1,0 +1,143 @@
+"""One stream, from being let in to leaving."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
+
+from tests.support import Client, settings
+from trio_sse.connection import Connection
+from trio_sse.handshake import Accepted, Asked, handshake
+from trio_sse.open_stream import OpenStream
+from trio_sse.service import Service, create_app
+
+LIMITED = {"max_connections": 2, "max_connections_per_user": 2, "max_connections_per_address": 2}
+
+
+def service_of(**values: Any) -> Service:
+    return create_app(settings(**values))
+
+
+def accepted(**values: Any) -> Accepted:
+    return Accepted("ann", None, ())._replace(**{"address": "192.0.2.1", **values})
+
+
+def counted(service: Service) -> int:
+    """How many streams the limits have counted."""
+    limits = service.gate.limits
+    assert sum(limits._users.values()) == sum(limits._addresses.values()) == limits._all
+    return limits._all
+
+
+async def test_it_is_in_the_hub_and_counted_as_long_as_it_lasts() -> None:
+    service = service_of(**LIMITED)
+    with assert_no_checkpoints(), OpenStream(service, accepted()) as connection:
+        assert service.hub.connections == [connection]
+        assert counted(service) == 1
+    assert connection.closed
+    assert (len(service.hub), counted(service)) == (0, 0)
+
+
+@pytest.mark.parametrize("how", [ValueError, KeyboardInterrupt, trio.Cancelled])
+async def test_it_gives_back_what_it_took_however_it_ends(how: type[BaseException]) -> None:
+    service = service_of(**LIMITED)
+    for _ in range(5):
+        try:
+            with OpenStream(service, accepted()):
+                if how is trio.Cancelled:
+                    with trio.CancelScope() as scope:
+                        scope.cancel()
+                        await trio.lowlevel.checkpoint()
+                    continue
+                raise how
+        except (ValueError, KeyboardInterrupt):
+            pass
+    assert (len(service.hub), counted(service)) == (0, 0)
+
+
+@pytest.mark.parametrize("name", LIMITED)
+async def test_between_being_let_in_and_beginning_it_may_have_become_one_too_many(name: str) -> None:
+    """Quart takes turns between both; the last look is in one step with counting."""
+    service = service_of(**{name: 1})
+    asked = handshake(b"user_id=ann", [(b"accept", b"text/event-stream")], service.settings)
+    assert isinstance(asked, Asked)
+    answers = [await service.gate.let_in(asked, lambda: "192.0.2.1") for _ in range(2)]
+    assert [answer.last_words for answer in answers if isinstance(answer, Accepted)] == [b"", b""]
+    first, second = (OpenStream(service, answer) for answer in answers if isinstance(answer, Accepted))
+    with first as one, second as other:
+        assert Client(one).names == ["connected"]
+        late = Client(other)
+        assert late.names == ["overloaded"]
+        assert late.closed
+        assert service.hub.connections == [one]
+        assert counted(service) == 1
+        assert service.counters.overloaded == 1
+    assert counted(service) == 0
+
+
+async def test_one_that_is_too_many_says_so_and_is_not_counted() -> None:
+    service = service_of(**LIMITED)
+    with OpenStream(service, accepted(last_words=b"event: overloaded\ndata: {}\n\n")) as connection:
+        client = Client(connection)
+        assert (client.names, client.closed) == (["overloaded"], True)
+        assert (len(service.hub), counted(service)) == (0, 0)
+    assert counted(service) == 0
+    assert service.counters.snapshot()["overloaded"] == 1
+
+
+async def test_while_the_service_drains_nothing_is_counted() -> None:
+    service = service_of(**LIMITED)
+    service.hub.draining = True
+    for _ in range(5):
+        with OpenStream(service, accepted()) as connection:
+            assert Client(connection).names == ["draining"]
+    assert counted(service) == 0
+
+
+async def test_at_the_end_of_its_token_it_ends_and_says_why(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    service = service_of()
+    await nursery.start(service.lifetimes.run)
+    with OpenStream(service, accepted(seconds=60.0)) as connection, OpenStream(service, accepted()) as other:
+        client, stays = Client(connection), Client(other)
+        await trio.sleep(59)
+        assert client.names == ["connected"]
+        await trio.sleep(2)
+        assert client.names == ["connected", "auth_expired"]
+        assert client.closed
+        assert (stays.names, stays.closed) == (["connected"], False)
+
+
+async def test_a_token_that_ends_meanwhile_ends_it_at_once(nursery: trio.Nursery) -> None:
+    service = service_of()
+    await nursery.start(service.lifetimes.run)
+    with OpenStream(service, accepted(seconds=-1.0)) as connection:
+        client = Client(connection)
+        await wait_all_tasks_blocked()
+        assert client.names == ["connected", "auth_expired"]
+
+
+async def test_whichever_end_comes_first_counts(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    service = service_of(max_stream_seconds=100)
+    await nursery.start(service.lifetimes.run)
+    with OpenStream(service, accepted(seconds=1000.0)) as connection:
+        client = Client(connection)
+        await trio.sleep(101)
+        assert (client.names, client.closed) == (["connected"], True)
+        await trio.sleep(1000)
+        assert client.names == ["connected"]
+
+
+async def test_streams_that_have_ended_are_not_remembered_until_their_tokens_expire() -> None:
+    service = service_of()
+    for _ in range(1000):
+        with OpenStream(service, accepted(seconds=30 * 86400.0)):
+            pass
+    gc.collect()
+    assert not [found for found in gc.get_objects() if isinstance(found, Connection)]
+    assert len(service.lifetimes) < 100

@@ -1,0 +1,79 @@
+"""Whose address is it? Behind trusted proxies the client's is in their headers. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+
+from trio_sse.settings import Network
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def client_address(peer: str, headers: Mapping[bytes, bytes], trusted: tuple[Network, ...]) -> str:
+    """The address that limits count by: an IPv4 address, or the /64 of an IPv6 address.
+
+    The peer's own, unless it is a trusted proxy: then that which the last of them saw, read from the right
+    of `Forwarded` (RFC 7239) or `X-Forwarded-For`, since whatever stands left of it anybody could have
+    written. A proxy writes one of the two and passes the other on as it came, so where they do not agree
+    the peer's own counts. `headers` has lower-case names, lines of one name joined by commas.
+    """
+    address = parse(peer)
+    if address is None:
+        return peer  # a Unix socket
+    if trusted and _is_trusted(address, trusted):
+        found = {_behind(address, hops, trusted) for hops in _hops(headers)}
+        if len(found) == 1:
+            address = found.pop()
+    return _counted(address)
+
+
+def _behind(address: Address, hops: list[str], trusted: tuple[Network, ...]) -> Address:
+    for hop in reversed(hops):
+        behind = parse(hop)
+        if behind is None:
+            break
+        address = behind
+        if not _is_trusted(address, trusted):
+            break
+    return address
+
+
+def parse(text: str) -> Address | None:
+    """An address as it stands in sockets and headers: with a port, in brackets, IPv4 in IPv6."""
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _hops(headers: Mapping[bytes, bytes]) -> Iterator[list[str]]:
+    """The addresses in each of the two headers that is there."""
+    if forwarded := headers.get(b"forwarded"):
+        hops = []
+        for element in forwarded.decode("latin-1").split(","):
+            pairs = (pair.partition("=") for pair in element.split(";"))
+            hops.append(next((value for name, _, value in pairs if name.strip().lower() == "for"), ""))
+        yield hops
+    if forwarded_for := headers.get(b"x-forwarded-for"):
+        yield forwarded_for.decode("latin-1").split(",")
+
+
+def _is_trusted(address: Address, networks: tuple[Network, ...]) -> bool:
+    return any(address in network for network in networks)
+
+
+@lru_cache(maxsize=4096)
+def _counted(address: Address) -> str:
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)

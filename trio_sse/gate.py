@@ -1,0 +1,93 @@
+"""May whoever asks for a stream have it? Who they are, and how many there are already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+
+import structlog
+from werkzeug.sansio.http import parse_cookie
+
+from trio_sse import events
+from trio_sse.addresses import client_address
+from trio_sse.auth import Denied, Verifier
+from trio_sse.handshake import DEFAULT_USER, Accepted, Asked, Refused, accepted, refused
+from trio_sse.limits import RETRY_SECONDS, Limits, Overloaded
+from trio_sse.settings import Settings
+
+log = structlog.stdlib.get_logger("trio_sse.gate")
+
+
+class Gate:
+    """Asked before each stream, by every door. With nothing configured it lets everybody in."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.limits = Limits(settings)
+        self._settings = settings
+        self._verifier = Verifier(settings) if settings.auth == "jwt" else None
+
+    def warn_if_open(self) -> None:
+        """One line at start, since nobody should learn this later."""
+        if self._verifier is None:
+            log.warning("streams are open to everybody who reaches the port, for any user_id (SSE_AUTH)")
+
+    async def let_in(self, asked: Asked, peer: Callable[[], str]) -> Accepted | Refused:
+        """Decide. `peer` tells the address at the other end of the socket. Waits only where keys must be
+        fetched.
+
+        A stream is counted when it begins, not here.
+        """
+        answer = accepted(asked, asked.user_id or DEFAULT_USER)
+        if self._verifier is not None:
+            identity = await self._verifier.verify(self._token(asked))
+            if isinstance(identity, Denied):
+                return self._denied(asked, identity)
+            if asked.user_id not in (None, identity.user_id):
+                detail = "user_id is not the user of the token"
+                challenge = _challenge("insufficient_scope", detail)
+                return refused(HTTPStatus.FORBIDDEN, detail, asked.cors, challenge)
+            answer = answer._replace(user_id=identity.user_id, seconds=identity.seconds)
+        if self.limits.any:
+            address = client_address(peer(), asked.fields, self._settings.trusted_proxies)
+            answer = answer._replace(address=address)
+            if overloaded := self.limits.excess(answer.user_id, address):
+                return self._later(asked, overloaded)
+        return answer
+
+    def _token(self, asked: Asked) -> str | None:
+        """Header, cookie, query: the first that has one counts."""
+        scheme, _, value = asked.fields.get(b"authorization", b"").decode("latin-1").partition(" ")
+        if scheme.lower() == "bearer":
+            return value.strip()
+        settings = self._settings
+        if settings.jwt_cookie is not None:
+            cookies = parse_cookie(asked.fields.get(b"cookie", b"").decode("latin-1"))
+            if token := cookies.get(settings.jwt_cookie):
+                return token
+        return asked.token if settings.jwt_query else None
+
+    def _denied(self, asked: Asked, denied: Denied) -> Accepted | Refused:
+        if denied.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            return self._later(asked, Overloaded(denied.detail, denied.status, RETRY_SECONDS))
+        return refused(denied.status, denied.detail, asked.cors, _challenge(denied.error, denied.detail))
+
+    def _later(self, asked: Asked, overloaded: Overloaded) -> Accepted | Refused:
+        """An EventSource never comes back from anything but 200, so it gets a stream that says when."""
+        if b"text/event-stream" in asked.fields.get(b"accept", b"").lower():
+            answer = accepted(asked, asked.user_id or DEFAULT_USER)
+            return answer._replace(last_words=overloaded_words(overloaded))
+        seconds = max(1, round(overloaded.retry_seconds))
+        return refused(overloaded.status, overloaded.detail, asked.cors, ("retry-after", str(seconds)))
+
+
+def overloaded_words(overloaded: Overloaded) -> bytes:
+    """What a stream says that was one too many."""
+    return events.farewell("overloaded", overloaded.retry_seconds, detail=overloaded.detail)
+
+
+def _challenge(error: str | None, description: str) -> tuple[str, str]:
+    """RFC 6750, 3. Without an error where no token came."""
+    value = 'Bearer realm="trio_sse"'
+    if error is not None:
+        value += f', error="{error}", error_description="{description}"'
+    return ("www-authenticate", value)
