@@ -65,12 +65,12 @@ async def _play(result: Result, quick: bool) -> None:
         except BaseExceptionGroup as group:
             left_out = group.subgroup(LeftOutError)
             rest = group.split((LeftOutError, trio.Cancelled))[1]
-            if rest is not None and rest.subgroup(Exception) is None:
-                raise  # Ctrl-C
-            if left_out is not None and rest is None:
+            if rest is not None and rest.subgroup(Exception):
+                result.problem = _explain(_text(rest), bench)
+            elif left_out is not None:
                 result.left_out = str(_first(left_out))
             else:
-                result.problem = _explain(_text(group), bench)
+                raise  # Ctrl-C
         except trio.TooSlowError:
             result.problem = _explain(f"not done after {scenario.seconds:g} s", bench)
         except Exception as error:  # noqa: BLE001  whatever it is, the others go on
