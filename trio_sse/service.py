@@ -43,7 +43,7 @@ class _HTTPConnection(TrioASGIHTTPConnection):
     async def _send_response(self, send: Any, response: Any) -> None:
         async def send_to_the_end(message: Any) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body"):
-                with trio.move_on_after(5, shield=True):
+                with trio.move_on_after(2, shield=True):
                     await send(message)
             else:
                 await send(message)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,6 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 import trio_sse
 from tests.integration.support.process import Service, Services, wait_until
 from tests.integration.support.valkeys import breakable
+from tests.tokens import SECRET, token
 
 pytestmark = pytest.mark.browser
 
@@ -207,4 +210,151 @@ def test_chinese_by_the_language_of_the_browser(start: Services, open_page: Open
     expect(stream.get_by_test_id("state")).to_have_text("已连接")
     page.page.locator("#language").click()
     expect(stream.get_by_test_id("state")).to_have_text("Open")
+    page.check()
+
+
+def publish_form(stream: Locator) -> Locator:
+    """The form for POST /publish, unfolded."""
+    http = stream.get_by_test_id("http")
+    expect(http).to_be_visible()
+    http.locator("summary").click()
+    return http
+
+
+@pytest.mark.parametrize("from_file", [False, True], ids=["from-the-service", "from-a-file"])
+def test_a_message_is_published_over_http_and_its_way_is_told(
+    start: Services, open_page: Open, from_file: bool
+) -> None:
+    page = open_page(start(SSE_PUBLISH_TOKENS="one"), from_file=from_file)
+    stream = page.connect("1")
+    is_open(stream)
+    form = publish_form(stream)
+    form.get_by_label("Token").fill("one")
+    form.get_by_label("Message").fill('over "HTTP" <b>')
+    form.get_by_test_id("send").click()
+    expect(form.get_by_test_id("sent")).to_contain_text("1 stream took it, 0 will get it later, 0 lost it")
+    expect(stream.get_by_test_id("text")).to_have_text('over "HTTP" <b>')
+    page.check()
+
+
+def test_a_wrong_token_says_so_and_a_right_one_helps(start: Services, open_page: Open) -> None:
+    page = open_page(start(SSE_PUBLISH_TOKENS="one"))
+    stream = page.connect('ann\'s "own"')
+    is_open(stream)
+    form = publish_form(stream)
+    for token_given in ("two", ""):
+        form.get_by_label("Token").fill(token_given)
+        form.get_by_test_id("send").click()
+        expect(form.get_by_test_id("sent")).to_contain_text("Not accepted (Authorization: Bearer")
+        expect(form.get_by_test_id("sent")).to_have_class(re.compile("error"))
+    form.get_by_label("Token").fill("one")
+    form.get_by_test_id("send").click()
+    expect(form.get_by_test_id("sent")).to_contain_text("Accepted")
+    expect(form.get_by_test_id("sent")).not_to_have_class(re.compile("error"))
+    expect(stream.get_by_test_id("message")).to_have_count(1)
+    page.check(errors_expected=True)  # the browser notes the 401
+
+
+def test_the_form_works_by_keyboard(start: Services, open_page: Open) -> None:
+    page = open_page(start(SSE_PUBLISH_TOKENS="one"))
+    stream = page.connect("1")
+    is_open(stream)
+    http = stream.get_by_test_id("http")
+    expect(http).to_be_visible()
+    http.locator("summary").focus()
+    keyboard = page.page.keyboard
+    keyboard.press("Enter")
+    keyboard.press("Tab")
+    keyboard.type("one")
+    keyboard.press("Tab")
+    keyboard.type("typed")
+    keyboard.press("Enter")
+    expect(stream.get_by_test_id("text")).to_have_text("typed")
+    expect(http.get_by_label("Message")).to_be_focused()
+    keyboard.press("Tab")
+    expect(http.get_by_test_id("send")).to_be_focused()
+    keyboard.press("Space")
+    expect(stream.get_by_test_id("message")).to_have_count(2)
+    page.check()
+
+
+def test_without_the_route_there_is_no_form(start: Services, open_page: Open) -> None:
+    page = open_page(start())
+    with page.page.expect_response("**/readyz") as asked:
+        stream = page.connect("1")
+        is_open(stream)
+    assert asked.value.json()["publish"] is False
+    expect(stream.get_by_test_id("http")).to_be_hidden()
+    page.check()
+
+
+def test_while_redis_is_away_the_form_says_so(start: Services, open_page: Open) -> None:
+    page = open_page(start(redis_port=1, ready="/healthz", SSE_PUBLISH_TOKENS="one"))
+    stream = page.connect("1")
+    is_open(stream)
+    form = publish_form(stream)
+    form.get_by_label("Token").fill("one")
+    form.get_by_test_id("send").click()
+    expect(form.get_by_test_id("sent")).to_contain_text("REDIS_HOST")
+    page.check(errors_expected=True)
+
+
+JWT: dict[str, Any] = {"SSE_AUTH": "jwt", "SSE_JWT_SECRET": SECRET, "SSE_JWT_COOKIE": "tok"}
+
+
+def sign_in(page: TestPage, user: str, seconds: float = 3600) -> None:
+    """What a login page does: set the cookie, which no script can read."""
+    value = token(sub=user, exp=int(time.time() + seconds))
+    page.page.context.add_cookies(
+        [{"name": "tok", "value": value, "url": page.service.url, "httpOnly": True, "sameSite": "Strict"}]
+    )
+
+
+def test_an_event_source_comes_with_its_cookie(start: Services, open_page: Open) -> None:
+    service = start(**JWT)
+    page = open_page(service)
+    nobody = page.connect("ann")
+    expect(nobody).to_have_attribute("data-state", "closed")
+    expect(nobody.get_by_test_id("notice")).to_contain_text("HTTP 401")
+    expect(nobody.get_by_test_id("notice")).to_contain_text("token is required")
+    sign_in(page, "ann")
+    stream = page.connect("ann")
+    is_open(stream)
+    service.publish("ann", message="for ann alone")
+    expect(stream.get_by_test_id("text")).to_have_text("for ann alone")
+    other = page.connect("bob")
+    expect(other).to_have_attribute("data-state", "closed")
+    expect(other.get_by_test_id("notice")).to_contain_text("HTTP 403")
+    page.check(errors_expected=True)
+
+
+def test_when_its_token_expires_it_comes_back_with_the_renewed_cookie(
+    start: Services, open_page: Open
+) -> None:
+    service = start(**JWT)
+    page = open_page(service)
+    sign_in(page, "ann", seconds=4)
+    stream = page.connect("ann")
+    is_open(stream)
+    sign_in(page, "ann")
+    expect(stream.get_by_test_id("reconnects")).to_have_text("1", timeout=20_000)
+    expect(stream.get_by_test_id("service")).to_contain_text("has expired")
+    service.publish("ann", message="after the renewal")
+    expect(stream.get_by_test_id("text")).to_have_text("after the renewal")
+    expect(stream.get_by_test_id("gap")).to_have_count(0)
+    page.check()
+
+
+def test_one_stream_too_many_says_so_and_comes_back(start: Services, open_page: Open) -> None:
+    service = start(SSE_MAX_CONNECTIONS_PER_USER="1")
+    page = open_page(service)
+    first = page.connect("1")
+    is_open(first)
+    second = page.connect("1")
+    expect(second.get_by_test_id("service").first).to_contain_text("One stream too many")
+    first.get_by_test_id("remove").click()
+    service.publish("2", message="to nobody")
+    wait_until(lambda: service.connections == 1, "the second has come back", seconds=30)
+    service.publish("1", message="for the second")
+    expect(page.page.get_by_test_id("text")).to_have_text("for the second")
     page.check()

@@ -9,6 +9,7 @@ import contextlib
 import random
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import trio
 
+from tests.integration.support.canary import THEIR_OWN, LogReader
 from tests.integration.support.churn import Churn
 from tests.integration.support.client import eventually, streaming, streams
 from tests.integration.support.counting import CountedVariant, Counts, Inside, Memory
@@ -73,6 +75,7 @@ class Endurance:
         self._service = service
         self._redis_port = redis_port
         self._stream = stream
+        self._log = LogReader(service)
         self._seed = 0
 
     async def run(self, plan: Plan) -> None:
@@ -102,6 +105,10 @@ class Endurance:
             f"descriptors {after.named['descriptors']}, tasks {after.named['tasks']}"
         )
         print(f"{figures}\n{dict(churn.kinds)}\n{after.totals}\n{before.grown(after, 10)}", flush=True)
+        errors = Counter(self._log.contained())
+        self._log.close()
+        print(f"connections that ended by an error: {dict(errors)}", flush=True)
+        assert all(map(THEIR_OWN.fullmatch, errors)), errors
         assert not fresh.more(after), f"not as before: {fresh.more(after)}; {figures}"
         # Cancelled timers of asyncio stay until their time, which is more than a short form waits for.
         grown = before.grown(after, max(1000, churn.clients / 50))

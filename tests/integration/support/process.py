@@ -91,9 +91,10 @@ class Service:
         self.traceback_expected = False
         self._log = log
         self._redis = redis.Redis(port=redis_port) if redis_port else None
+        self.environment = with_code_under_test(environment)
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                argv, env=with_code_under_test(environment), stdin=subprocess.DEVNULL, stdout=output,
+                argv, env=self.environment, stdin=subprocess.DEVNULL, stdout=output,
                 stderr=output, cwd=log.parent, start_new_session=True,
             )  # fmt: skip
 
@@ -124,9 +125,9 @@ class Service:
         self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
     ) -> Answer:  # fmt: skip
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         if self.tls:
-            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=10, context=self.tls)
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.tls)
         with contextlib.closing(connection):
             connection.request(method, path, body, {"Connection": "close", **(headers or {})})
             response = connection.getresponse()
