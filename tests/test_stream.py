@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 from functools import partial
 from itertools import count
 from typing import Any
@@ -211,3 +213,13 @@ async def test_a_stream_on_a_hub_that_was_closed_says_when_to_come_back_and_ends
             await serve(service, near)
         await near.send_eof()
         assert b"event: draining" in await read(far)
+
+
+async def test_whoever_leaves_before_a_refusal_is_no_error(service: Service) -> None:
+    async with stream_pair() as (near, far):
+        request = await read_request(near, get("/sse?user_id=*"), Config(), service.settings)
+        assert isinstance(request, StreamRequest)
+        # With SO_LINGER 0 closing resets the connection.
+        far.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.socket.close()
+        await serve_stream(service, request, near)

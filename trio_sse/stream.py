@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import partial
 
@@ -28,7 +29,8 @@ async def serve_stream(service: Service, request: StreamRequest, stream: trio.So
     else:
         answer = await service.gate.let_in(request.asked, partial(_peer, stream))
     if isinstance(answer, Refused):
-        with trio.move_on_after(service.settings.write_timeout_seconds):
+        patience = trio.move_on_after(service.settings.write_timeout_seconds)
+        with patience, contextlib.suppress(trio.BrokenResourceError):  # whoever asked may have left
             await stream.send_all(request.refusal(answer))
         return
     fd = stream.socket.fileno()

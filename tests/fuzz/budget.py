@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis.strategies import SearchStrategy
+from hypothesis.strategies import SearchStrategy, lists
 
 EXAMPLES = 10_000
 SHRINKING_SECONDS = 600
@@ -27,30 +27,32 @@ settings.register_profile(
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 
 _SMALL = settings(
-    deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 _LARGE = settings(deadline=None, derandomize=False, suppress_health_check=list(HealthCheck), print_blob=True)
 
 T = TypeVar("T")
 
 
-def fuzz(inputs: SearchStrategy[T], examples: int, holds: Callable[[T], None]) -> int:
-    """Let `holds` look at so many inputs, always the same, or at new ones for FUZZ_SECONDS.
-
-    Returns how many it were.
-    """
+def fuzz(each: SearchStrategy[T], together: int, holds: Callable[[list[T]], None]) -> None:
+    """Let `holds` look at so many inputs together, always the same ones, or for FUZZ_SECONDS at up to so many
+    that are new."""
     tried = 0
 
-    def counted(example: T) -> None:
+    def counted(example: list[T]) -> None:
         nonlocal tried
-        tried += 1
+        tried += len(example)
         holds(example)
 
-    chosen = settings(_LARGE if SECONDS else _SMALL, max_examples=examples)
     if SECONDS:
         # Beyond the deadline that conftest.py sets, and the time to find the least input that fails.
         signal.alarm(math.ceil(SECONDS) + SHRINKING_SECONDS)
+    examples = given(lists(each, min_size=1 if SECONDS else together, max_size=together))(counted)
     end = time.monotonic() + SECONDS
     while not tried or time.monotonic() < end:
-        chosen(given(inputs)(counted))()
-    return tried
+        (_LARGE if SECONDS else _SMALL)(examples)()
+    print(f"{tried} inputs")

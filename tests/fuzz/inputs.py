@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from tests.integration.support.hostile import REQUESTS, Attack
 
-# Text that could break out of a field of an event, of a line of the log, or of UTF-8.
-_TEXT = st.text(max_size=30) | st.sampled_from([
-    "\r\nid: 1", "\n\ndata: x\n\n", "\rretry: 1", "\0", "\ufeff", "\u2028", "\x85", "\x1b[2J", "\ud800",
-    "\udfff\ud800",
-    "gap", "connected", "message", "open", "*", "", " ", "%s", "x" * 200,
+# Text that breaks out of a field of an event, of a line of the log, or of UTF-8.
+_BREAKS = st.sampled_from([
+    "\r", "\n", "\0", "a\r\nid: 1", "a\n\ndata: x\n\n", "a\rretry: 1", "\x1b[2J", "\ud800", "\udfff\ud800",
+])  # fmt: skip
+_TEXT = _BREAKS | st.text(max_size=30) | st.sampled_from([
+    "gap", "connected", "message", "open", "*", "", " ", "%s", "\ufeff", "\u2028", "\x85", "x" * 200,
 ])  # fmt: skip
 
 _NUMBERS = st.sampled_from([
-    b"0", b"-0", b"1e999", b"-1e999", b"1e-999", b"9" * 19, b"9" * 20, b"9" * 400, b"-" + b"9" * 5000,
-    b"0.1" + b"0" * 400,
-    b"1.5", b"01", b"+1", b"1.", b".1", b"1e", b"0x1", b"NaN", b"Infinity", b"-Infinity",
+    b"1e999", b"-1e999", b"1e-999", b"9" * 19, b"9" * 20, b"9" * 400, b"-" + b"9" * 5000, b"0", b"-0", b"1.5",
+    b"0.1" + b"0" * 400, b"01", b"+1", b"1.", b".1", b"1e", b"0x1", b"NaN", b"Infinity", b"-Infinity",
 ])  # fmt: skip
 
 
@@ -41,11 +41,14 @@ def _deep(draw: st.DrawFn) -> bytes:
     return begin * depth + b"1" + end * (depth if draw(st.booleans()) else 0)
 
 
-_NAMES = st.sampled_from([
-    b'"user_id"', b'"user_id"', b'"user_id"', b'"event"', b'"created_at"', b'"message"', b'"id"',
-    b'"retry"', b'"data"',
-    b'"user\\u005fid"', b'"USER_ID"', b'""', b"user_id",
-]) | _string()  # fmt: skip
+_FIELD_NAMES = st.sampled_from([
+    b'"event"', b'"event"', b'"user_id"', b'"created_at"', b'"message"', b'"id"', b'"retry"', b'"data"',
+])  # fmt: skip
+_NAMES = (
+    _FIELD_NAMES
+    | st.sampled_from([b'"user_id"', b'"user\\u005fid"', b'"USER_ID"', b'""', b"user_id"])
+    | _string()
+)
 
 
 def _objects(values: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
@@ -76,8 +79,18 @@ _USEFUL = st.tuples(
     st.sampled_from([b'"hostile"', b'["hostile","other"]', b"7", b'"*"', b'[1,"*"]']), _objects(_VALUES)
 ).map(lambda parts: b'{"user_id":' + parts[0] + b"," + parts[1][1:])
 
+# Right but for one field, which is what a parser trusts most.
+_ONE_FIELD = st.tuples(_FIELD_NAMES, _string() | _NUMBERS | _deep()).map(
+    lambda field: b'{"user_id":"hostile",' + field[0] + b":" + field[1] + b"}"
+)
+
 PAYLOADS = (
-    st.binary(max_size=200) | _VALUES | _objects(_VALUES) | _USEFUL | damaged(_objects(_VALUES) | _USEFUL)
+    st.binary(max_size=200)
+    | _VALUES
+    | _objects(_VALUES)
+    | _ONE_FIELD
+    | _USEFUL
+    | damaged(_objects(_VALUES) | _ONE_FIELD | _USEFUL)
 )
 
 
@@ -103,54 +116,62 @@ PUBLISHED = st.builds(
 # Requests
 
 _METHODS = st.sampled_from([b"GET", b"GET", b"HEAD", b"POST", b"OPTIONS", b"CONNECT", b"get", b"G\0T", b""])
-_TARGETS = st.sampled_from([
-    b"/sse", b"/sse?user_id=hostile", b"/sse?user_id=%00", b"/sse?user_id=%ff", b"/sse?" + b"a=1&" * 200,
-    b"/sse#x",
-    b"/sse/", b"//sse", b"/%73se", b"/healthz", b"/readyz", b"/", b"*", b"", b"?", b"?user_id=1",
-    b"http://x/sse", b"http://[/sse",
-    b"//[", b"sse", b"/\xff", b"/sse?\xff", b"/..//sse", b"/sse?user_id=" + b"x" * 9000,
-]) | st.binary(max_size=20)  # fmt: skip
-_VERSIONS = st.sampled_from(
-    [b" HTTP/1.1", b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2", b" HTTP/9.9", b" ICAP/1.0", b"", b"  HTTP/1.1"]
-)
-_HEADERS = st.sampled_from([
-    b"Host: x", b"Host: x", b"Host: x", b"Host:", b"Host: \xff", b"Content-Length: 0", b"Content-Length: 5",
-    b"Content-Length: -1", b"Content-Length: 1e3", b"Content-Length: " + b"9" * 30,
-    b"Transfer-Encoding: chunked",
-    b"Transfer-Encoding: gzip, chunked", b"Expect: 100-continue", b"Connection: close",
-    b"Connection: keep-alive",
-    b"Connection: upgrade", b"Upgrade: websocket", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAAP__",
-    b"Sec-WebSocket-Version: 13", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-    b"Origin: https://x.example",
-    b"Last-Event-ID: 1-1", b"Accept: text/event-stream", b"Cookie: a=b; c=\xff", b" folded: x",
-    b"no colon", b": no name",
-    b"A\0: b", b"A: \0", b"A : b", b"X: " + b"x" * 20_000,
-]) | st.tuples(st.binary(max_size=8), st.binary(max_size=20)).map(b": ".join)  # fmt: skip
+_STREAMS = st.sampled_from([b"/sse", b"/sse?user_id=hostile", b"/sse?user_id=%ff&last_event_id=1-1"])
+_TARGETS = _STREAMS | st.binary(max_size=20) | st.sampled_from([
+    b"/sse?" + b"a=1&" * 200, b"/sse#x", b"/sse/", b"//sse", b"/%73se", b"/healthz", b"/readyz", b"/", b"*",
+    b"", b"?", b"?user_id=1", b"http://x/sse", b"http://[/sse", b"//[", b"sse", b"/\xff", b"/sse?\xff",
+    b"/..//sse", b"/sse?user_id=%00", b"/sse?user_id=" + b"x" * 9000,
+])  # fmt: skip
+_VERSIONS = st.sampled_from([
+    b" HTTP/1.1", b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2", b" HTTP/9.9", b" ICAP/1.0", b"", b"  HTTP/1.1",
+])  # fmt: skip
+_LAWFUL = st.sampled_from([
+    b"Host: x", b"host:y", b"Content-Length: 0", b"Content-Length: 5", b"Transfer-Encoding: chunked",
+    b"Expect: 100-continue", b"Connection: close", b"Connection: keep-alive", b"Connection: upgrade",
+    b"Upgrade: websocket", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAAP__", b"Sec-WebSocket-Version: 13",
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", b"Origin: https://x.example", b"Last-Event-ID: 1-1",
+    b"Accept: text/event-stream", b"X: " + b"x" * 20_000,
+])  # fmt: skip
+_UNLAWFUL = st.tuples(st.binary(max_size=8), st.binary(max_size=20)).map(b": ".join) | st.sampled_from([
+    b"Host:", b"Host: \xff", b"Content-Length: -1", b"Content-Length: 1e3", b"Content-Length: " + b"9" * 30,
+    b"Transfer-Encoding: gzip, chunked", b"Cookie: a=b; c=\xff", b" folded: x", b"no colon", b": no name",
+    b"A\0: b", b"A: \0", b"A : b",
+])  # fmt: skip
 _BODIES = st.sampled_from([
     b"", b"", b"hello", b"5\r\nhello\r\n0\r\n\r\n", b"zz\r\n", b"ffffffffffffffffffff\r\n", b"0\r\n\r\n",
-    b"5;" + b"x" * 2000,
-    b"\x81\x85garbage", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"5;" + b"x" * 2000, b"\x81\x85garbage", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 ]) | st.binary(max_size=40)  # fmt: skip
 
 
 @st.composite
 def request(draw: st.DrawFn) -> bytes:
+    """The head of a request, wrong in any place, and whatever follows."""
     line_end = draw(st.sampled_from([b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r"]))
     line = draw(_METHODS) + b" " + draw(_TARGETS) + draw(_VERSIONS)
-    head = line_end.join([line, *draw(st.lists(_HEADERS, max_size=5)), b"", b""])
+    head = line_end.join([line, *draw(st.lists(_LAWFUL | _UNLAWFUL, max_size=5)), b"", b""])
     return head + draw(_BODIES)
 
 
 @st.composite
-def attack(draw: st.DrawFn) -> Attack:
+def lawful_request(draw: st.DrawFn) -> bytes:
+    """A request for a stream in which each part is right by itself."""
+    line = b"GET " + draw(_STREAMS) + draw(st.sampled_from([b" HTTP/1.1", b" HTTP/1.0"]))
+    return b"\r\n".join([line, b"Host: x", *draw(st.lists(_LAWFUL, max_size=3)), b"", b""]) + draw(_BODIES)
+
+
+@st.composite
+def _pieces(draw: st.DrawFn) -> tuple[bytes, ...]:
     """Requests one behind another, damaged or not, in pieces that begin and end anywhere."""
     listed = st.sampled_from(REQUESTS).map(b"".join)
-    one = request() | damaged(request()) | damaged(listed)
+    one = request() | lawful_request() | damaged(lawful_request()) | damaged(listed)
     data = b"".join(draw(st.lists(one, min_size=1, max_size=4)))
     cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=4)))
-    pieces = tuple(data[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True))
-    return Attack(pieces, draw(st.sampled_from(["close", "reset", "half", "read"])))
+    return tuple(data[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True))
 
+
+ATTACKS = st.builds(
+    Attack, st.sampled_from(REQUESTS) | _pieces(), st.sampled_from(["close", "reset", "half", "read"])
+)
 
 # Event ids
 

@@ -17,11 +17,16 @@ import h11
 import pytest
 import redis
 import trio
-from hypothesis import strategies as st
 
 from tests.fuzz.budget import fuzz
-from tests.fuzz.inputs import LAST_EVENT_IDS, PUBLISHED, LastEventId, NearId, Published, attack
-from tests.integration.support.canary import PATIENCE_SECONDS, Canary, LogReader, is_for_everybody
+from tests.fuzz.inputs import ATTACKS, LAST_EVENT_IDS, PUBLISHED, LastEventId, NearId, Published
+from tests.integration.support.canary import (
+    PATIENCE_SECONDS,
+    THEIR_OWN,
+    Canary,
+    LogReader,
+    is_for_everybody,
+)
 from tests.integration.support.client import Stream, connect
 from tests.integration.support.flow import SOURCES
 from tests.integration.support.hostile import Attack, launch
@@ -38,17 +43,7 @@ SETTINGS = {
     "SSE_HISTORY_MESSAGES": "50",
     "SSE_REPLAY_LIMIT": "500",
 }
-EXAMPLES = 30
-"""Of each of these, up to so many requests, or clients who come back, are at it together:"""
-TOGETHER = 8
 
-# What Hypercorn and Quart themselves stumble over. It ends that one connection or request, in one line.
-THEIR_OWN = re.compile(
-    r"BusyResourceError: another task is currently sending data on this SocketStream"  # pgjones/hypercorn#203
-    r"|LocalProtocolError: .*"  # an answer to what h11 had refused already
-    r"|ValueError: Invalid IPv6 URL"  # a target such as http://[/
-    r"|IndexError: string index out of range"  # a target without a path, such as ?
-)
 NOTHING = re.compile("(?!)")
 
 
@@ -125,7 +120,7 @@ def test_payloads(watched: Watched, start: Services) -> None:
             for one in published:
                 watched.publish(one)
 
-    print(fuzz(st.lists(PUBLISHED, min_size=1, max_size=20), EXAMPLES, nobody_notices), "examples")
+    fuzz(PUBLISHED, 10, nobody_notices)
     assert watched.connection_errors == before
     settings: dict[str, Any] = SETTINGS
     another = start(TRIO_SSE, SSE_REDIS_STREAM=watched.stream, **settings)  # which reads all of it at once
@@ -142,7 +137,7 @@ def test_requests(watched: Watched) -> None:
         with watched.nobody_else_notices(known=THEIR_OWN):
             trio.run(launch_all, attacks)
 
-    print(fuzz(st.lists(attack(), min_size=1, max_size=TOGETHER), EXAMPLES, only_these_end), "examples")
+    fuzz(ATTACKS, 8, only_these_end)
     wait_until(lambda: watched.service.connections == 1, "only the canary is left")
 
 
@@ -160,9 +155,7 @@ def test_event_ids(watched: Watched) -> None:
         with watched.nobody_else_notices():
             trio.run(all_come_back, ids)
 
-    print(
-        fuzz(st.lists(LAST_EVENT_IDS, min_size=1, max_size=TOGETHER), EXAMPLES, each_is_answered), "examples"
-    )
+    fuzz(LAST_EVENT_IDS, 8, each_is_answered)
     assert watched.connection_errors == before
 
 
@@ -178,13 +171,19 @@ async def comes_back(watched: Watched, last: LastEventId, user: str, number: int
         header = b"Last-Event-ID: " + raw + b"\r\n"
         raw = raw.strip(b" \t")
         refused = bool(set(raw) & set(b"\r\n\0\f\v"))
+    begin = trio.current_time()
     async with await connect(watched.service.port) as transport:
         stream = Stream(transport)
         stream.http.send(h11.Request(method="GET", target="/", headers=[("host", "x")]))
         await transport.send_all(
             b"GET /sse?user_id=%b%b HTTP/1.1\r\nHost: x\r\n%b\r\n" % (user.encode(), query, header)
         )
-        response = await stream._next()
+        try:
+            response = await stream._next()
+        except h11.RemoteProtocolError:
+            # Hypercorn's patience with a request is five seconds, and a machine may be that busy.
+            assert trio.current_time() - begin > 4
+            return
         assert isinstance(response, h11.Response)
         if refused:  # unless it has made a whole request of a part of its id
             assert response.status_code == 400 or b"\n" in raw
