@@ -51,8 +51,9 @@ def fuzz(each: SearchStrategy[T], together: int, holds: Callable[[list[T]], None
     if SECONDS:
         # Beyond the deadline that conftest.py sets, and the time to find the least input that fails.
         signal.alarm(math.ceil(SECONDS) + SHRINKING_SECONDS)
-    examples = given(lists(each, min_size=1 if SECONDS else together, max_size=together))(counted)
+    inputs = lists(each, min_size=1 if SECONDS else together, max_size=together)
+    examples = (_LARGE if SECONDS else _SMALL)(given(inputs)(counted))
     end = time.monotonic() + SECONDS
     while not tried or time.monotonic() < end:
-        (_LARGE if SECONDS else _SMALL)(examples)()
+        examples()
     print(f"{tried} inputs")
