@@ -157,11 +157,12 @@ def test_every_token_is_compared_whatever_came_before(monkeypatch: pytest.Monkey
 
     def compare_digest(one: bytes, other: bytes) -> bool:
         compared.append(other)
-        return one == other
+        return other == b"three"
 
     monkeypatch.setattr("trio_sse.publish.hmac.compare_digest", compare_digest)
     assert _is_token("one", ("one", "two", "three"))
     assert compared == [b"one", b"two", b"three"]
+    assert not _is_token("one", ("one", "two")), "nothing else decides"
 
 
 @pytest.mark.parametrize("tokens", [None, "", " , "])
