@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import weakref
 
 import pytest
 import trio
@@ -113,3 +114,13 @@ async def test_a_connection_that_is_gone_is_kept_by_nobody_and_skipped(
     assert connections == [stays]
     assert await ended([stays], 10) == [(6, 0)]
     assert len(lifetimes) == 0
+
+
+async def test_one_that_was_ended_is_not_held_until_the_next(lifetimes: Lifetimes) -> None:
+    connection = live()
+    lifetimes.add(connection, -math.inf)
+    await wait_all_tasks_blocked()
+    gone = weakref.ref(connection)
+    del connection
+    gc.collect()
+    assert gone() is None

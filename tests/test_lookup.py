@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,6 +71,19 @@ async def test_what_memory_no_longer_has_comes_from_the_stream(
     assert told(client) == ["connected", *missed]
     assert ids(client)[1:] == [f"{number}-0" for number in missed]
     assert parse(ids(client)[0]) <= parse(position)  # type: ignore[operator]
+
+
+async def test_whoever_was_answered_is_not_held_until_the_next_question(port: int, back_end: BackEnd) -> None:
+    back_end.add(*range(1, 20))
+    async with reading(port, history_messages=5) as service:
+        connection = opened(service, "ann", real("7-0"))
+        client = Client(connection)
+        await answered(client)
+        service.hub.leave(connection)
+        gone = weakref.ref(connection)
+        del client, connection
+        gc.collect()
+        await until(lambda: gone() is None)
 
 
 async def test_wherever_the_answer_is_cut_off_the_last_id_leads_to_the_rest(

@@ -48,8 +48,11 @@ class Lifetimes:
             with trio.move_on_at(self._due[0][0] if self._due else math.inf):
                 await self._earlier.wait()
             self._earlier = trio.Event()
-            while self._due and self._due[0][0] <= trio.current_time():
-                _, _, reference, last_words = heapq.heappop(self._due)
-                connection = reference()
-                if connection is not None:
-                    connection.end(last_words())
+            self._end_due()
+
+    def _end_due(self) -> None:
+        while self._due and self._due[0][0] <= trio.current_time():
+            _, _, reference, last_words = heapq.heappop(self._due)
+            connection = reference()
+            if connection is not None:
+                connection.end(last_words())

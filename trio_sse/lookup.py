@@ -30,13 +30,17 @@ class Lookup:
         """Until cancelled. Raises one of redis_link.ERRORS, with the questions kept for the next time."""
         while True:
             await self._replays.asked.wait()
-            questions = self._replays.take_questions()
-            try:
-                async with connected(self._settings) as redis:
-                    await self._answer(redis, questions, place)
-            except BaseException:
-                self._replays.put_back(question for question in questions if not question.answered)
-                raise
+            await self._answer_those_that_ask(place)
+
+    async def _answer_those_that_ask(self, place: Place) -> None:
+        # Apart from the loop: a name of its frame would hold whoever was answered until somebody else asks.
+        questions = self._replays.take_questions()
+        try:
+            async with connected(self._settings) as redis:
+                await self._answer(redis, questions, place)
+        except BaseException:
+            self._replays.put_back(question for question in questions if not question.answered)
+            raise
 
     async def _answer(self, redis: Connection, questions: list[Question], place: Place) -> None:
         info = await read_info(redis, self._key)

@@ -109,6 +109,7 @@ class Endurance:
         self._log.close()
         print(f"connections that ended by an error: {dict(errors)}", flush=True)
         assert all(map(THEIR_OWN.fullmatch, errors)), errors
+        assert not fresh.named["Connection objects"]
         assert not fresh.more(after), f"not as before: {fresh.more(after)}; {figures}"
         # Cancelled timers of asyncio stay until their time, which is more than a short form waits for.
         grown = before.grown(after, max(1000, churn.clients / 50))
