@@ -11,11 +11,11 @@ import pytest
 import trio
 import trio_asyncio
 
-from tests.streams import BackEnd, came, has_read, ids, payload, reading, real, told
+from tests.streams import START, BackEnd, came, has_read, ids, payload, reading, real, told
 from tests.support import PROCESS, Client, flush_now, opened, until
 from trio_sse import embedded, lookup, redis_stream, stream_reader
 from trio_sse.flusher import flush_forever
-from trio_sse.positions import parse
+from trio_sse.positions import parse, stream_id
 from trio_sse.service import Service
 
 
@@ -187,6 +187,25 @@ async def test_what_memory_loses_while_the_stream_is_read_is_read_from_the_strea
         await until(lambda: 30 in told(client))
     assert calls > 2
     assert told(client) == ["connected", *range(3, 31)]
+
+
+async def test_what_is_read_while_redis_answers_is_no_sign_of_another_stream(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def read_info_and_read_on(redis: Any, key: str) -> Any:
+        info = await redis_stream.read_info(redis, key)
+        if info.last < stream_id(real("60-0")):
+            newest = info.last[0] - START
+            back_end.add(*range(newest + 1, newest + 11))
+            await trio_asyncio.trio_as_aio(has_read)(service, f"{newest + 10}-0")
+        return info
+
+    monkeypatch.setattr(lookup, "read_info", read_info_and_read_on)
+    back_end.add(*range(1, 11))
+    async with reading(port, history_messages=3) as service:
+        client = came(service, "2-0")
+        await until(lambda: 60 in told(client))
+    assert told(client) == ["connected", *range(3, 61)]
 
 
 async def test_what_is_trimmed_away_while_the_stream_is_read_is_told(

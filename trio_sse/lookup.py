@@ -4,6 +4,7 @@ task."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 from redis.asyncio import Connection
@@ -65,10 +66,12 @@ class Lookup:
         if not wanted:
             return
         reached = await self._walk(redis, wanted)
+        # While the answer is on its way, more may be read than it knows of.
+        read = replace(place)
         info = await read_info(redis, self._key)
         for want in wanted:
             after = want.question.after
-            there = place.is_in(info) and (info.untrimmed or after >= (info.first or info.last))
+            there = read.is_in(info) and (info.untrimmed or after >= (info.first or info.last))
             intact = there and after >= max(reached, place.broken_off)
             gap = self._channel_before(want.number) if intact else "history_expired"
             want.question.older.reverse()
