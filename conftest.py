@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import trio
 
-from tests.integration.support.process import Service, Services, free_port
+from tests.integration.support.process import Service, Services
 from tests.integration.support.variants import VARIANTS, Variant
+from tests.ports import free_port
 from trio_sse import embedded
 
 DEADLINE_SECONDS = 90
@@ -24,7 +25,7 @@ DEADLINE_SECONDS = 90
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes more than ten seconds")
+    config.addinivalue_line("markers", "slow: takes more than a few seconds, by all variants together")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

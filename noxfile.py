@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import nox
@@ -14,15 +15,24 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 
 
-def install(session: nox.Session) -> None:
+DEV = str(Path(".nox", "dev", "bin", "python").absolute())
+WORKERS = ("-n", "2", "--dist", "loadfile")
+"""pytest-xdist: tests of one file share servers, so they stay together."""
+
+in_dev = partial(nox.session, venv_backend="none", requires=["dev"])
+"""A session in the environment that `dev` makes, once for all of them."""
+
+
+@nox.session
+def dev(session: nox.Session) -> None:
+    """What the other sessions need: the locked packages, and this one as it stands."""
     # Compiling all modules of all packages takes longer than the tests need them.
     session.install("-q", "--no-compile", "-r", "requirements-dev.txt")
     session.install("-q", "--no-deps", "-e", ".")
 
 
-def _pytest_integration(session: nox.Session, marks: str) -> None:
-    install(session)
-    session.run("pytest", "tests/integration", "-m", marks, *session.posargs)
+def _pytest_integration(session: nox.Session, marks: str, *arguments: str) -> None:
+    session.run(DEV, "-m", "pytest", "tests/integration", "-m", marks, *arguments, *session.posargs)
 
 
 @nox.session
@@ -34,62 +44,57 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
 
 
-@nox.session
+@in_dev()
 def types(session: nox.Session) -> None:
     """mypy, strict."""
-    install(session)
-    session.run("mypy")
+    session.run(DEV, "-m", "mypy")
 
 
-@nox.session
+@in_dev()
 def tests(session: nox.Session) -> None:
     """Unit tests, with the coverage they must reach by themselves."""
-    install(session)
     session.run(
-        "coverage", "run", "-m", "pytest", "tests", "--ignore=tests/integration", *session.posargs
+        DEV, "-m", "pytest", "tests", "--ignore=tests/integration", *WORKERS, "--cov", *session.posargs
     )  # fmt: skip
-    session.run("coverage", "report")
 
 
-@nox.session
+@in_dev()
 def integration(session: nox.Session) -> None:
     """Real server processes on a real Valkey."""
-    _pytest_integration(session, "not browser and not slow")
+    _pytest_integration(session, "not browser and not slow", *WORKERS)
 
 
-@nox.session
+@in_dev()
 def slow(session: nox.Session) -> None:
     """The integration tests that take their time: thousands of hostile requests, a Redis that freezes."""
     _pytest_integration(session, "slow")
 
 
-@nox.session
+@in_dev()
 def browser(session: nox.Session) -> None:
     """The test page in a real Chromium. Skipped where there is none, except when CI is set."""
     _pytest_integration(session, "browser")
 
 
-@nox.session
+@in_dev()
 def chaos(session: nox.Session) -> None:
     """Every fault, every message counted. `-- --quick`: the short form; `-- --write`: docs/reliability.md."""
-    install(session)
-    session.run("python", "-m", "tests.chaos", *session.posargs)
+    session.run(DEV, "-m", "tests.chaos", *session.posargs)
 
 
-@nox.session
+@in_dev()
 def endurance(session: nox.Session) -> None:
     """Half an hour of clients that come and go: nothing is left of them. `-- 600`: so many seconds."""
-    install(session)
-    session.run("python", "-m", "tests.integration.support.endurance", *(session.posargs or ["1800"]))
+    session.run(DEV, "-m", "tests.integration.support.endurance", *(session.posargs or ["1800"]))
 
 
-@nox.session
+@in_dev()
 def fuzz(session: nox.Session) -> None:
     """What Hypothesis thinks of in ten minutes for each test, and 10,000 inputs for each property."""
-    install(session)
-    session.run("pytest", "tests/integration/test_fuzz.py", *session.posargs, env={"FUZZ_SECONDS": "600"})
+    longer = {"FUZZ_SECONDS": "600"}
+    session.run(DEV, "-m", "pytest", "tests/integration/test_fuzz.py", *session.posargs, env=longer)
     session.run(
-        "pytest", "-p", "tests.fuzz.budget", "--hypothesis-profile=fuzz", "tests",
+        DEV, "-m", "pytest", "-p", "tests.fuzz.budget", "--hypothesis-profile=fuzz", "tests",
         "--ignore=tests/integration", *session.posargs,
     )  # fmt: skip
 
@@ -97,7 +102,8 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure the service beside its peers. Takes a while; see benchmarks/README.md."""
-    install(session)
+    session.install("-q", "-r", "requirements-dev.txt")
+    session.install("-q", "--no-deps", "-e", ".")
     session.install("-q", "-r", "benchmarks/requirements.txt")
     session.run("python", "benchmarks/run.py", *session.posargs)
 

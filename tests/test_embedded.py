@@ -8,24 +8,18 @@ import socket
 import pytest
 import redis
 
+from tests.ports import free_port
 from trio_sse import embedded
 
 
 def test_it_answers_inside_the_block_and_is_gone_after() -> None:
-    with embedded.valkey() as port:
+    with embedded.valkey(free_port()) as port:
         assert embedded.is_answering(port)
         with redis.Redis(port=port) as client:
             assert client.ping()
             assert client.config_get("save") == {"save": ""}
             assert client.config_get("databases") == {"databases": "16"}
     assert not embedded.is_answering(port)
-
-
-def test_it_runs_on_the_port_it_is_given() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with embedded.valkey(port) as given:
-        assert given == port
 
 
 def test_a_port_that_is_taken_is_an_error() -> None:
@@ -36,13 +30,13 @@ def test_a_port_that_is_taken_is_an_error() -> None:
 
 
 def test_it_is_gone_after_an_error_inside_the_block() -> None:
-    with pytest.raises(ZeroDivisionError), embedded.valkey() as port:
+    with pytest.raises(ZeroDivisionError), embedded.valkey(free_port()) as port:
         raise ZeroDivisionError
     assert not embedded.is_answering(port)
 
 
 def test_a_ctrl_c_is_not_for_the_server_but_still_for_us() -> None:
-    with embedded.valkey() as port:
+    with embedded.valkey(free_port()) as port:
         assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
         with redis.Redis(port=port) as client:
             pid = client.info("server")["process_id"]  # type: ignore[index,union-attr,unused-ignore]

@@ -33,6 +33,7 @@ def hello(seconds: float = 30.0, position: str | None = "5-0", replayed: int = 0
 @pytest.mark.parametrize(
     "frame",
     [hello(), gap("slow_client", 3), heartbeat(), farewell("draining", 5), service_event("overloaded", {})],
+    ids=range(5),
 )
 def test_each_is_a_named_event_with_data_whose_name_no_back_end_may_use(frame: bytes) -> None:
     event = one(frame)

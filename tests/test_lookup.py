@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio_asyncio
 
+from tests.ports import free_port
 from tests.streams import START, BackEnd, came, has_read, ids, payload, reading, real, told
 from tests.support import PROCESS, Client, flush_now, opened, until
 from trio_sse import embedded, lookup, redis_stream, stream_reader
@@ -22,7 +23,7 @@ from trio_sse.service import Service
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """A Valkey of this file's own: some tests break its connections."""
-    with embedded.valkey() as port:
+    with embedded.valkey(free_port()) as port:
         yield port
 
 

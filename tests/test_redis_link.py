@@ -13,6 +13,7 @@ import redis
 import trio_asyncio
 from redis import exceptions as refused
 
+from tests.ports import free_port
 from tests.sentinels import sentinel
 from tests.streams import KEY, reading
 from tests.support import PATIENCE_SECONDS, settings
@@ -23,7 +24,7 @@ from trio_sse.settings import Settings
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with embedded.valkey() as port:
+    with embedded.valkey(free_port()) as port:
         yield port
 
 
@@ -195,7 +196,11 @@ async def test_where_no_sentinel_answers_one_line_names_them_all(
 
 async def test_a_replica_is_refused(tmp_path: Path, port: int) -> None:
     """During a failover a Sentinel may still name the old master, which is a replica by then."""
-    with embedded.valkey() as old, redis.Redis(port=old) as client, sentinel(tmp_path, old) as guard:
+    with (
+        embedded.valkey(free_port()) as old,
+        redis.Redis(port=old) as client,
+        sentinel(tmp_path, old) as guard,
+    ):
         assert await port_found(sentinels(guard)) == old
         client.replicaof("127.0.0.1", port)
         line = await error_of(sentinels(guard))

