@@ -7,6 +7,7 @@ import gc
 import json
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import redis
 import trio
 from quart import request
 
+from tests.integration.support.valkeys import certificate
 from tests.support import (
     AsgiRequest,
     asgi,
@@ -29,6 +31,7 @@ from tests.support import (
 )
 from trio_sse import asgi as asgi_module
 from trio_sse.asgi import WRONG_LOOP, Application
+from trio_sse.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +148,22 @@ async def test_wrong_settings_end_the_start_with_a_line_for_each(monkeypatch: py
     title, *lines = said["message"].splitlines()
     assert title == "wrong settings:"
     assert [line.split("=")[0] for line in lines] == ["SSE_PORT", "SSE_BUFFER"]
+
+
+@pytest.mark.parametrize("of_the_command", [True, False])
+async def test_a_certificate_that_is_not_this_server_s_is_no_silent_http(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, of_the_command: bool
+) -> None:
+    cert, key = certificate(tmp_path)
+    monkeypatch.setenv("SSE_TLS_CERT", str(cert))
+    monkeypatch.setenv("SSE_TLS_KEY", str(key))
+    monkeypatch.setenv("REDIS_PORT", "1")
+    lifespan = Lifespan()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lifespan.run, Application(Settings.load() if of_the_command else None))
+        await lifespan.up.wait()
+        lifespan.stop.set()
+    assert ("--certfile" in capfd.readouterr().err) != of_the_command
 
 
 async def test_it_starts_and_stops_as_it_is_told(application: Application) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -393,6 +394,11 @@ def test_a_certificate_with_its_key_is_https(monkeypatch: pytest.MonkeyPatch, tm
     assert Settings.load().scheme == "https"
     (line,) = mistakes(monkeypatch, SSE_TLS_KEY=str(cert))
     assert "do not load" in line
+    locked = tmp_path / "locked.pem"
+    command = ["openssl", "pkcs8", "-topk8", "-in", str(key), "-out", str(locked), "-passout", "pass:secret"]
+    subprocess.run(command, check=True)
+    (line,) = mistakes(monkeypatch, SSE_TLS_KEY=str(locked))  # and nobody is asked for the password
+    assert "a key with a password cannot be used" in line
 
 
 @pytest.mark.parametrize(

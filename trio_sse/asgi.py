@@ -77,6 +77,10 @@ class Application:
             return
         logs.configure(settings)
         service.gate.warn_if_open()
+        if self._settings is None and settings.tls_cert is not None:
+            log.warning(
+                "SSE_TLS_CERT is for `trio-sse`: this server has options of its own (--certfile, --keyfile)"
+            )
         _calm_garbage_collector()
         _allow_many_files()
         if loop is None:

@@ -25,12 +25,12 @@ _AT_ONCE = 16
 # One script, so that all of it happens or nothing, however Redis or the way to it fails.
 _SCRIPT = b"""
 local key, kind, target, length, fingerprint = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-if key ~= '' then
+if key then
   local seen = redis.call('GET', key)
   if seen then return {1, seen} end
 end
 local function keep(told)
-  if key ~= '' then redis.call('SET', key, told, 'EX', ARGV[5]) end
+  if key then redis.call('SET', key, told, 'EX', ARGV[5]) end
 end
 -- Kept before anything is published: where that cannot be written, nothing is.
 keep(fingerprint)
@@ -44,7 +44,7 @@ for i = 6, #ARGV do
     answer = redis.pcall('PUBLISH', target, ARGV[i])
   end
   if type(answer) == 'table' and answer.err then
-    if key ~= '' then redis.call('DEL', key) end
+    if key then redis.call('DEL', key) end
     return answer
   end
 end
@@ -125,17 +125,16 @@ class Publisher:
         kind, target = "channel", settings.redis_channel
         if settings.redis_stream is not None:
             kind, target = "stream", settings.redis_stream
+        keys = [] if key is None else [_redis_key(target, key)]
         async with connected(settings) as redis, answer_within(ANSWER_SECONDS):
             repeated, told = await call(
-                redis, "EVAL", _SCRIPT, 1, _redis_key(target, key), kind, target, settings.stream_length,
+                redis, "EVAL", _SCRIPT, len(keys), *keys, kind, target, settings.stream_length,
                 _fingerprint(payloads), IDEMPOTENCY_SECONDS, *payloads,
             )  # fmt: skip
         return bool(repeated), told.decode()
 
 
-def _redis_key(target: str, key: str | None) -> str:
-    if key is None:
-        return ""
+def _redis_key(target: str, key: str) -> str:
     return f"trio_sse:idempotency:{hashlib.sha256(f'{target} {key}'.encode()).hexdigest()}"
 
 

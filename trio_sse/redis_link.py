@@ -148,8 +148,8 @@ def advice(error: BaseException) -> str:
         return f"{text} (REDIS_USERNAME, REDIS_PASSWORD)"
     if "noperm" in lower or "no permissions" in lower:
         return (
-            f"{text} (the ACL of REDIS_USERNAME must allow SUBSCRIBE on SSE_REDIS_CHANNEL, "
-            "and reading the key SSE_REDIS_STREAM)"
+            f"{text} (the ACL of REDIS_USERNAME, for SSE_REDIS_CHANNEL, SSE_REDIS_STREAM and POST /publish: "
+            "see docs/security.md)"
         )
     if "wrongtype" in lower:
         return f"{text} (SSE_REDIS_STREAM must name a stream, or nothing yet)"

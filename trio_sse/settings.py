@@ -320,10 +320,12 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield "SSE_TLS_CERT and SSE_TLS_KEY go together: set both or none."
     elif settings.tls_cert is not None:
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
+            # With a password, though none is right: OpenSSL would ask on the terminal for that of the key.
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(settings.tls_cert, settings.tls_key, password=b"")
         except OSError as error:  # ssl.SSLError is one
             files = f"SSE_TLS_CERT={settings.tls_cert!r} and SSE_TLS_KEY={settings.tls_key!r}"
-            yield f"{files} do not load: {error}."
+            yield f"{files} do not load: {error} (a key with a password cannot be used)."
 
 
 def _line(cls: type[Settings], mistake: Any) -> str:

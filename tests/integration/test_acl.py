@@ -1,0 +1,59 @@
+"""The rights in Redis that docs/security.md names are all that the service needs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.integration.support.client import streaming
+from tests.integration.support.process import Services
+from tests.integration.support.valkeys import breakable
+from tests.integration.test_publish import TOKENS, post
+
+pytestmark = pytest.mark.integration
+
+DOCS = Path(__file__).parents[2] / "docs" / "security.md"
+
+
+def grant(admin: redis.Redis, lines: int) -> None:
+    """The first lines of the docs."""
+    rights = re.findall(r"^ACL SETUSER .*$", DOCS.read_text(), re.MULTILINE)
+    assert len(rights) == 4
+    for line in rights[:lines]:
+        admin.execute_command(*line.split())  # type: ignore[no-untyped-call]
+
+
+async def test_the_rights_that_the_docs_name_are_enough(start: Services) -> None:
+    common: dict[str, Any] = {
+        "REDIS_USERNAME": "trio_sse", "REDIS_PASSWORD": "password", "REDIS_MAIN_DB": "0",
+        "SSE_REDIS_CHANNEL": "notifications",
+    }  # fmt: skip
+    stream: dict[str, Any] = {"SSE_REDIS_STREAM": "events", "SSE_HISTORY_MESSAGES": "1"}
+    with breakable() as valkey, valkey.client() as admin:
+        grant(admin, 2)
+        service = start(redis_port=valkey.port, **common)
+        async with streaming(service.port) as client:
+            admin.publish("notifications", '{"user_id":1,"n":1}')
+            assert (await client.notification())["n"] == 1
+
+        grant(admin, 3)
+        service = start(redis_port=valkey.port, **common, **stream)
+        for n in range(5):
+            admin.xadd("events", {"payload": f'{{"user_id":1,"n":{n}}}'}, id=f"{n + 1}-0")
+        async with streaming(service.port, headers=[("last-event-id", "1-0")]) as client:
+            assert [(await client.notification())["n"] for _ in range(4)] == [1, 2, 3, 4]
+
+        grant(admin, 4)
+        for more in ({}, stream):
+            service = start(redis_port=valkey.port, **common, **more, **TOKENS)
+            async with streaming(service.port) as client:
+                keys: list[dict[str, str]] = [{}, {"idempotency_key": "one"}, {"idempotency_key": "one"}]
+                for key in keys:
+                    answer = post(service, {"user_id": 1, "n": 7}, **key)
+                    assert answer.status == 200, answer.body
+                assert [(await client.notification())["n"] for _ in range(2)] == [7, 7]
+        assert admin.acl_log() == []
