@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from typing import Any
 
@@ -26,6 +27,7 @@ from trio_sse.supervisor import supervise
 log = structlog.stdlib.get_logger("trio_sse.service")
 
 BODY_SECONDS = 10
+LAST_SEND_SECONDS = 2
 MAX_BODY = 16 * 1024 * 1024
 
 REPLAY_TURNS = 16
@@ -33,22 +35,38 @@ REPLAY_TURNS = 16
 
 
 class _HTTPConnection(TrioASGIHTTPConnection):
-    """Lets the last `send` of a response finish.
+    """Sends a response, and bounds what Hypercorn leaves unbounded.
 
-    Hypercorn's Trio worker reports `http.disconnect` from inside that `send`, quart-trio answers by
-    cancelling the request, and with it the rest of the `send`, which was to close the connection.
-    tests/integration/test_libraries.py tells when this is no longer needed.
+    The last `send` may finish: Hypercorn's Trio worker reports `http.disconnect` from inside of it,
+    quart-trio answers by cancelling the request, and with it the rest of the `send`, which was to close the
+    connection. tests/integration/test_libraries.py tells when this is no longer needed.
+
+    With HTTP/2 a client that opens no window holds up a `send` though all is well with TCP. Its response is
+    then ended as a whole one: should it read again, it finds what was sent, and the end, and comes back.
     """
 
     async def _send_response(self, send: Any, response: Any) -> None:
-        async def send_to_the_end(message: Any) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body"):
-                with trio.move_on_after(2, shield=True):
-                    await send(message)
-            else:
-                await send(message)
+        settings: Settings = self.app.settings  # type: ignore[attr-defined]
+        patience = settings.write_timeout_seconds if self.scope["http_version"] == "2" else math.inf
 
-        await super()._send_response(send_to_the_end, response)
+        async def send_in_time(message: Any) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                with trio.move_on_after(LAST_SEND_SECONDS, shield=True):
+                    await send(message)
+                return
+            with trio.move_on_after(patience) as sending:
+                await send(message)
+            if sending.cancelled_caught:
+                raise _NoRoomError
+
+        try:
+            await super()._send_response(send_in_time, response)
+        except _NoRoomError:
+            await send_in_time({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _NoRoomError(Exception):
+    """The client takes nothing."""
 
 
 class Service(QuartTrio):

@@ -14,13 +14,17 @@ import hypercorn.run
 import hypercorn.trio.run
 import pytest
 import trio
+from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, StreamBuffer
+from hypercorn.trio.worker_context import EventWrapper
 from redis.asyncio import Connection
+from trio.testing import wait_all_tasks_blocked
 from trio_asyncio import aio_as_trio, open_loop
 
 from tests.integration.support.client import connect
 from tests.integration.support.hostile import attacks, launch
 from tests.integration.support.process import Services
 from tests.integration.support.variants import Variant
+from trio_sse.h2_window import BoundedStreamBuffer
 
 pytestmark = pytest.mark.integration
 
@@ -161,3 +165,33 @@ async def test_replies_of_redis_py(valkey: int) -> None:
     async with open_loop():
         replies = await aio_as_trio(talk)()
     assert replies == [[b"message", b"libraries", b"payload"], [b"pong", b""]]
+
+
+async def test_a_writer_waits_for_no_http2_window() -> None:
+    """`h2_window` bounds what piles up for a client that opens none.
+
+    If this fails, Hypercorn does it itself: delete that module.
+    """
+    buffer = StreamBuffer(EventWrapper)
+    for _ in range(10):
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(buffer.push, bytes(BUFFER_HIGH_WATER))
+                await wait_all_tasks_blocked()
+                await buffer.pop(0)
+    assert len(buffer.buffer) == 10 * BUFFER_HIGH_WATER
+
+
+async def test_a_writer_waits_with_the_workaround() -> None:
+    buffer = BoundedStreamBuffer(EventWrapper)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(buffer.push, bytes(BUFFER_HIGH_WATER))
+        await wait_all_tasks_blocked()
+        await buffer.pop(0)
+        await buffer.pop(BUFFER_HIGH_WATER // 4)
+        await wait_all_tasks_blocked()
+        assert nursery.child_tasks, "it waits while there is as much"
+        await buffer.pop(BUFFER_HIGH_WATER // 2)
+    assert len(buffer.buffer) == BUFFER_HIGH_WATER // 4
+    await buffer.pop(BUFFER_HIGH_WATER)
+    await buffer.drain()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import ssl
@@ -195,16 +196,34 @@ async def test_it_stops_in_time_with_streams_open(
                 assert [event.name for event in stream.events] in ([], ["draining"])
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(reason="nothing but TCP is watched, where all is well")
-async def test_a_client_that_gives_no_room_is_cut_off(start: Services, pair: Pair) -> None:
-    service = begin(start, TRIO_SSE, pair, SSE_WRITE_TIMEOUT_SECONDS="1")
+@pytest.mark.parametrize("variant", COMMANDS, ids=str)
+async def test_a_client_that_gives_no_room_is_cut_off_and_finds_its_end_when_it_reads_again(
+    start: Services, pair: Pair, variant: Variant
+) -> None:
+    """The other streams of its connection go on."""
+    service = begin(start, variant, pair, SSE_WRITE_TIMEOUT_SECONDS="1")
     await trio.to_thread.run_sync(service.wait_until_answers)
     async with http2(service.port, str(pair[0]), reading=False) as client:
-        await (await client.get("/sse?user_id=ann")).event()
+        deaf = await client.get("/sse?user_id=ann")
+        await deaf.event()
+        client.http.increment_flow_control_window(1_000_000)  # for the connection, so that others have room
+        await client.flush()
+        other = await client.get("/sse?user_id=bob")
+        await other.event()
         for n in range(40):
             service.publish("ann", n=n, padding="x" * 10_000)
-        await eventually(lambda: service.connections == 0, "it is cut off", seconds=15)
+        await eventually(lambda: service.connections == 1, "it is cut off", seconds=15)
+        service.publish("bob", n=1)
+        assert (await other.event()).json["n"] == 1
+        assert not deaf.ended
+        client.http.increment_flow_control_window(1_000_000, deaf.number)
+        await client.flush()
+        await client.until(lambda: deaf.ended)
+        told = [event.json["n"] for event in deaf.events if event.name == "message"]
+        until_gap = list(itertools.takewhile(lambda event: event.name == "message", deaf.events))
+        assert told[: len(until_gap)] == list(range(len(until_gap)))
+        assert 5 < len(told) < 40
+        assert told == sorted(set(told))
 
 
 async def test_check_finds_the_service_behind_its_certificate(start: Services, pair: Pair) -> None:
