@@ -24,7 +24,6 @@ from tests.integration.support.client import connect
 from tests.integration.support.hostile import attacks, launch
 from tests.integration.support.process import Services
 from tests.integration.support.variants import Variant
-from trio_sse.h2_window import BoundedStreamBuffer
 
 pytestmark = pytest.mark.integration
 
@@ -180,18 +179,3 @@ async def test_a_writer_waits_for_no_http2_window() -> None:
                 await wait_all_tasks_blocked()
                 await buffer.pop(0)
     assert len(buffer.buffer) == 10 * BUFFER_HIGH_WATER
-
-
-async def test_a_writer_waits_with_the_workaround() -> None:
-    buffer = BoundedStreamBuffer(EventWrapper)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(buffer.push, bytes(BUFFER_HIGH_WATER))
-        await wait_all_tasks_blocked()
-        await buffer.pop(0)
-        await buffer.pop(BUFFER_HIGH_WATER // 4)
-        await wait_all_tasks_blocked()
-        assert nursery.child_tasks, "it waits while there is as much"
-        await buffer.pop(BUFFER_HIGH_WATER // 2)
-    assert len(buffer.buffer) == BUFFER_HIGH_WATER // 4
-    await buffer.pop(BUFFER_HIGH_WATER)
-    await buffer.drain()
