@@ -79,6 +79,14 @@ def start(tmp_path: Path, valkey: int) -> Iterator[Services]:
     services.close()
 
 
+@pytest.fixture(scope="module")
+def module_services(tmp_path_factory: pytest.TempPathFactory, valkey: int) -> Iterator[Services]:
+    """As `start`, for services that all tests of a module share."""
+    services = Services(tmp_path_factory.mktemp("module"), valkey)
+    yield services
+    services.close()
+
+
 @pytest.fixture(scope="session")
 def shared_services(
     tmp_path_factory: pytest.TempPathFactory, valkey: int

@@ -26,6 +26,10 @@ in_dev = partial(nox.session, venv_backend="none", requires=["dev"])
 @nox.session
 def dev(session: nox.Session) -> None:
     """What the other sessions need: the locked packages, and this one as it stands."""
+    _install(session)
+
+
+def _install(session: nox.Session) -> None:
     # Compiling all modules of all packages takes longer than the tests need them.
     session.install("-q", "--no-compile", "-r", "requirements-dev.txt")
     session.install("-q", "--no-deps", "-e", ".")
@@ -102,8 +106,7 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure the service beside its peers. Takes a while; see benchmarks/README.md."""
-    session.install("-q", "-r", "requirements-dev.txt")
-    session.install("-q", "--no-deps", "-e", ".")
+    _install(session)
     session.install("-q", "-r", "benchmarks/requirements.txt")
     session.run("python", "benchmarks/run.py", *session.posargs)
 
@@ -121,7 +124,7 @@ def lock(session: nox.Session) -> None:
     session.install("-q", "uv")
     session.run(
         "uv", "pip", "compile", "pyproject.toml", "--group", "dev", "--universal", "--python-version", "3.11",
-        "--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--quiet",
+        "--generate-hashes", "--no-strip-extras", "--no-emit-index-url", "--no-emit-find-links", "--quiet",
         "--custom-compile-command", "nox -s lock", "--output-file", "requirements-dev.txt", *session.posargs,
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ from werkzeug.sansio.http import parse_cookie
 from trio_sse import events
 from trio_sse.addresses import client_address
 from trio_sse.auth import Denied, Verifier
-from trio_sse.handshake import DEFAULT_USER, Accepted, Asked, Refused, accepted, refused
+from trio_sse.handshake import DEFAULT_USER, Accepted, Asked, Refused, accepted, bearer, refused
 from trio_sse.limits import RETRY_SECONDS, Limits, Overloaded
 from trio_sse.settings import Settings
 
@@ -56,9 +56,9 @@ class Gate:
 
     def _token(self, asked: Asked) -> str | None:
         """Header, cookie, query: the first that has one counts."""
-        scheme, _, value = asked.fields.get(b"authorization", b"").decode("latin-1").partition(" ")
-        if scheme.lower() == "bearer":
-            return value.strip()
+        token = bearer(asked.fields.get(b"authorization", b"").decode("latin-1"))
+        if token is not None:
+            return token
         settings = self._settings
         if settings.jwt_cookie is not None:
             cookies = parse_cookie(asked.fields.get(b"cookie", b"").decode("latin-1"))

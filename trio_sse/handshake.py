@@ -106,6 +106,12 @@ def _fields(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return fields
 
 
+def bearer(authorization: str) -> str | None:
+    """The token in the value of an Authorization field; None when it holds none (RFC 6750, 2.1)."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
 def accepted(asked: Asked, user_id: str) -> Accepted:
     return Accepted(user_id, asked.last_event_id, _STREAM_HEADERS + asked.cors)
 

@@ -30,18 +30,18 @@ class OpenStream:
         self._counted = False
 
     def __enter__(self) -> Connection:
-        service, asked = self._service, self._accepted
+        service, accepted = self._service, self._accepted
         settings, limits = service.settings, service.gate.limits
         connection = self._connection = Connection(
-            asked.user_id,
+            accepted.user_id,
             settings.buffer,
             service.counters,
             service.history,
             service.replays,
             disconnect=settings.slow_client == "disconnect",
         )
-        last_words = asked.last_words
-        if limits.any and (overloaded := limits.excess(asked.user_id, asked.address)):
+        last_words = accepted.last_words
+        if limits.any and (overloaded := limits.excess(accepted.user_id, accepted.address)):
             last_words = last_words or overloaded_words(overloaded)
         if last_words:
             service.counters.overloaded += 1
@@ -50,12 +50,12 @@ class OpenStream:
             connection.end(farewell("draining", 2 * settings.drain_seconds))
         else:
             if limits.any:
-                limits.begin(asked.user_id, asked.address)
+                limits.begin(accepted.user_id, accepted.address)
                 self._counted = True
-            if asked.last_event_id is not None:
+            if accepted.last_event_id is not None:
                 service.counters.resumed += 1
             service.hub.join(connection)
-            service.replays.begin(connection, asked.last_event_id)
+            service.replays.begin(connection, accepted.last_event_id)
             self._set_end(connection)
         return connection
 

@@ -10,6 +10,7 @@ import structlog
 from quart import Blueprint, Response, current_app, request
 
 from trio_sse import messages
+from trio_sse.handshake import bearer
 from trio_sse.publisher import ConflictError, Published, UnavailableError
 from trio_sse.replies import json_reply, problem_reply
 
@@ -31,7 +32,8 @@ _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 async def publish() -> Response:
     """Publish one message, or a list of them: all or none."""
     service = cast("Service", current_app._get_current_object())  # type: ignore[attr-defined]
-    if not _is_token(_bearer(), service.settings.publish_token_list):
+    given = bearer(request.headers.get("authorization", "")) or ""
+    if not _is_token(given, service.settings.publish_token_list):
         detail = "Authorization: Bearer with one of SSE_PUBLISH_TOKENS is required"
         return problem_reply(401, detail, {"www-authenticate": 'Bearer realm="trio_sse publish"'})
     key = request.headers.get("idempotency-key")
@@ -52,11 +54,6 @@ async def publish() -> Response:
             detail += "; it may have the messages all the same: with an Idempotency-Key a second try is safe"
         return problem_reply(503, detail, {"retry-after": str(RETRY_SECONDS)})
     return json_reply({"repeated": repeated, "messages": [_told(one) for one in published]})
-
-
-def _bearer() -> str:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _is_token(given: str, tokens: tuple[str, ...]) -> bool:

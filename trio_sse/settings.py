@@ -15,10 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 Network = IPv4Network | IPv6Network
 
 _ORIGIN = re.compile(r"https?://[^\s/?#@,]+|null|\*", re.IGNORECASE)
-
-
 _HOST_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@]+):[0-9]{1,5}")
-
 
 MIN_SECRET_BYTES = 32
 
@@ -29,6 +26,11 @@ class SettingsError(Exception):
     def __init__(self, lines: list[str]) -> None:
         super().__init__("; ".join(lines))
         self.lines = lines
+
+
+def _listed(value: str) -> Iterator[str]:
+    """The parts of a comma list."""
+    return filter(None, map(str.strip, value.split(",")))
 
 
 def _setting(env: str, default: Any, meaning: str, accepts: str, **constraints: Any) -> Any:
@@ -213,7 +215,7 @@ class Settings(BaseSettings):
     @classmethod
     def _sentinels(cls, value: Any) -> Any:
         if isinstance(value, str):
-            value = tuple(part.strip() for part in value.split(",") if part.strip())
+            value = tuple(_listed(value))
         if not all(_HOST_PORT.fullmatch(address) for address in value):
             raise ValueError("not a list of host:port")
         return value
@@ -222,7 +224,7 @@ class Settings(BaseSettings):
     @classmethod
     def _networks(cls, value: Any) -> Any:
         if isinstance(value, str):
-            value = tuple(ip_network(part.strip(), strict=False) for part in value.split(",") if part.strip())
+            value = tuple(ip_network(part, strict=False) for part in _listed(value))
         return value
 
     @field_validator("auth", "log_format", "log_level", "slow_client", mode="before")
@@ -234,7 +236,7 @@ class Settings(BaseSettings):
     @classmethod
     def _origins(cls, value: Any) -> Any:
         if isinstance(value, str):
-            value = tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
+            value = tuple(part.rstrip("/") for part in _listed(value))
         if not value or not all(_ORIGIN.fullmatch(origin) for origin in value):
             raise ValueError("not a list of origins")
         if "*" in value and len(value) > 1:
@@ -270,7 +272,7 @@ class Settings(BaseSettings):
     def publish_token_list(self) -> tuple[str, ...]:
         """`publish_tokens`, one by one."""
         value = self.publish_tokens.get_secret_value() if self.publish_tokens is not None else ""
-        return tuple(token for part in value.split(",") if (token := part.strip()))
+        return tuple(_listed(value))
 
     @property
     def redis_address(self) -> str:

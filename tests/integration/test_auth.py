@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +13,7 @@ import trio
 from trio import Path as TrioPath
 
 from tests.integration.support.client import connect, streaming
+from tests.integration.support.each_of import each_of
 from tests.integration.support.process import Answer, Service, Services
 from tests.integration.support.variants import COMMANDS, TRIO_SSE, VARIANTS, Variant
 from tests.tokens import SECRET, ec_key, ed_key, forgeries, key_server, rsa_key, secret, token
@@ -44,16 +45,11 @@ def logging_access(variant: Variant) -> Variant:
 
 
 @pytest.fixture(scope="module")
-def all_guarded(tmp_path_factory: pytest.TempPathFactory, valkey: int) -> Iterator[list[Service]]:
-    services = Services(tmp_path_factory.mktemp("guarded"), valkey)
-    yield services.each(map(logging_access, VARIANTS), **JWT)
-    services.close()
+def all_guarded(module_services: Services) -> list[Service]:
+    return module_services.each(map(logging_access, VARIANTS), **JWT)
 
 
-@pytest.fixture(params=range(len(VARIANTS)), ids=[*map(str, VARIANTS)])
-def guarded(request: pytest.FixtureRequest, all_guarded: list[Service]) -> Service:
-    service: Service = all_guarded[request.param]
-    return service
+guarded = each_of("all_guarded", VARIANTS)
 
 
 def bearer(given: str) -> dict[str, str]:

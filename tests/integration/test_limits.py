@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import trio
 import trio.lowlevel
 
 from tests.integration.support.client import Stream, connect, eventually, streaming
+from tests.integration.support.each_of import each_of
 from tests.integration.support.hostile import GET_HEALTH
-from tests.integration.support.process import Answer, Service, Services, wait_until
+from tests.integration.support.process import Answer, Service, Services
 from tests.integration.support.valkeys import certificate
 from tests.integration.support.variants import COMMANDS, TRIO_SSE, VARIANTS, Variant
 
@@ -30,17 +31,11 @@ CUT_OFF_SECONDS = 20
 
 
 @pytest.fixture(scope="module")
-def all_limited(tmp_path_factory: pytest.TempPathFactory, valkey: int) -> Iterator[list[Service]]:
-    services = Services(tmp_path_factory.mktemp("limited"), valkey)
-    yield services.each(VARIANTS, **LIMITS)
-    services.close()
+def all_limited(module_services: Services) -> list[Service]:
+    return module_services.each(VARIANTS, **LIMITS)
 
 
-@pytest.fixture(params=range(len(VARIANTS)), ids=[*map(str, VARIANTS)])
-def limited(request: pytest.FixtureRequest, all_limited: list[Service]) -> Service:
-    service: Service = all_limited[request.param]
-    wait_until(lambda: service.connections == 0, "all others have left")
-    return service
+limited = each_of("all_limited", VARIANTS)
 
 
 @contextlib.asynccontextmanager

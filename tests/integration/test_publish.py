@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,8 @@ import pytest
 import trio
 
 from tests.integration.support.client import Stream, connect, eventually, streaming, streams
-from tests.integration.support.process import Answer, Service, Services, wait_until
+from tests.integration.support.each_of import each_of
+from tests.integration.support.process import Answer, Service, Services
 from tests.integration.support.variants import HYPERCORN, TRIO_SSE, VARIANTS
 from tests.streams import durable
 
@@ -26,17 +26,11 @@ ONE = {"Authorization": "Bearer one"}
 
 
 @pytest.fixture(scope="module")
-def all_publishing(tmp_path_factory: pytest.TempPathFactory, valkey: int) -> Iterator[list[Service]]:
-    services = Services(tmp_path_factory.mktemp("publishing"), valkey)
-    yield services.each(VARIANTS, **TOKENS)
-    services.close()
+def all_publishing(module_services: Services) -> list[Service]:
+    return module_services.each(VARIANTS, **TOKENS)
 
 
-@pytest.fixture(params=range(len(VARIANTS)), ids=[*map(str, VARIANTS)])
-def publishing(request: pytest.FixtureRequest, all_publishing: list[Service]) -> Service:
-    service: Service = all_publishing[request.param]
-    wait_until(lambda: service.connections == 0, "all others have left")
-    return service
+publishing = each_of("all_publishing", VARIANTS)
 
 
 def post(service: Service, data: Any, **headers: str) -> Answer:

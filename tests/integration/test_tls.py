@@ -7,7 +7,6 @@ import itertools
 import json
 import socket
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ import pytest
 import trio
 
 from tests.integration.support.client import Stream, connect, eventually
+from tests.integration.support.each_of import each_of
 from tests.integration.support.http2 import http2
-from tests.integration.support.process import Service, Services, wait_until
+from tests.integration.support.process import Service, Services
 from tests.integration.support.valkeys import certificate
 from tests.integration.support.variants import COMMANDS, TRIO_SSE, Variant, script
 from tests.tokens import SECRET, token
@@ -44,22 +44,16 @@ def begin(services: Services, variant: Variant, pair: Pair, **settings: Any) -> 
 
 
 @pytest.fixture(scope="module")
-def all_secure(tmp_path_factory: pytest.TempPathFactory, valkey: int, pair: Pair) -> Iterator[list[Service]]:
-    services = Services(tmp_path_factory.mktemp("secure"), valkey)
+def all_secure(module_services: Services, pair: Pair) -> list[Service]:
     values = {
         "SSE_PUBLISH_TOKENS": "one", "SSE_AUTH": "jwt", "SSE_JWT_SECRET": SECRET, "SSE_JWT_COOKIE": "tok",
         "SSE_MAX_CONNECTIONS_PER_USER": str(STREAMS),
     }  # fmt: skip
-    started = [begin(services, variant, pair, **values) for variant in COMMANDS]
-    yield [service.wait_until_answers() for service in started]
-    services.close()
+    started = [begin(module_services, variant, pair, **values) for variant in COMMANDS]
+    return [service.wait_until_answers() for service in started]
 
 
-@pytest.fixture(params=range(len(COMMANDS)), ids=[*map(str, COMMANDS)])
-def secure(request: pytest.FixtureRequest, all_secure: list[Service]) -> Service:
-    service: Service = all_secure[request.param]
-    wait_until(lambda: service.connections == 0, "all others have left")
-    return service
+secure = each_of("all_secure", COMMANDS)
 
 
 def cookie(user: str) -> list[tuple[str, str]]:
