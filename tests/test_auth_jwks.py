@@ -145,6 +145,30 @@ async def test_keys_that_were_had_are_used_while_the_set_cannot_be(
     assert server.asked == 4
 
 
+async def test_while_the_set_is_looked_at_again_its_known_keys_are_used(
+    server: KeyServer, verifier: Verifier, mock_clock: MockClock
+) -> None:
+    server.offer(one=ec_key())
+    made = token(ec_key(), {"kid": "one"})
+    assert await accepts(verifier, made)
+    server.being_asked.clear()
+    server.may_answer.clear()
+    mock_clock.jump(JWKS_LIFETIME_SECONDS + 1)
+    first = trio.Event()
+
+    async def look() -> None:
+        assert await accepts(verifier, made)
+        first.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        await trio.to_thread.run_sync(server.being_asked.wait)
+        assert await accepts(verifier, made)
+        assert not first.is_set()
+        server.may_answer.set()
+    assert server.asked == 2
+
+
 WRONG = {
     "nothing": b"",
     "an error": b"HTTP/1.0 500 x\r\n\r\n",

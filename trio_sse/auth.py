@@ -152,8 +152,9 @@ class _KeySet:
 
     async def find(self, token: str) -> tuple[Any, list[str]]:
         kid = jwt.get_unverified_header(token).get("kid")
-        now = trio.current_time()
-        if kid not in self._keys or now - self._fetched_at > JWKS_LIFETIME_SECONDS:
+        stale = trio.current_time() - self._fetched_at > JWKS_LIFETIME_SECONDS
+        # One bearer of a known key waits for the newer set; the others need not, however slow its server is.
+        if kid not in self._keys or (stale and not self._fetching.locked()):
             async with self._fetching:  # whoever waited here may find what it needs
                 await self._fetch(unless_known=kid)
         if not self._keys:
