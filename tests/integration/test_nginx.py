@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.integration.support.client import eventually, streaming
+from tests.integration.support.client import Stream, connect, eventually, streaming
 from tests.integration.support.process import Services, wait_until
 from tests.ports import free_port
 from trio_sse.embedded import is_answering
@@ -23,6 +23,9 @@ pytestmark = [
     pytest.mark.skipif(NGINX is None, reason="no nginx installed"),
 ]
 
+README = Path(__file__).parents[2] / "README.md"
+LOCATION = README.read_text().split("```nginx\n")[1].split("```")[0]
+
 # Buffering is on, as by default: X-Accel-Buffering switches it off for the stream.
 CONFIGURATION = """
 daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/error.log;
@@ -33,11 +36,7 @@ http {{
     uwsgi_temp_path {directory}; scgi_temp_path {directory};
     server {{
         listen 127.0.0.1:{front};
-        location / {{
-            proxy_pass http://127.0.0.1:{back};
-            proxy_http_version 1.1;
-            proxy_read_timeout 1h;
-        }}
+        {location}
     }}
 }}
 """
@@ -47,7 +46,8 @@ http {{
 def nginx(directory: Path, back: int) -> Iterator[int]:
     front = free_port()
     configuration = directory / "nginx.conf"
-    configuration.write_text(CONFIGURATION.format(directory=directory, front=front, back=back))
+    location = LOCATION.replace("127.0.0.1:8085", f"127.0.0.1:{back}")
+    configuration.write_text(CONFIGURATION.format(directory=directory, front=front, location=location))
     assert NGINX is not None
     process = subprocess.Popen(
         [NGINX, "-p", str(directory), "-c", str(configuration)], stderr=subprocess.DEVNULL
@@ -69,3 +69,16 @@ async def test_a_stream_passes_unbuffered(start: Services, tmp_path: Path) -> No
                 with trio.fail_after(5):
                     assert (await stream.notification())["n"] == n
         await eventually(lambda: service.connections == 0, "nginx passes the client's leaving on")
+
+
+async def test_streams_are_counted_by_the_client_s_address(start: Services, tmp_path: Path) -> None:
+    service = start(SSE_TRUSTED_PROXIES="127.0.0.1", SSE_MAX_CONNECTIONS_PER_ADDRESS="1")
+    expected = [("127.0.0.2", "connected"), ("127.0.0.3", "connected"), ("127.0.0.2", "overloaded")]
+    headers = [("Accept", "text/event-stream"), ("X-Forwarded-For", "192.0.2.1")]
+    with nginx(tmp_path, service.port) as front:
+        async with contextlib.AsyncExitStack() as stack:
+            for source, name in expected:
+                transport = await stack.enter_async_context(await connect(front, source=source))
+                stream = Stream(transport)
+                await stream.request("/sse", headers, "1.1")
+                assert (await stream.event()).name == name

@@ -133,12 +133,19 @@ def linger_none(sock: trio.socket.SocketType) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-async def connect(port: int, *, receive_buffer: int | None = None) -> trio.SocketStream:
-    """A TCP connection. A small `receive_buffer` makes a client that does not read fill up soon."""
+async def connect(
+    port: int, *, receive_buffer: int | None = None, source: str | None = None
+) -> trio.SocketStream:
+    """A TCP connection. A small `receive_buffer` makes a client that does not read fill up soon.
+
+    `source` is an address of its own to come from.
+    """
     sock = trio.socket.socket()
-    if receive_buffer is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     try:
+        if source is not None:
+            await sock.bind((source, 0))
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         await sock.connect(("127.0.0.1", port))
     except BaseException:
         sock.close()
