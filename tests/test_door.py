@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -20,6 +21,8 @@ from structlog.testing import capture_logs
 from tests.support import PATIENCE_SECONDS, events, exchange, get, process_kept, read, served, settings
 from trio_sse.asgi import Application
 from trio_sse.door import Doors
+from trio_sse.handshake import Asked
+from trio_sse.request import StreamRequest
 from trio_sse.service import create_app
 from trio_sse.stream import serve_stream
 
@@ -92,6 +95,14 @@ async def test_the_stop_of_the_server_does_not_wait_for_a_request_that_never_com
         assert await read(stream) == b""
 
 
+async def test_what_a_client_sent_does_not_stay_in_memory_with_its_stream() -> None:
+    async with served(application()) as port:
+        stream, _ = await opened(port)
+        async with stream:
+            requests = [held for held in gc.get_objects() if isinstance(held, Asked | StreamRequest)]
+            assert requests == []
+
+
 class BrokenError(Exception):
     pass
 
@@ -100,10 +111,10 @@ async def test_what_one_connection_raises_ends_it_alone_and_is_counted(
     monkeypatch: pytest.MonkeyPatch, valkey: int
 ) -> None:
 
-    async def sometimes_broken(service: Any, request: Any, stream: Any) -> None:
-        if request.asked.user_id == "broken":
+    async def sometimes_broken(service: Any, opening: Any, stream: Any) -> None:
+        if opening.accepted.user_id == "broken":
             raise BrokenError
-        await serve_stream(service, request, stream)
+        await serve_stream(service, opening, stream)
 
     monkeypatch.setattr("trio_sse.door.serve_stream", sometimes_broken)
     app = Application(settings(redis_host="127.0.0.1", redis_port=valkey, log_level="error"))

@@ -19,7 +19,7 @@ from tests.tokens import SECRET
 from trio_sse import wire
 from trio_sse.request import StreamRequest, read_request
 from trio_sse.service import Service, create_app
-from trio_sse.stream import MAX_IGNORED, serve_stream
+from trio_sse.stream import MAX_IGNORED, let_in, serve_stream
 
 
 @pytest.fixture
@@ -27,10 +27,11 @@ def service() -> Service:
     return create_app(settings())
 
 
-async def serve(service: Service, near: trio.SocketStream) -> None:
-    request = await read_request(near, get("/sse?user_id=ann", version="1.0"), Config(), service.settings)
+async def serve(service: Service, near: trio.SocketStream, version: str = "1.0") -> None:
+    request = await read_request(near, get("/sse?user_id=ann", version=version), Config(), service.settings)
     assert isinstance(request, StreamRequest)
-    await serve_stream(service, request, near)
+    if opening := await let_in(service, request, near):
+        await serve_stream(service, opening, near)
 
 
 async def test_it_says_connected_and_then_what_is_published(service: Service) -> None:
@@ -135,19 +136,11 @@ async def test_what_a_client_sends_after_its_request_is_ignored_up_to_a_bound(se
 
 
 async def test_it_ends_the_body_for_clients_that_get_chunks(service: Service) -> None:
-    request = await read_request_11(service)
     async with stream_pair() as (near, far), trio.open_nursery() as nursery:
-        nursery.start_soon(serve_stream, service, request, near)
+        nursery.start_soon(serve, service, near, "1.1")
         await read(far, b"}\n\n\r\n")
         service.hub.close()
         assert await read(far, wire.LAST_CHUNK) == wire.LAST_CHUNK
-
-
-async def read_request_11(service: Service) -> StreamRequest:
-    async with stream_pair() as (near, _far):
-        request = await read_request(near, get("/sse"), Config(), service.settings)
-    assert isinstance(request, StreamRequest)
-    return request
 
 
 @pytest.mark.parametrize(
@@ -161,7 +154,7 @@ async def test_who_is_not_let_in_gets_a_problem_document_on_the_same_socket(
     async with stream_pair() as (near, far):
         request = await read_request(near, get(f"/sse?{query}"), Config(), service.settings)
         assert isinstance(request, StreamRequest)
-        await serve_stream(service, request, near)
+        assert await let_in(service, request, near) is None
         await near.send_eof()
         head, _, body = (await read(far)).partition(b"\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {status} ".encode())
@@ -179,7 +172,7 @@ async def test_one_who_does_not_read_its_refusal_is_given_up(autojump_clock: Moc
         request = await read_request(near, get("/sse?user_id=*"), Config(), service.settings)
         assert isinstance(request, StreamRequest)
         began = trio.current_time()
-        await serve_stream(service, request, near)
+        assert await let_in(service, request, near) is None
         assert trio.current_time() - began <= service.settings.write_timeout_seconds
 
 
@@ -222,4 +215,4 @@ async def test_whoever_leaves_before_a_refusal_is_no_error(service: Service) -> 
         # With SO_LINGER 0 closing resets the connection.
         far.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         far.socket.close()
-        await serve_stream(service, request, near)
+        assert await let_in(service, request, near) is None

@@ -36,7 +36,7 @@ from trio_sse.containment import Contained
 from trio_sse.request import OtherRequest, Replayed, StreamRequest, read_request
 from trio_sse.service import Service
 from trio_sse.sockets import listening, widen
-from trio_sse.stream import serve_stream
+from trio_sse.stream import let_in, serve_stream
 
 log = structlog.stdlib.get_logger("trio_sse.door")
 
@@ -111,7 +111,10 @@ class Doors:
                 request = await read_request(stream, received, config, self._service.settings)
             if isinstance(request, StreamRequest):
                 await context.mark_request()
-                await serve_stream(self._service, request, stream)
+                opening = await let_in(self._service, request, stream)
+                del request
+                if opening is not None:
+                    await serve_stream(self._service, opening, stream)
             elif request is not None:
                 with trio.CancelScope() as scope:
                     self._open[stream] = scope

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from functools import partial
+from typing import NamedTuple
 
 import trio
 
@@ -18,11 +19,18 @@ MAX_IGNORED = 65536
 """Bytes a client may send after its request. A stream closes the connection, so nobody answers them."""
 
 
-async def serve_stream(service: Service, request: StreamRequest, stream: trio.SocketStream) -> None:
-    """Answer `request` on `stream` until the client leaves, the hub closes, or a write times out.
+class Opening(NamedTuple):
+    """What is left of a request that was let in. Its header fields, a token among them, are not: nothing of
+    them is to stay in memory for as long as the stream."""
 
-    The connection is in the hub exactly as long as this runs, however it ends. The socket stays open.
-    """
+    accepted: Accepted
+    head: bytes
+    """The head of the response."""
+    chunked: bool
+
+
+async def let_in(service: Service, request: StreamRequest, stream: trio.SocketStream) -> Opening | None:
+    """Decide about `request`. None: it was refused, and told so on `stream`, which stays open."""
     answer: Accepted | Refused
     if isinstance(request.asked, Refused):
         answer = request.asked
@@ -32,19 +40,27 @@ async def serve_stream(service: Service, request: StreamRequest, stream: trio.So
         patience = trio.move_on_after(service.settings.write_timeout_seconds)
         with patience, contextlib.suppress(trio.BrokenResourceError):  # whoever asked may have left
             await stream.send_all(request.refusal(answer))
-        return
+        return None
+    return Opening(answer, request.head(answer.headers), request.chunked)
+
+
+async def serve_stream(service: Service, opening: Opening, stream: trio.SocketStream) -> None:
+    """Carry the stream until the client leaves, the hub closes, or a write times out.
+
+    The connection is in the hub exactly as long as this runs, however it ends. The socket stays open.
+    """
     fd = stream.socket.fileno()
     async with trio.open_nursery() as nursery:
-        with OpenStream(service, answer) as connection:
+        with OpenStream(service, opening.accepted) as connection:
             outlet = SocketOutlet(
                 fd,
                 connection,
                 nursery,
                 service.replay_turns,
-                chunked=request.chunked,
+                chunked=opening.chunked,
                 timeout=service.settings.write_timeout_seconds,
             )
-            outlet.begin(request.head(answer.headers), connection.take_waiting())
+            outlet.begin(opening.head, connection.take_waiting())
             connection.attach(outlet)
             await _until_client_leaves(fd)
         # Only now, out of the hub: nobody may offer what would need a task in a nursery that closes.
