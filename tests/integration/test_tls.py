@@ -10,6 +10,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+import h2.exceptions
 import httpx
 import pytest
 import trio
@@ -188,6 +189,26 @@ async def test_it_stops_in_time_with_streams_open(
         if reading:
             for stream in streams:
                 assert [event.name for event in stream.events] in ([], ["draining"])
+
+
+async def test_streams_asked_for_and_reset_over_and_over_end_their_connection(
+    all_secure: list[Service], pair: Pair
+) -> None:
+    """HTTP/2 rapid reset, CVE-2023-44487: bounded by Hypercorn's `keep_alive_max_requests`, 1,000.
+
+    With Hypercorn's asyncio worker too, which then complains about coroutines of its own.
+    """
+    for service in all_secure[:2]:
+        async with http2(service.port, str(pair[0])) as beside, http2(service.port, str(pair[0])) as client:
+            stream = await beside.get("/sse", cookie("ann"))
+            await stream.event()
+            with contextlib.suppress(h2.exceptions.ProtocolError, trio.BrokenResourceError):
+                for _ in range(100):
+                    await client.get_and_reset("/sse", cookie("bob"), times=50)
+            await eventually(lambda: client.closed, "the connection is ended")
+            await eventually(lambda: service.connections == 1, "nothing is left of it")  # noqa: B023
+            service.publish("ann", n=1)
+            assert (await stream.event()).json["n"] == 1
 
 
 @pytest.mark.parametrize("variant", COMMANDS, ids=str)

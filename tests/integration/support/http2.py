@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 import h2.settings
 import trio
 
@@ -70,12 +71,22 @@ class Http2:
 
     async def get(self, path: str, headers: Iterable[tuple[str, str]] = ()) -> Stream2:
         """Ask, and wait for the head of the answer."""
+        stream = self._ask(path, headers)
+        await self.flush()
+        await self.until(lambda: stream.status or self.closed)
+        return stream
+
+    async def get_and_reset(self, path: str, headers: Iterable[tuple[str, str]], times: int) -> None:
+        """Ask so many times, and take each request back at once."""
+        for _ in range(times):
+            self.http.reset_stream(self._ask(path, headers).number, 8)
+        await self.flush()
+
+    def _ask(self, path: str, headers: Iterable[tuple[str, str]]) -> Stream2:
         number = self.http.get_next_available_stream_id()
         stream = self.streams[number] = Stream2(self, number)
         pseudo = [(":method", "GET"), (":path", path), (":scheme", "https"), (":authority", "localhost")]
         self.http.send_headers(number, [*pseudo, *headers], end_stream=True)
-        await self.flush()
-        await self.until(lambda: stream.status or self.closed)
         return stream
 
     async def until(self, condition: Callable[[], object]) -> None:
@@ -87,7 +98,9 @@ class Http2:
 
     async def read(self) -> None:
         """Until the service closes the connection."""
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        with contextlib.suppress(
+            trio.BrokenResourceError, trio.ClosedResourceError, h2.exceptions.ProtocolError
+        ):
             while data := await self.transport.receive_some(65536):
                 for event in self.http.receive_data(bytes(data)):
                     self._handle(event)
