@@ -17,7 +17,7 @@ import structlog
 import trio
 from trio_asyncio import aio_as_trio
 
-from trio_sse import h2_window, logs
+from trio_sse import http2, logs
 from trio_sse.containment import Contained, innermost
 from trio_sse.door import Doors
 from trio_sse.handshake import problem
@@ -119,7 +119,7 @@ class Application:
             async with trio.open_nursery() as nursery:
                 if signals := self._signals or unattended():
                     await nursery.start(service.stopping.listen, signals)
-                with h2_window.installed(), doors.installed():
+                with http2.installed(), doors.installed():
                     await service(scope, receive_after_connections, send_unless_failed)  # type: ignore[arg-type]
                 nursery.cancel_scope.cancel()
         except Exception as error:

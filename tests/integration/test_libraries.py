@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import h11
 import hypercorn.asyncio.run
@@ -14,8 +15,11 @@ import hypercorn.run
 import hypercorn.trio.run
 import pytest
 import trio
-from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, StreamBuffer
-from hypercorn.trio.worker_context import EventWrapper
+from hypercorn.config import Config
+from hypercorn.events import Closed
+from hypercorn.protocol.events import EndBody
+from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, H2Protocol, StreamBuffer
+from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from redis.asyncio import Connection
 from trio.testing import wait_all_tasks_blocked
 from trio_asyncio import aio_as_trio, open_loop
@@ -167,10 +171,7 @@ async def test_replies_of_redis_py(valkey: int) -> None:
 
 
 async def test_a_writer_waits_for_no_http2_window() -> None:
-    """`h2_window` bounds what piles up for a client that opens none.
-
-    If this fails, Hypercorn does it itself: delete that module.
-    """
+    """If this fails, delete `http2.BoundedStreamBuffer`: Hypercorn bounds what piles up itself."""
     buffer = StreamBuffer(EventWrapper)
     for _ in range(10):
         with trio.fail_after(5):
@@ -179,3 +180,19 @@ async def test_a_writer_waits_for_no_http2_window() -> None:
                 await wait_all_tasks_blocked()
                 await buffer.pop(0)
     assert len(buffer.buffer) == 10 * BUFFER_HIGH_WATER
+
+
+async def test_the_end_of_an_http2_connection_is_not_told_to_those_who_wait_for_it() -> None:
+    """If this fails, delete `http2.EndingProtocol`."""
+    nobody: Any = None
+    context: Any = WorkerContext(None)
+    protocol = H2Protocol(nobody, Config(), context, nobody, nobody, False, None, None, nobody)
+    protocol.stream_buffers[1] = StreamBuffer(EventWrapper)
+    protocol.priority.insert_stream(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(protocol.stream_send, EndBody(stream_id=1))
+        await wait_all_tasks_blocked()
+        await protocol.handle(Closed())
+        await wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        nursery.cancel_scope.cancel()
