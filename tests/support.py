@@ -18,7 +18,9 @@ import trio
 from httpx_sse import ServerSentEvent
 from httpx_sse._decoders import SSEDecoder
 from hypercorn.config import Config
+from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
 from hypercorn.trio import serve
+from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypothesis import strategies as st
 
 from trio_sse.batch import Batch
@@ -328,3 +330,17 @@ async def read(stream: trio.SocketStream, until: bytes | None = None) -> bytes:
 
 def get(path: str, *headers: str, version: str = "1.1") -> bytes:
     return "\r\n".join([f"GET {path} HTTP/{version}", "Host: localhost", *headers, "", ""]).encode()
+
+
+def http2_protocol(kind: type[H2Protocol], buffer: type[StreamBuffer]) -> H2Protocol:
+    """A connection in Hypercorn with one stream, number 1, that of an answer which nobody has taken."""
+
+    async def send(_: object) -> None:
+        pass
+
+    nobody: Any = None
+    context: Any = WorkerContext(None)
+    protocol = kind(nobody, Config(), context, nobody, nobody, False, None, None, send)
+    protocol.stream_buffers[1] = buffer(EventWrapper)
+    protocol.priority.insert_stream(1)
+    return protocol

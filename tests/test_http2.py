@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import hypercorn.protocol
 import hypercorn.protocol.h2
 import pytest
 import trio
-from hypercorn.config import Config
 from hypercorn.events import Closed
 from hypercorn.protocol.events import Body, EndBody
 from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, H2Protocol, StreamBuffer
-from hypercorn.trio.worker_context import EventWrapper, WorkerContext
+from hypercorn.trio.worker_context import EventWrapper
 from trio.testing import wait_all_tasks_blocked
 
+from tests.support import http2_protocol
 from trio_sse import http2
 from trio_sse.http2 import BoundedStreamBuffer, EndingProtocol
 
@@ -40,25 +38,11 @@ async def test_all_that_was_written_is_taken_in_order() -> None:
     await buffer.drain()
 
 
-async def nowhere(_: object) -> None:
-    pass
-
-
-def protocol_of(kind: type[H2Protocol]) -> H2Protocol:
-    """A connection with one stream, that of an answer which nobody has taken."""
-    nobody: Any = None
-    context: Any = WorkerContext(None)
-    protocol = kind(nobody, Config(), context, nobody, nobody, False, None, None, nowhere)
-    protocol.stream_buffers[1] = BoundedStreamBuffer(EventWrapper)
-    protocol.priority.insert_stream(1)
-    return protocol
-
-
 @pytest.mark.parametrize(
     "said", [EndBody(stream_id=1), Body(stream_id=1, data=bytes(BUFFER_HIGH_WATER))], ids=["end", "body"]
 )
 async def test_when_the_connection_ends_nobody_waits_for_it(said: EndBody | Body) -> None:
-    protocol = protocol_of(EndingProtocol)
+    protocol = http2_protocol(EndingProtocol, BoundedStreamBuffer)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(protocol.stream_send, said)
         await wait_all_tasks_blocked()
@@ -67,7 +51,7 @@ async def test_when_the_connection_ends_nobody_waits_for_it(said: EndBody | Body
 
 
 async def test_what_is_sent_after_the_end_is_dropped() -> None:
-    protocol = protocol_of(EndingProtocol)
+    protocol = http2_protocol(EndingProtocol, BoundedStreamBuffer)
     await protocol.handle(Closed())
     protocol.stream_buffers[1] = buffer = BoundedStreamBuffer(EventWrapper)  # a stream that came too late
     await protocol.stream_send(Body(stream_id=1, data=b"abc"))

@@ -36,6 +36,7 @@ from trio_sse.containment import Contained
 from trio_sse.request import OtherRequest, Replayed, StreamRequest, read_request
 from trio_sse.service import Service
 from trio_sse.sockets import listening, widen
+from trio_sse.standing_in import standing_in
 from trio_sse.stream import let_in, serve_stream
 
 log = structlog.stdlib.get_logger("trio_sse.door")
@@ -73,9 +74,7 @@ class Doors:
             return
         with contextlib.ExitStack() as stack:
             for module, names in doors.items():
-                for name, door in names.items():
-                    stack.callback(setattr, module, name, getattr(module, name))
-                    setattr(module, name, door)
+                stack.enter_context(standing_in(module, names))
             yield
 
     async def _raise_shutdown(self, trigger: Callable[[], Awaitable[Any]]) -> None:
@@ -112,7 +111,7 @@ class Doors:
             if isinstance(request, StreamRequest):
                 await context.mark_request()
                 opening = await let_in(self._service, request, stream)
-                del request
+                del request  # a browser's header fields, which the stream does not need: see Opening
                 if opening is not None:
                     await serve_stream(self._service, opening, stream)
             elif request is not None:

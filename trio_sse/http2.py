@@ -20,6 +20,8 @@ from hypercorn.events import Event
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import BUFFER_LOW_WATER, H2Protocol, StreamBuffer
 
+from trio_sse.standing_in import standing_in
+
 
 class BoundedStreamBuffer(StreamBuffer):
     """Lets the writer go on when less than the low-water mark is left."""
@@ -51,15 +53,8 @@ class EndingProtocol(H2Protocol):
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
     """Stand in the place of Hypercorn's own."""
-    places = (
-        (vars(hypercorn.protocol.h2), "StreamBuffer", BoundedStreamBuffer),
-        (vars(hypercorn.protocol), "H2Protocol", EndingProtocol),
-    )
-    before = [module[name] for module, name, _ in places]
-    for module, name, mended in places:
-        module[name] = mended
-    try:
+    with (
+        standing_in(hypercorn.protocol.h2, {"StreamBuffer": BoundedStreamBuffer}),
+        standing_in(hypercorn.protocol, {"H2Protocol": EndingProtocol}),
+    ):
         yield
-    finally:
-        for (module, name, _), own in zip(places, before, strict=True):
-            module[name] = own

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
 
 import h11
 import hypercorn.asyncio.run
@@ -15,11 +14,10 @@ import hypercorn.run
 import hypercorn.trio.run
 import pytest
 import trio
-from hypercorn.config import Config
 from hypercorn.events import Closed
 from hypercorn.protocol.events import EndBody
 from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, H2Protocol, StreamBuffer
-from hypercorn.trio.worker_context import EventWrapper, WorkerContext
+from hypercorn.trio.worker_context import EventWrapper
 from redis.asyncio import Connection
 from trio.testing import wait_all_tasks_blocked
 from trio_asyncio import aio_as_trio, open_loop
@@ -28,6 +26,7 @@ from tests.integration.support.client import connect
 from tests.integration.support.hostile import attacks, launch
 from tests.integration.support.process import Services
 from tests.integration.support.variants import Variant
+from tests.support import http2_protocol
 
 pytestmark = pytest.mark.integration
 
@@ -184,11 +183,7 @@ async def test_a_writer_waits_for_no_http2_window() -> None:
 
 async def test_the_end_of_an_http2_connection_is_not_told_to_those_who_wait_for_it() -> None:
     """If this fails, delete `http2.EndingProtocol`."""
-    nobody: Any = None
-    context: Any = WorkerContext(None)
-    protocol = H2Protocol(nobody, Config(), context, nobody, nobody, False, None, None, nobody)
-    protocol.stream_buffers[1] = StreamBuffer(EventWrapper)
-    protocol.priority.insert_stream(1)
+    protocol = http2_protocol(H2Protocol, StreamBuffer)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(protocol.stream_send, EndBody(stream_id=1))
         await wait_all_tasks_blocked()
