@@ -12,7 +12,7 @@ from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, H2Protocol, StreamBuffer
 from hypercorn.trio.worker_context import EventWrapper
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support import http2_protocol
+from tests.support import PATIENCE_SECONDS, http2_protocol
 from trio_sse import http2
 from trio_sse.http2 import BoundedStreamBuffer, EndingProtocol
 
@@ -43,19 +43,21 @@ async def test_all_that_was_written_is_taken_in_order() -> None:
 )
 async def test_when_the_connection_ends_nobody_waits_for_it(said: EndBody | Body) -> None:
     protocol = http2_protocol(EndingProtocol, BoundedStreamBuffer)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(protocol.stream_send, said)
-        await wait_all_tasks_blocked()
-        assert len(nursery.child_tasks) == 1, "as long as it lasts, it is waited for"
-        await protocol.handle(Closed())
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(protocol.stream_send, said)
+            await wait_all_tasks_blocked()
+            assert len(nursery.child_tasks) == 1, "as long as it lasts, it is waited for"
+            await protocol.handle(Closed())
 
 
 async def test_what_is_sent_after_the_end_is_dropped() -> None:
     protocol = http2_protocol(EndingProtocol, BoundedStreamBuffer)
     await protocol.handle(Closed())
     protocol.stream_buffers[1] = buffer = BoundedStreamBuffer(EventWrapper)  # a stream that came too late
-    await protocol.stream_send(Body(stream_id=1, data=b"abc"))
-    await protocol.stream_send(EndBody(stream_id=1))
+    with trio.fail_after(PATIENCE_SECONDS):
+        await protocol.stream_send(Body(stream_id=1, data=b"abc"))
+        await protocol.stream_send(EndBody(stream_id=1))
     assert not buffer.buffer
 
 
