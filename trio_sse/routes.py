@@ -26,7 +26,7 @@ _PAGE = resources.files("trio_sse").joinpath("test-sse.html")
 # The page is one file: whatever else it tried to load would be somebody else's.
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
-    "connect-src *; base-uri 'none'; form-action 'none'"
+    "connect-src 'self'; base-uri 'none'; form-action 'none'"
 )
 
 

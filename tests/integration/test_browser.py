@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.tokens import SECRET, token
 
 pytestmark = pytest.mark.browser
 
+TOKEN = "a-publish-token-of-the-tests"
 FILE = Path(trio_sse.__file__).with_name("test-sse.html").resolve().as_uri()
 
 
@@ -56,7 +58,8 @@ class TestPage:
 
     def connect(self, user: str) -> Locator:
         """Fill the form and press the button: the stream's part of the page."""
-        self.page.locator("#server").fill(self.service.url)
+        if self.page.url.startswith("file:"):  # else it is the service that the page came from
+            self.page.locator("#server").fill(self.service.url)
         self.page.locator("#user").fill(user)
         self.page.locator("#connect-button").click()
         return self.page.get_by_test_id("stream").last
@@ -169,6 +172,51 @@ def test_reconnecting_by_hand_brings_what_was_missed(start: Services, open_page:
     page.check()
 
 
+def test_a_connection_that_falls_silent_is_made_anew(start: Services, open_page: Open) -> None:
+    """As when a network drops the connection and tells neither end."""
+    service = start(SSE_HEARTBEAT_SECONDS="1")
+    page = open_page(service)
+    stream = page.connect("1")
+    is_open(stream)
+    service.process.send_signal(signal.SIGSTOP)
+    try:
+        expect(stream.get_by_test_id("service")).to_contain_text("No heartbeat came")
+        expect(stream).not_to_have_attribute("data-state", "open")
+    finally:
+        service.process.send_signal(signal.SIGCONT)
+    is_open(stream)
+    expect(stream.get_by_test_id("reconnects")).to_have_text("1")
+    service.publish(1, message="to the new one")
+    expect(stream.get_by_test_id("text")).to_have_text("to the new one")
+    expect(stream.get_by_test_id("gap")).to_have_count(0)
+    page.check()
+
+
+def test_what_a_link_says_cannot_send_the_page_or_its_token_elsewhere(
+    start: Services, open_page: Open
+) -> None:
+    service, other = start(SSE_PUBLISH_TOKENS=TOKEN), start(SSE_PUBLISH_TOKENS=TOKEN)
+    page = open_page(service)
+    for part in ("?", "#"):
+        page.page.goto("about:blank")
+        page.page.goto(f"{service.url}/{part}server={other.url}&user_id=7")
+        expect(page.page.locator("#server")).to_have_value(service.url)
+        page.page.evaluate(f"localStorage.setItem('trio_sse.server', '{other.url}')")
+        page.page.reload()
+        expect(page.page.locator("#server")).to_have_value(service.url)
+        expect(page.page.locator("#server")).not_to_be_editable()
+    # Nor can a script that got into the page: the policy stops it.
+    refused = page.page.evaluate(f"fetch('{other.url}/healthz').then(() => false, () => true)")
+    assert refused
+    stream = page.connect("7")
+    is_open(stream)
+    form = publish_form(stream)
+    form.get_by_label("Token").fill(TOKEN)
+    form.get_by_test_id("send").click()
+    expect(form.get_by_test_id("sent")).to_contain_text("Accepted")
+    page.check(errors_expected=True)  # of the policy
+
+
 def test_a_refusal_shows_its_reason(start: Services, open_page: Open) -> None:
     page = open_page(start())
     stream = page.connect("x" * 129)
@@ -225,11 +273,11 @@ def publish_form(stream: Locator) -> Locator:
 def test_a_message_is_published_over_http_and_its_way_is_told(
     start: Services, open_page: Open, from_file: bool
 ) -> None:
-    page = open_page(start(SSE_PUBLISH_TOKENS="one"), from_file=from_file)
+    page = open_page(start(SSE_PUBLISH_TOKENS=TOKEN), from_file=from_file)
     stream = page.connect("1")
     is_open(stream)
     form = publish_form(stream)
-    form.get_by_label("Token").fill("one")
+    form.get_by_label("Token").fill(TOKEN)
     form.get_by_label("Message").fill('over "HTTP" <b>')
     form.get_by_test_id("send").click()
     expect(form.get_by_test_id("sent")).to_contain_text("1 stream took it, 0 will get it later, 0 lost it")
@@ -238,7 +286,7 @@ def test_a_message_is_published_over_http_and_its_way_is_told(
 
 
 def test_a_wrong_token_says_so_and_a_right_one_helps(start: Services, open_page: Open) -> None:
-    page = open_page(start(SSE_PUBLISH_TOKENS="one"))
+    page = open_page(start(SSE_PUBLISH_TOKENS=TOKEN))
     stream = page.connect('ann\'s "own"')
     is_open(stream)
     form = publish_form(stream)
@@ -247,7 +295,7 @@ def test_a_wrong_token_says_so_and_a_right_one_helps(start: Services, open_page:
         form.get_by_test_id("send").click()
         expect(form.get_by_test_id("sent")).to_contain_text("Not accepted (Authorization: Bearer")
         expect(form.get_by_test_id("sent")).to_have_class(re.compile("error"))
-    form.get_by_label("Token").fill("one")
+    form.get_by_label("Token").fill(TOKEN)
     form.get_by_test_id("send").click()
     expect(form.get_by_test_id("sent")).to_contain_text("Accepted")
     expect(form.get_by_test_id("sent")).not_to_have_class(re.compile("error"))
@@ -256,7 +304,7 @@ def test_a_wrong_token_says_so_and_a_right_one_helps(start: Services, open_page:
 
 
 def test_the_form_works_by_keyboard(start: Services, open_page: Open) -> None:
-    page = open_page(start(SSE_PUBLISH_TOKENS="one"))
+    page = open_page(start(SSE_PUBLISH_TOKENS=TOKEN))
     stream = page.connect("1")
     is_open(stream)
     http = stream.get_by_test_id("http")
@@ -265,7 +313,7 @@ def test_the_form_works_by_keyboard(start: Services, open_page: Open) -> None:
     keyboard = page.page.keyboard
     keyboard.press("Enter")
     keyboard.press("Tab")
-    keyboard.type("one")
+    keyboard.type(TOKEN)
     keyboard.press("Tab")
     keyboard.type("typed")
     keyboard.press("Enter")
@@ -289,11 +337,11 @@ def test_without_the_route_there_is_no_form(start: Services, open_page: Open) ->
 
 
 def test_while_redis_is_away_the_form_says_so(start: Services, open_page: Open) -> None:
-    page = open_page(start(redis_port=1, ready="/healthz", SSE_PUBLISH_TOKENS="one"))
+    page = open_page(start(redis_port=1, ready="/healthz", SSE_PUBLISH_TOKENS=TOKEN))
     stream = page.connect("1")
     is_open(stream)
     form = publish_form(stream)
-    form.get_by_label("Token").fill("one")
+    form.get_by_label("Token").fill(TOKEN)
     form.get_by_test_id("send").click()
     expect(form.get_by_test_id("sent")).to_contain_text("REDIS_HOST")
     page.check(errors_expected=True)
