@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.support import PROCESS, new_history
-from trio_sse.history import History
+from trio_sse.history import History, _Shelf
 from trio_sse.positions import StreamId
 
 USERS = ("ann", "bob", "cyd")
@@ -327,3 +328,42 @@ def test_an_entry_that_was_read_but_not_kept_counts_as_read() -> None:
     history.stream = (2, 0)
     assert (history.at(1), history.text(1), history.number((2, 0))) == ((2, 0), "2-0", 1)
     assert all(earlier <= later for earlier, later in pairwise([history.stream_floor, history.stream]))
+
+
+def _held(history: History) -> int:
+    """The bytes of all messages that can be reached from it."""
+    sizes: dict[int, int] = {}
+    to_do: list[object] = [history._kept, history._users, history._stream_ids]
+    seen: set[int] = set()
+    while to_do:
+        thing = to_do.pop()
+        if isinstance(thing, bytes):
+            sizes[id(thing)] = len(thing)
+        elif id(thing) not in seen:
+            seen.add(id(thing))
+            to_do += gc.get_referents(thing) if not isinstance(thing, type) else []
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize("bounds", [{"max_bytes": 100_000}, {"messages": 25}])
+def test_of_what_is_gone_nothing_is_held(bounds: dict[str, int]) -> None:
+    """One message each for many users in turn: none of them ever has nothing."""
+    history = new_history(**bounds)
+    for number in range(400):
+        add(history, str(number % 10), "all", frame=b"%4d" % number + b"x" * 3996)
+        assert _held(history) == 4000 * len(history)
+    assert _held(history) <= 100_000
+
+
+@given(st.lists(st.integers(0, 100), max_size=30))
+def test_letting_go_costs_each_message_a_constant(steps: list[int]) -> None:
+    """However many are added and let go of in between: a list is swept when half of it is gone."""
+    shelf: _Shelf[bytes] = _Shelf()
+    added = 0
+    for count in steps:
+        for _ in range(count):
+            added += 1
+            shelf.entries.append((added, b""))
+        for _ in range(min(count // 2, len(shelf))):
+            shelf.drop_oldest()
+        assert 2 * shelf.start <= len(shelf.entries)

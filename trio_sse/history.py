@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from operator import itemgetter
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from trio_sse.positions import StreamId, stream_text
 
@@ -179,6 +179,7 @@ _Kept = tuple[int, float, tuple[str | None, ...], int]
 
 
 _T = TypeVar("_T")
+_GONE: Any = None
 
 
 class _Shelf(Generic[_T]):
@@ -198,8 +199,10 @@ class _Shelf(Generic[_T]):
         return self.entries[self.start]
 
     def drop_oldest(self) -> None:
+        # Free at once: the list itself is swept when half of it is gone, which costs each entry one move.
+        self.entries[self.start] = _GONE
         self.start += 1
-        if self.start >= 64 and 2 * self.start > len(self.entries):
+        if 2 * self.start > len(self.entries):
             del self.entries[: self.start]
             self.start = 0
 
