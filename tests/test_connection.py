@@ -453,18 +453,64 @@ def test_one_who_has_not_begun_gets_nothing_but_the_last_words(attached: bool) -
     assert connection.take_waiting() == b""
 
 
-def test_one_who_catches_up_gets_the_last_words_after_the_replay() -> None:
+@pytest.mark.parametrize("taken", [0, 1, 2, 3])
+def test_one_who_catches_up_gets_the_last_words_at_once_and_comes_back_for_the_rest(taken: int) -> None:
+    """What it may see is what it has taken by then: its token has expired, say."""
     hub = new_hub()
-    texts = published(hub, 3)
-    connection = joined(hub, after=0)
+    published(hub, 5)
+    replays = new_replays(hub.history)
+    connection = unbegun(hub, remedy=replays)
+    replays.begin(connection, f"{PROCESS}.1")
     client = Client(connection, busy=True)
     with pages_of(1):
-        client.take_page()
+        for _ in range(taken):
+            client.take_page()
         connection.end(LAST_WORDS)
+        published(hub, 2)
+        flush_now(hub)
+        client.catch_up()
+        assert client.closed
+        assert client.names == ["connected"] + ["message"] * max(0, taken - 1) + ["draining"]
+        again = unbegun(hub)
+        replays.begin(again, events(client.received)[-1].id)
+    assert client.data[1:-1] + Client(again).data[1:] == ["2", "3", "4", "5", "6", "7"]
+
+
+def test_one_who_catches_up_when_the_service_stops_gets_no_more_than_it_has_taken() -> None:
+    hub = new_hub()
+    published(hub, 3)
+    client = Client(joined(hub, after=0), busy=True)
+    with pages_of(1):
+        client.take_page()
+        hub.close()
         client.catch_up()
     assert client.closed
-    assert client.data == [*texts, "{}"]
-    assert client.received.endswith(LAST_WORDS)
+    assert client.data == ["1"]
+
+
+def test_one_who_begins_after_its_end_is_greeted_and_told_no_more() -> None:
+    hub = new_hub()
+    published(hub, 3)
+    connection = unbegun(hub)
+    connection.close()
+    connection.begin(b"data: hello\n\n", 0, [b"data: older\n\n"])
+    client = Client(connection)
+    client.catch_up()
+    assert client.data == ["hello"]
+
+
+def test_from_one_who_has_left_nothing_can_be_taken() -> None:
+    hub = new_hub()
+    published(hub, 3)
+    connection = joined(hub, after=0)
+    hub.leave(connection)
+    assert connection.take_waiting() == b""
+    busy = joined(hub)
+    Client(busy).busy = True
+    published(hub, 20)
+    flush_now(hub)
+    hub.leave(busy)
+    assert busy.take_waiting() == b""
 
 
 def test_one_who_listens_gets_the_last_words_at_once(connection: Connection) -> None:
@@ -740,7 +786,9 @@ async def test_a_source_gives_each_message_once_or_declares_it_lost_whatever_is_
         flush_now(hub)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    hub.leave(connection)
+    while waits := connection.take_waiting():
+        received.append(waits)
+    connection.close()
     while data := await source.next():
         received.append(data)
     missing = iter([str(number) for number, action in enumerate(actions) if action == "publish"])

@@ -13,9 +13,11 @@ import trio_asyncio
 
 from tests.ports import free_port
 from tests.streams import START, BackEnd, came, has_read, ids, payload, reading, real, told
-from tests.support import PROCESS, Client, flush_now, opened, until
+from tests.support import PROCESS, Client, events, opened, until
 from trio_sse import embedded, lookup, redis_stream, stream_reader
+from trio_sse.connection import Connection
 from trio_sse.flusher import flush_forever
+from trio_sse.history import PAGE_BYTES
 from trio_sse.positions import parse, stream_id
 from trio_sse.service import Service
 
@@ -38,6 +40,14 @@ def lookups(back_end: BackEnd) -> int:
     """How often the stream was read backwards since `config_resetstat`."""
     stats: Any = back_end.info("commandstats")
     calls: int = stats.get("cmdstat_xrevrange", {"calls": 0})["calls"]
+    return calls
+
+
+def lookups_of(entries: int) -> int:
+    """How often it is read for one walk over so many."""
+    calls, count = 1, redis_stream.Pace().count
+    while (entries := entries - count) >= 0:
+        calls, count = calls + 1, min(4 * count, redis_stream.PAGE)
     return calls
 
 
@@ -133,14 +143,32 @@ async def test_the_limit_counts_entries_and_what_is_just_within_it_is_whole(
     assert told(client) == ["connected", *gaps, *range(max(back, 300) + 1, 602)]
 
 
-async def test_bytes_of_an_answer_are_bounded_too(port: int, back_end: BackEnd) -> None:
+def largest_page(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes each answer gives to a connection."""
+    sizes: list[int] = []
+    begin = Connection.begin
+
+    def begin_and_note(self: Connection, said: bytes, after: int, older: Any = (), **values: Any) -> None:
+        sizes.append(sum(map(len, older)))
+        begin(self, said, after, older, **values)
+
+    monkeypatch.setattr(Connection, "begin", begin_and_note)
+    return sizes
+
+
+async def test_a_long_answer_comes_in_pages_and_is_whole(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its length is no matter of memory, so SSE_HISTORY_BYTES is no bound of it."""
+    sizes = largest_page(monkeypatch)
     back_end.add(*range(1, 1001), padding=1000)
     async with reading(port, history_messages=10, history_bytes=50_000) as service:
         client = came(service, "1-0")
-        await answered(client)
-    assert told(client)[:2] == ["connected", "history_expired"]
-    assert told(client)[2:] == list(range(1001 - len(told(client)[2:]), 1001))
-    assert 50_000 < len(client.received) < 500_000
+        await until(lambda: 1000 in told(client))
+    assert told(client) == ["connected", *range(2, 1001)]
+    assert events(client.received)[0].json()["replayed"] == 999
+    assert len(sizes) > 10
+    assert max(sizes) < PAGE_BYTES + 1200
 
 
 @pytest.mark.parametrize("history_messages", [0, 2, 100])
@@ -222,7 +250,7 @@ async def test_what_is_trimmed_away_while_the_stream_is_read_is_told(
         return await read_back(*arguments)
 
     monkeypatch.setattr(lookup, "read_back", read_back_and_trim)
-    monkeypatch.setattr(lookup, "PAGE", 5)
+    monkeypatch.setattr(redis_stream, "PAGE", 5)
     back_end.add(*range(1, 31))
     async with reading(port, history_messages=1) as service:
         client = came(service, "2-0")
@@ -237,7 +265,7 @@ async def test_one_walk_gives_each_what_its_memory_does_not(port: int, back_end:
         back_end.config_resetstat()
         clients = [came(service, position) for position in (f"2-0/{PROCESS}.1", "2-0", "5-0")]
         await answered(*clients)
-        assert lookups(back_end) == 1
+        assert lookups(back_end) == lookups_of(8)
     assert [told(client) for client in clients] == [
         ["connected", "unknown_id", *range(3, 11)],
         ["connected", *range(3, 11)],
@@ -326,8 +354,10 @@ async def test_a_position_ahead_of_this_process_waits_until_it_has_read_so_far(
         await until(lambda: not service.replays.questions)
         await one_lookup(service, back_end)
         assert told(client) == []
-        flush_now(service.hub)
-        await answered(client)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flush_forever, service.hub)
+            await until(lambda: 4 in told(client))
+            nursery.cancel_scope.cancel()
     assert told(client) == ["connected", 4]
     assert ids(client) == ["3-0", "4-0"]
 
@@ -409,7 +439,7 @@ async def test_one_walk_through_the_stream_serves_all_who_ask(port: int, back_en
         wanted = [(user, after) for user in "012" for after in range(0, 580, 20)]
         clients = [came(service, f"{after}-0", user=user) for user, after in wanted]
         await answered(*clients)
-        assert lookups(back_end) <= 3
+        assert lookups(back_end) == lookups_of(590)
     for client, (user, after) in zip(clients, wanted, strict=True):
         mine = [n for n in range(after + 1, 601) if n % 10 == 0 or n % 3 == int(user)]
         assert told(client) == ["connected", *mine]
@@ -430,7 +460,7 @@ async def test_a_lost_connection_does_not_lose_the_questions(
     port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off in the middle of the walk through the stream, which is long here."""
-    monkeypatch.setattr(lookup, "PAGE", 1)
+    monkeypatch.setattr(redis_stream, "PAGE", 1)
     back_end.add(*range(1, 301))
     async with reading(port, history_messages=10) as service:
         for _ in range(3):

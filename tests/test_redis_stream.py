@@ -22,6 +22,7 @@ from trio_sse.positions import StreamId, stream_id, stream_text
 from trio_sse.redis_link import connected
 from trio_sse.redis_stream import (
     Info,
+    Pace,
     Place,
     before,
     behind,
@@ -98,20 +99,20 @@ async def test_what_follows_an_entry_is_read_in_order_a_page_at_most(
     monkeypatch.setattr(redis_stream, "PAGE", 3)
     back_end.add(*range(1, 8))
     for after, found in ((0, [1, 2, 3]), (2, [3, 4, 5]), (6, [7]), (7, [])):
-        about, entries = await ask(port, lambda it, after=after: read_after(it, KEY, at(after)))  # type: ignore[misc]
+        about, entries = await ask(port, lambda it, after=after: read_after(it, KEY, at(after), Pace(9)))  # type: ignore[misc]
         assert entries == [(at(number), payload(number).encode()) for number in found]
         assert about == Info(at(7), at(1), 7, 7)
 
 
 async def test_where_there_is_no_stream_nothing_follows(port: int, back_end: BackEnd) -> None:
-    assert await ask(port, lambda it: read_after(it, KEY, (0, 0))) == (Info((0, 0), None, 0, 0), [])
-    assert await ask(port, lambda it: read_back(it, KEY, (9, 9), (0, 0), 10)) == []
+    assert await ask(port, lambda it: read_after(it, KEY, (0, 0), Pace(9))) == (Info((0, 0), None, 0, 0), [])
+    assert await ask(port, lambda it: read_back(it, KEY, (9, 9), (0, 0), Pace(10))) == []
 
 
 async def test_what_follows_in_a_key_of_another_type_is_an_error(port: int, back_end: BackEnd) -> None:
     back_end.set(KEY, "text")
     with pytest.RaisesGroup(pytest.RaisesExc(ResponseError, match="WRONGTYPE"), flatten_subgroups=True):
-        await ask(port, lambda it: read_after(it, KEY, (0, 0)))
+        await ask(port, lambda it: read_after(it, KEY, (0, 0), Pace(9)))
 
 
 async def test_the_stream_is_told_as_it_was_when_its_entries_were_read(port: int, back_end: BackEnd) -> None:
@@ -125,7 +126,7 @@ async def test_the_stream_is_told_as_it_was_when_its_entries_were_read(port: int
 
     async def look(connection: redis.asyncio.Connection) -> None:
         for _ in range(300):
-            about, entries = await read_after(connection, KEY, (0, 0))
+            about, entries = await read_after(connection, KEY, (0, 0), Pace(9))
             assert len(entries) == about.length
             if entries:
                 assert (about.first, about.last) == (entries[0][0], entries[-1][0])
@@ -162,7 +163,8 @@ async def test_backwards_it_is_read_newest_first_and_both_ends_belong_to_it(
         (at(5), at(3), 10, [5, 4, 3]),
         (at(3), at(5), 10, []),
     ):
-        entries = await ask(port, lambda it, a=(end, start, count): read_back(it, KEY, *a))  # type: ignore[misc]
+        pace = Pace(count)
+        entries = await ask(port, lambda it, a=(end, start, pace): read_back(it, KEY, *a))  # type: ignore[misc]
         assert [entry for entry, _ in entries] == [at(number) for number in found]
 
 
@@ -175,9 +177,9 @@ async def test_of_an_entry_only_its_field_payload_counts(port: int, back_end: Ba
         ("5-0", {"payload": b"\xff\x00"}),
     ):
         back_end.add_raw(position, dict(fields))
-    _, forwards = await ask(port, lambda it: read_after(it, KEY, (0, 0)))
+    _, forwards = await ask(port, lambda it: read_after(it, KEY, (0, 0), Pace(9)))
     assert [message for _, message in forwards] == [b"x", b"z", None, None, b"\xff\x00"]
-    assert await ask(port, lambda it: read_back(it, KEY, at(5), (0, 0), 10)) == forwards[::-1]
+    assert await ask(port, lambda it: read_back(it, KEY, at(5), (0, 0), Pace(10))) == forwards[::-1]
 
 
 @given(IDS, IDS)
@@ -202,8 +204,8 @@ async def test_redis_takes_the_neighbours_of_an_id_as_bounds(port: int, back_end
         back_end.xadd(KEY, {"payload": "x"}, id=position)
     for number, position in enumerate(ids):
         end, start = before(stream_id(position)), behind(stream_id(position))
-        older = await ask(port, lambda it, end=end: read_back(it, KEY, end, (0, 0), 9))  # type: ignore[misc]
-        newer = await ask(port, lambda it, start=start: read_back(it, KEY, (7, 0), start, 9))  # type: ignore[misc]
+        older = await ask(port, lambda it, end=end: read_back(it, KEY, end, (0, 0), Pace(9)))  # type: ignore[misc]
+        newer = await ask(port, lambda it, start=start: read_back(it, KEY, (7, 0), start, Pace(9)))  # type: ignore[misc]
         assert [stream_text(entry) for entry, _ in older] == ids[:number][::-1]
         assert [stream_text(entry) for entry, _ in newer] == ids[number + 1 :][::-1]
 

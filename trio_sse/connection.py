@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import trio
 
@@ -19,11 +19,28 @@ from trio_sse.positions import StreamId
 _open_channel = trio.open_memory_channel[bytes]
 
 
+class Rest(NamedTuple):
+    """What of a replay is still in the Redis stream, and is fetched a page at a time."""
+
+    after: StreamId
+    """How far the stream has been looked through for this connection."""
+    top: StreamId
+    """The entry up to which the stream is to tell."""
+    number: int
+    """The number from which on memory does."""
+    broken_off: StreamId
+    """The last break of the stream that the connection knows of."""
+
+
 class Remedy(Protocol):
-    """Knows what to do for a connection whose next messages are no longer kept."""
+    """Knows what to do for a connection whose next messages are not in memory."""
 
     def fell_behind(self, connection: Connection, at: StreamId | None) -> None:
         """Let `connection`, which has come to the stream's entry `at`, go on by `begin`, now or later."""
+        ...
+
+    def fetch(self, connection: Connection, rest: Rest) -> None:
+        """Let `connection` go on by `begin` with the next page of `rest`, later."""
         ...
 
     def forget(self, connection: Connection) -> None:
@@ -39,12 +56,13 @@ class Connection:
     outlet takes it, and after that it is live: while the outlet takes nothing, up to `capacity` messages
     wait in a memory channel; those beyond are dropped, counted, and declared by a `gap` in the place where
     they are missing. With `disconnect` the stream ends instead, and the client comes back for the rest.
+    So it does when the stream ends while it catches up.
     """
 
     __slots__ = (
         "__weakref__", "_ahead", "_at", "_counters", "_disconnect", "_dropped", "_first_dropped", "_history",
-        "_last_dropped", "_live", "_notices", "_outlet", "_remedy", "channel", "closed", "id", "since",
-        "user_id", "waiting",
+        "_last_dropped", "_live", "_notices", "_outlet", "_remedy", "_rest", "_said", "channel", "closed",
+        "id", "since", "user_id", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -62,7 +80,11 @@ class Connection:
         self._remedy = remedy
         self._disconnect = disconnect
         self._live = False
+        # While it catches up: what it is told first, the rest of a page out of the stream, and what is in the
+        # stream still. `_ahead` is None while it waits for its place or for a page.
+        self._said = b""
         self._ahead: deque[bytes] | None = None
+        self._rest: Rest | None = None
         self._at: StreamId | None = None
         self._dropped = self._first_dropped = self._last_dropped = 0
         self._notices: dict[str, bytes] = {}
@@ -76,34 +98,51 @@ class Connection:
     def attach(self, outlet: Outlet) -> None:
         """Let `outlet` carry the stream. One that was closed before ends at once."""
         self._outlet = outlet
-        if self.catching_up:
+        if self.catching_up or self.closed:
             outlet.pull()
         if self.closed:
             outlet.close()
 
     def begin(
-        self, said: bytes, after: int, older: Iterable[bytes] = (), *, at: StreamId | None = None
+        self,
+        said: bytes,
+        after: int,
+        older: Iterable[bytes] = (),
+        *,
+        at: StreamId | None = None,
+        rest: Rest | None = None,
     ) -> None:
-        """Say this first, then what is `older`, then every message after the number `after`, or the stream's
-        entry `at`.
+        """Say this first, then what is `older` and the `rest` that is in the stream, then every message after
+        the number `after`, or the stream's entry `at`.
 
-        A connection that fell behind what is kept begins so again.
+        A connection that fell behind what is kept begins so again, and so it does with each page of `rest`.
         """
         self.since = after
         self._at = at or self._history.at(after)
-        self._ahead = deque([said, *older])
+        self._said += said
+        self._ahead = deque(older)
+        self._rest = rest
+        if self.closed:
+            self._notices["end"] = self._skip_what_is_ahead()
         if self._outlet is not None:
             self._outlet.pull()
 
-    def end(self, last_words: bytes) -> None:
-        """Say this last, after all that waits, and close."""
+    def end(self, last_words: bytes = b"") -> None:
+        """Say this last, and close.
+
+        One that is live gets it after all that waits. One that catches up gets it after what it has taken:
+        the id of that is the last it has, so that it comes back for what was ahead.
+        """
         if self.closed:
             return
-        if self._ahead is None:
-            self.begin(last_words, self._history.latest)
-        elif last_words:
-            self.tell("", Batch.unnumbered(last_words))
-        self.close()
+        if not self._live:
+            last_words = self._skip_what_is_ahead() + last_words
+        if last_words:
+            self.tell("end", Batch.unnumbered(last_words))
+        self.closed = True
+        self.channel.close()
+        if self._outlet is not None:
+            self._outlet.close()
 
     def offer(self, batch: Batch) -> None:
         """Take the messages of `batch` that are newer than this connection. Never waits."""
@@ -158,36 +197,69 @@ class Connection:
         return b"".join(parts)
 
     def close(self) -> None:
-        """End the stream. What waits may still be taken; nothing new is. Calling it again is harmless."""
-        if not self.closed:
-            self.closed = True
-            if self._ahead is None:
-                self._remedy.forget(self)
-            self.channel.close()
-            if self._outlet is not None:
-                self._outlet.close()
+        """End the stream without a word. What waits may still be taken. Calling it again is harmless."""
+        self.end()
+
+    def leave(self) -> None:
+        """Let go of everything: the client is gone. Nothing can be taken any more.
+
+        Outlet and connection know each other. Without this, both would stay until the garbage collector
+        comes, with all that waits.
+        """
+        self.end()
+        self._remedy.forget(self)
+        self._outlet = None
+        self._notices.clear()
+        self._dropped = 0
+        self.waiting.close()
 
     def _page(self) -> bytes:
-        if self._ahead is None:
-            return b""
-        data = b""
-        while self._ahead and len(data) < PAGE_BYTES:
-            data += self._ahead.popleft()
-        if len(data) >= PAGE_BYTES:
-            return data
+        while self._ahead is not None:
+            if data := self._part():
+                return data
+            if self._live:
+                break
+        return b""
+
+    def _part(self) -> bytes:
+        """The next part of what is ahead. b"" if it has to be waited for, or if all has been taken."""
+        parts, size = [self._said], len(self._said)
+        self._said = b""
+        while self._ahead and size < PAGE_BYTES:
+            parts.append(self._ahead.popleft())
+            size += len(parts[-1])
+        if size < PAGE_BYTES:
+            parts.append(self._go_on())
+        return b"".join(parts)
+
+    def _go_on(self) -> bytes:
+        """What follows what was `_ahead`, out of memory. Out of the stream it comes later."""
         history = self._history
+        if self._rest is not None:
+            rest, self._rest, self._ahead = self._rest, None, None
+            self._remedy.fetch(self, rest)
+            return b""
         if self.since < history.floor:
             self._ahead = None
             self._remedy.fell_behind(self, self._at)
-            return data or self._page()
+            return b""
         page, self.since = history.page(self.user_id, self.since)
         if self.since < history.latest:
             self._at = history.at(self.since)
-            return data + page
+            return page
         self._live = True
-        data += page + self._owed()
+        page += self._owed()
         self._settle()
-        return data
+        return page
+
+    def _skip_what_is_ahead(self) -> bytes:
+        """Be live at once. Returns what is to be said before anything else."""
+        said, self._said = self._said, b""
+        self._ahead = self._rest = None
+        self._live = True
+        self._notices.clear()
+        self._remedy.forget(self)
+        return said
 
     def _queue(self, frame: bytes, sequence: int) -> bool:
         """Let it wait in the channel. Returns whether there was room."""
@@ -252,5 +324,5 @@ class StreamSource:
             try:
                 if data := await self._outlet.wait():
                     return data
-            except trio.EndOfChannel:
+            except (trio.EndOfChannel, trio.ClosedResourceError):
                 return None

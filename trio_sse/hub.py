@@ -85,8 +85,8 @@ class Hub:
             self._due[connection] = self._clock() + self._period
 
     def leave(self, connection: Connection) -> None:
-        """Forget a connection and close it. Calling it again is harmless."""
-        connection.close()
+        """Forget a connection, close it, and let go of what it holds. Calling it again is harmless."""
+        connection.leave()
         if self._due.pop(connection, None) is not None:
             mine = self._users[connection.user_id]
             del mine[connection]

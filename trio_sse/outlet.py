@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 from typing import Protocol
@@ -88,13 +89,15 @@ class SocketOutlet:
     """Writes to the socket itself, without waiting, as the body of an HTTP/1 response.
 
     What the socket does not take at once is written by a task of its own in `nursery`, which exists only
-    while there is such a rest, or a replay. A client that takes nothing for `timeout` seconds is cut off.
-    The end of the stream cancels `nursery`. Each page of a replay takes one of `turns`, which all
-    connections share, so that a crowd that comes back leaves time for everybody else.
+    while there is such a rest, or a replay. A client that takes nothing for `timeout` seconds is cut off, and
+    so is one that has not taken all so long after the end of its stream. The end of the stream cancels
+    `nursery`. Each page of a replay takes one of `turns`, which all connections share, so that a crowd that
+    comes back leaves time for everybody else.
     """
 
     __slots__ = (
-        "_backlog", "_chunked", "_closing", "_draining", "_fd", "_nursery", "_rest", "_timeout", "_turns",
+        "_backlog", "_chunked", "_closing", "_deadline", "_draining", "_fd", "_nursery", "_rest", "_timeout",
+        "_turns",
     )  # fmt: skip
 
     def __init__(
@@ -107,6 +110,7 @@ class SocketOutlet:
         self._turns = turns
         self._chunked = chunked
         self._timeout = timeout
+        self._deadline = math.inf
         self._closing = False
         self._draining = False
         self._rest = _NOTHING
@@ -130,6 +134,7 @@ class SocketOutlet:
 
     def close(self) -> None:
         self._closing = True
+        self._deadline = trio.current_time() + self._timeout
         if not self._draining:
             self._end()
 
@@ -167,7 +172,8 @@ class SocketOutlet:
         done = False
         while not done:
             if self._rest:
-                with trio.move_on_after(self._timeout) as patience:
+                until = min(trio.current_time() + self._timeout, self._deadline)
+                with trio.move_on_at(until) as patience:
                     await trio.lowlevel.wait_writable(self._fd)
                 if patience.cancelled_caught:
                     abort(self._fd)

@@ -14,6 +14,13 @@ from trio_sse.redis_link import CONNECT_SECONDS, answer_within, call
 PAGE = 250
 """Entries read at a time: publishing so many takes a few milliseconds, then others have a turn."""
 
+PAGE_BYTES = 1024 * 1024
+"""As long as entries are small enough, a page has so many bytes at most."""
+
+_FIRST_PAGE = 2
+_GROWTH = 4
+_WHEN_ALL_IS_READ = 32
+
 _FIELD = b"payload"
 _LAST_NUMBER = 2**64 - 1
 
@@ -37,6 +44,26 @@ class Info(NamedTuple):
         return self.added == self.length
 
 
+class Pace:
+    """How many entries to read at a time. Redis bounds an answer by their number alone, whatever their size:
+    so the first page is small, and each next one fits the largest entry of the one before."""
+
+    __slots__ = ("count", "full")
+
+    def __init__(self, first: int = _FIRST_PAGE) -> None:
+        self.count = min(first, PAGE)
+        self.full = False
+        """Whether the last page had all that was asked for: there may be more."""
+
+    def saw(self, raw: list[Any]) -> None:
+        """These are the entries of the last page, as Redis sends them."""
+        self.full = len(raw) >= self.count
+        largest = max((sum(map(len, entry[1] or ())) for entry in raw), default=0)
+        if raw:
+            most = _GROWTH * self.count if self.full else min(self.count, _WHEN_ALL_IS_READ)
+            self.count = max(1, min(PAGE, most, PAGE_BYTES // max(largest, 1)))
+
+
 @dataclass(slots=True)
 class Place:
     """How far a stream has been read."""
@@ -46,6 +73,12 @@ class Place:
     """Entries added up to there, as Redis counts them."""
     broken_off: StreamId = (0, 0)
     """Where the stream became another one: what it had before is not to be had from it."""
+
+    def is_unbroken(self, info: Info, since: StreamId) -> bool:
+        """Whether the stream, as it is now, is the one that was read and has every entry after `since`."""
+        if not self.is_in(info):
+            return False
+        return info.untrimmed or since >= before(info.first or behind(info.last))
 
     def is_in(self, info: Info) -> bool:
         """Whether the stream is still the one that was read. It is not when it was made anew under the same
@@ -101,13 +134,13 @@ async def wait_for_entry(redis: Connection, key: str, after: StreamId, milliseco
     await call(redis, "XREAD", "COUNT", 1, "BLOCK", milliseconds, "STREAMS", key, stream_text(after))
 
 
-async def read_after(redis: Connection, key: str, after: StreamId) -> tuple[Info, list[Entry]]:
-    """The next entries, a PAGE at most, and the stream as it was when they were read: without a transaction
+async def read_after(redis: Connection, key: str, after: StreamId, pace: Pace) -> tuple[Info, list[Entry]]:
+    """The next entries, a page at most, and the stream as it was when they were read: without a transaction
     something could be trimmed away between the two. Raises one of redis_link.ERRORS."""
     commands = (
         ("MULTI",),
         ("XINFO", "STREAM", key),
-        ("XREAD", "COUNT", PAGE, "STREAMS", key, stream_text(after)),
+        ("XREAD", "COUNT", pace.count, "STREAMS", key, stream_text(after)),
         ("EXEC",),
     )
     async with answer_within(CONNECT_SECONDS):
@@ -117,13 +150,16 @@ async def read_after(redis: Connection, key: str, after: StreamId) -> tuple[Info
     about, found = answer
     if isinstance(found, ResponseError):
         raise found
-    return _info(about), [_entry(raw) for raw in found[0][1]] if found else []
+    raws = found[0][1] if found else []
+    pace.saw(raws)
+    return _info(about), [_entry(raw) for raw in raws]
 
 
-async def read_back(redis: Connection, key: str, end: StreamId, start: StreamId, count: int) -> list[Entry]:
-    """Entries from `end` down to `start`, newest first. Raises one of redis_link.ERRORS."""
+async def read_back(redis: Connection, key: str, end: StreamId, start: StreamId, pace: Pace) -> list[Entry]:
+    """Entries from `end` down to `start`, newest first, a page at most. Raises one of redis_link.ERRORS."""
     async with answer_within(CONNECT_SECONDS):
-        found = await call(redis, "XREVRANGE", key, stream_text(end), stream_text(start), "COUNT", count)
+        found = await call(redis, "XREVRANGE", key, stream_text(end), stream_text(start), "COUNT", pace.count)
+    pace.saw(found)
     return [_entry(raw) for raw in found]
 
 

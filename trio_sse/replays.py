@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from trio_sse import events
-from trio_sse.connection import Connection
+from trio_sse.connection import Connection, Rest
 from trio_sse.history import History
 from trio_sse.positions import Position, StreamId, parse, stream_text
 
@@ -61,16 +62,26 @@ def decide(position: Position | None, history: History) -> FromMemory | FromStre
 
 @dataclass(slots=True, eq=False)
 class Question:
-    """A connection that waits for what only the stream can tell: what came after `after`."""
+    """A connection that waits for what only the stream can tell: what came after `after`, or the next page of
+    its `rest`. It is not held by this: who leaves while Redis answers is gone."""
 
-    connection: Connection
+    asked_by: weakref.ref[Connection]
     after: StreamId
     gap: str | None
-    greet: bool
+    greet: bool = False
     whole: bool = False
+    rest: Rest | None = None
     older: list[bytes] = field(default_factory=list)
-    """Filled by the reader of the stream."""
+    """Filled by the reader of the stream: all of it, or a page."""
+    count: int = 0
+    """How many messages the stream has for it in all."""
     answered: bool = False
+
+    @property
+    def connection(self) -> Connection | None:
+        """Who asks. None when it has left."""
+        connection = self.asked_by()
+        return None if connection is None or connection.closed else connection
 
 
 class Replays:
@@ -96,7 +107,9 @@ class Replays:
         if isinstance(place, FromMemory):
             self._go_on(connection, place)
         else:
-            self._ask(Question(connection, place.after, place.gap, greet=True, whole=place.whole))
+            self._ask(
+                Question(weakref.ref(connection), place.after, place.gap, greet=True, whole=place.whole)
+            )
 
     def fell_behind(self, connection: Connection, at: StreamId | None) -> None:
         """What `connection` was to get next is no longer in memory: it catches up too slowly. `at` is the
@@ -106,14 +119,23 @@ class Replays:
             self._go_on(connection, FromMemory(history.floor, "history_expired"), greet=False)
         else:
             gone = history.channel_since is not None or history.is_doubtful(at)
-            self._ask(Question(connection, at, "history_expired" if gone else None, greet=False))
+            self._ask(Question(weakref.ref(connection), at, "history_expired" if gone else None))
 
-    def answer(self, question: Question, after: int, at: StreamId | None, gap: str | None = None) -> None:
-        """Let a connection go on: with `question.older`, then after the number `after`, which is the stream's
-        entry `at`. What is missing before all this is declared by `gap`."""
+    def fetch(self, connection: Connection, rest: Rest) -> None:
+        """`connection` has taken all it was given, and is to get the next page of `rest`."""
+        self._ask(Question(weakref.ref(connection), rest.after, None, rest=rest))
+
+    def answer(
+        self, question: Question, after: int, at: StreamId | None, gap: str | None = None, *,
+        rest: Rest | None = None,
+    ) -> None:  # fmt: skip
+        """Let a connection go on: with `question.older`, then the `rest` that is in the stream, then after
+        the number `after`, which is the stream's entry `at`. What is missing before all this is declared by
+        `gap`."""
         question.answered = True
-        if not question.connection.closed:
-            self._go_on(question.connection, FromMemory(after, question.gap or gap), at=at, question=question)
+        if connection := question.connection:
+            place = FromMemory(after, question.gap or gap)
+            self._go_on(connection, place, at=at, question=question, greet=question.greet, rest=rest)
 
     def take_questions(self) -> list[Question]:
         """All that can be answered now, for the caller to answer."""
@@ -122,24 +144,31 @@ class Replays:
         return questions
 
     def put_back(self, questions: Iterable[Question]) -> None:
-        """These could not be answered."""
+        """These could not be answered: they are the first of the next time."""
+        later, self.questions = self.questions, {}
         for question in questions:
             question.answered = False
             self._ask(question)
+        self.questions.update(later)
+
+    def put_back_last(self, question: Question, rest: Rest) -> None:
+        """This one has had its turn, which left this `rest` and brought nothing for it."""
+        question.answered = True
+        self._ask(replace(question, rest=rest, answered=False))
 
     def put_ahead(self, question: Question) -> None:
         """This one can be answered when its entry has been read."""
         question.answered = True
-        if not question.connection.closed:
-            self.ahead[question.connection] = question
+        if connection := question.connection:
+            self.ahead[connection] = question
 
     def reached(self, entry: StreamId) -> None:
         """The stream has been read up to this entry."""
         if self.ahead:
-            found = [question for question in self.ahead.values() if question.after <= entry]
-            for question in found:
-                del self.ahead[question.connection]
-            self.put_back(found)
+            found = {who: question for who, question in self.ahead.items() if question.after <= entry}
+            for connection in found:
+                del self.ahead[connection]
+            self.put_back(found.values())
 
     def forget(self, connection: Connection) -> None:
         """It has left. Harmless when it asked nothing."""
@@ -147,28 +176,29 @@ class Replays:
         self.ahead.pop(connection, None)
 
     def _ask(self, question: Question) -> None:
-        if not question.connection.closed:
-            self.questions[question.connection] = question
+        if connection := question.connection:
+            self.questions[connection] = question
             self.asked.set()
 
     def _go_on(
         self, connection: Connection, place: FromMemory, *, at: StreamId | None = None,
-        question: Question | None = None, greet: bool = True,
+        question: Question | None = None, greet: bool = True, rest: Rest | None = None,
     ) -> None:  # fmt: skip
         history = self._history
         after, gap = place
-        older = question.older if question else []
+        older: list[bytes] = question.older if question else []
         # Whoever is cut off in between must come back with an id that stands before what it did not get.
-        position = stream_text(question.after) if question and older else history.text(after)
+        from_stream = question is not None and (older or rest)
+        position = stream_text(question.after) if question and from_stream else history.text(after)
         said = b""
-        if question.greet if question else greet:
+        if greet:
             said = events.connected(
                 connection.user_id,
                 connection.id,
                 self._heartbeat_seconds,
                 position=None if gap else position,
-                replayed=len(older) + history.count(connection.user_id, after),
+                replayed=(question.count if question else 0) + history.count(connection.user_id, after),
             )
         if gap:
-            said += events.gap(gap, None, id=None if older else position)
-        connection.begin(said, after, older, at=at)
+            said += events.gap(gap, None, id=None if from_stream else position)
+        connection.begin(said, after, older, at=at, rest=rest)

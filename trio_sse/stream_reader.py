@@ -13,7 +13,16 @@ from trio_sse.hub import MAX_PENDING_BYTES, Hub
 from trio_sse.lookup import Lookup
 from trio_sse.positions import StreamId
 from trio_sse.redis_link import answer_within, connected
-from trio_sse.redis_stream import PAGE, Info, Place, before, read_after, read_back, read_info, wait_for_entry
+from trio_sse.redis_stream import (
+    Info,
+    Pace,
+    Place,
+    before,
+    read_after,
+    read_back,
+    read_info,
+    wait_for_entry,
+)
 from trio_sse.replays import Replays
 from trio_sse.settings import Settings
 
@@ -38,6 +47,7 @@ class StreamReader:
         self._replays = replays
         self._lookup = Lookup(settings, key, hub.history, replays)
         self._place: Place | None = None
+        self._pace = Pace()
 
     async def __aenter__(self) -> None:
         self._link = connected(self._settings)
@@ -74,12 +84,14 @@ class StreamReader:
         settings, history = self._settings, self._hub.history
         oldest_kept = time.time() - settings.history_seconds
         found: list[tuple[StreamId, bytes]] = []
-        end, seen, size, floor = newest, 0, 0, None
+        end, seen, size, floor, pace = newest, 0, 0, None, Pace()
         while floor is None:
-            page = await read_back(self._redis, self._key, end, (0, 0), PAGE)
+            page = await read_back(self._redis, self._key, end, (0, 0), pace)
             for entry, payload in page:
                 end = before(entry)
                 seen += 1
+                if payload is not None and len(payload) > settings.max_message_bytes:
+                    payload = None  # it would be refused: no more than a page of these is to be held
                 size += len(payload or b"")
                 old = entry[0] / 1000 < oldest_kept
                 if old or seen > settings.history_messages or size > settings.history_bytes:
@@ -87,11 +99,12 @@ class StreamReader:
                     break
                 if payload is not None:
                     found.append((entry, payload))
-            if len(page) < PAGE:
+            if not pace.full:
                 break
         history.stream_floor = end if floor is None else floor
         now = time.time()
-        for entry, payload in reversed(found):
+        while found:
+            entry, payload = found.pop()  # to let go of it: what is kept is a copy
             try:
                 notification = messages.decode(payload, settings.max_message_bytes, entry)
             except messages.MessageError:
@@ -116,7 +129,7 @@ class StreamReader:
 
     async def _read_page(self, place: Place) -> bool:
         """Give the hub the next page. Returns whether there may be more."""
-        info, entries = await read_after(self._redis, self._key, place.last)
+        info, entries = await read_after(self._redis, self._key, place.last, self._pace)
         if not place.is_in(info):
             self._begin_anew(place, info)
             return True
@@ -128,7 +141,7 @@ class StreamReader:
             place.advance(entry)
             self._hub.history.stream = entry
         self._replays.reached(place.last)
-        return len(entries) == PAGE
+        return self._pace.full
 
     async def answer_questions(self) -> None:
         """Look up for connections what memory no longer keeps, until Redis is lost."""
