@@ -102,6 +102,23 @@ def test_options_come_before_the_environment_and_reach_the_workers(loaded: list[
     assert os.environ["SSE_BUFFER"] == "5"
 
 
+def test_a_secret_is_no_option_but_its_file_is(loaded: list[Settings], tmp_path: Path) -> None:
+    assert run("--redis-password", "s3cret").exit_code == 2
+    assert "[REDIS_PASSWORD_FILE]" in run("serve", "--help").output
+    assert "REDIS_PASSWORD_FILE" in run("--help").output
+    (tmp_path / "file").write_text("s3cret\n")
+    run("--redis-password-file", str(tmp_path / "file"), REDIS_PASSWORD="other")
+    assert loaded[0].redis_password is not None
+    assert loaded[0].redis_password.get_secret_value() == "s3cret"
+    assert "REDIS_PASSWORD" not in os.environ  # so that the workers read the same
+
+
+def test_an_option_comes_before_the_file_of_its_setting(loaded: list[Settings], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("redis://file")
+    run("--redis-url", "redis://option", REDIS_URL_FILE=str(tmp_path / "file"))
+    assert loaded[0].redis_address == "option:6379"
+
+
 @pytest.mark.parametrize("command", ["serve", "check"])
 def test_wrong_settings_end_it_with_a_line_for_each(command: str) -> None:
     result = run(command, "--port", "x", SSE_BUFFER="y", REDIS_URL="s3cret")

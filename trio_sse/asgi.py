@@ -76,6 +76,8 @@ class Application:
             await _refuse(scope, receive, send, "\n".join(["wrong settings:", *error.lines]))
             return
         logs.configure(settings)
+        for notice in settings.notices:
+            log.warning(notice)
         service.gate.warn_if_open()
         if self._settings is None and settings.tls_cert is not None:
             log.warning(

@@ -27,6 +27,8 @@ _opener = urllib.request.build_opener(
 def run(settings: Settings) -> int:
     """Print one line per check. Returns the exit code: 1 if anything is to be mended."""
     click.echo("ok    settings")
+    for notice in settings.notices:
+        _say(True, f"settings: {notice}")
     if settings.auth == "none":
         _say(True, "streams: open to everybody, for any user_id (SSE_AUTH=jwt asks for a token)")
     else:

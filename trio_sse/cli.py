@@ -23,11 +23,12 @@ from hypercorn.config import Config
 from trio_sse import __version__, check, embedded, logs
 from trio_sse.asgi import Application
 from trio_sse.gate import Gate
-from trio_sse.settings import Settings, SettingsError, env_name
+from trio_sse.settings import Settings, SettingsError, env_name, is_secret
 from trio_sse.sockets import MAX_BACKLOG, ListenError, listen, widen
 
-# A password on a command line is in everybody's process list.
-_SECRET = ("redis_password", "redis_sentinel_password", "jwt_secret", "publish_tokens")
+# A password on a command line is in everybody's process list. An address need not have one.
+_SECRET = {name for name, field in Settings.model_fields.items() if is_secret(field)} - {"redis_url"}
+_VARIABLES = {env_name(name) for name in Settings.model_fields}
 
 
 class _ServeByDefault(click.Group):
@@ -43,8 +44,15 @@ class _ServeByDefault(click.Group):
 
 
 def _overrides(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one option per setting: `--port` for SSE_PORT."""
+    """Give a command one option per setting: `--port` for SSE_PORT. Of secrets it is the file's."""
     for name, field in reversed(Settings.model_fields.items()):
+        if is_secret(field):
+            command = click.option(
+                f"--{name.replace('_', '-')}-file",
+                f"{name}_file",
+                metavar="PATH",
+                help=f"file with {env_name(name)}: {field.description} [{env_name(name)}_FILE]",
+            )(command)
         if name not in _SECRET:
             default = field.default if field.default is not None else "none"
             shown = ",".join(default) if isinstance(default, tuple) else default
@@ -64,7 +72,8 @@ def _overrides(command: Callable[..., None]) -> Callable[..., None]:
 def main() -> None:
     """Redis in, Server-Sent Events out.
 
-    Without a command it serves. Settings come from the environment, options come before it.
+    Without a command it serves. Settings come from the environment, options come before it. Passwords,
+    secrets and tokens are no options, and each can come from a file: REDIS_PASSWORD_FILE and so on.
     """
 
 
@@ -90,9 +99,13 @@ def check_command(**options: str | None) -> None:
 
 
 def _settings(options: dict[str, str | None]) -> Settings:
-    given = {name: value for name, value in options.items() if value is not None}
-    # Worker processes read the environment, so options go there.
-    os.environ.update({env_name(name): value for name, value in given.items()})
+    given = {_variable(option): value for option, value in options.items() if value is not None}
+    # An option comes before the environment, in whichever of its two ways that has the setting.
+    for name in given:
+        setting = name if name in _VARIABLES else name.removesuffix("_FILE")
+        for way in (setting, f"{setting}_FILE"):
+            os.environ.pop(way, None)
+    os.environ.update(given)  # worker processes read it
     try:
         settings = Settings.load()
         Gate(settings)  # reads the key file
@@ -101,6 +114,13 @@ def _settings(options: dict[str, str | None]) -> Settings:
             click.echo(line, err=True)
         sys.exit(1)
     return settings
+
+
+def _variable(option: str) -> str:
+    """The environment variable of an option: SSE_PORT of `port`, REDIS_URL_FILE of `redis_url_file`."""
+    if option in Settings.model_fields:
+        return env_name(option)
+    return f"{env_name(option.removesuffix('_file'))}_FILE"
 
 
 @contextlib.contextmanager

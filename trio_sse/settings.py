@@ -1,7 +1,8 @@
-"""Every setting of the service, and the only reader of the environment."""
+"""Every setting of the service, and the only reader of the environment (by `environment`)."""
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from collections.abc import Iterator
@@ -9,8 +10,16 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from trio_sse import environment
 
 Network = IPv4Network | IPv6Network
 
@@ -29,8 +38,8 @@ class SettingsError(Exception):
 
 
 def _listed(value: str) -> Iterator[str]:
-    """The parts of a comma list."""
-    return filter(None, map(str.strip, value.split(",")))
+    """The parts of a comma list. Line ends separate as well: files have one token a line."""
+    return filter(None, map(str.strip, re.split(r"[,\r\n]", value)))
 
 
 def _setting(env: str, default: Any, meaning: str, accepts: str, **constraints: Any) -> Any:
@@ -48,12 +57,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         frozen=True,
-        env_ignore_empty=True,
         extra="ignore",
         populate_by_name=True,
-        # Fields are read under their aliases only: HOST and PORT in an environment are somebody else's.
-        env_prefix="not_a_setting_of_trio_sse_",
     )
+    _notices: tuple[str, ...] = PrivateAttr(())
 
     host: str = _setting("SSE_HOST", "0.0.0.0", "address to listen on", "an address or a host name")
     port: int = _setting(
@@ -211,6 +218,18 @@ class Settings(BaseSettings):
         "REDIS_SENTINEL_PASSWORD", None, "password of the Sentinels", "any text"
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Fields are read under their aliases only: HOST and PORT in an environment are somebody else's."""
+        return init_settings, _Environment(settings_cls)
+
     @field_validator("redis_sentinels", mode="before")
     @classmethod
     def _sentinels(cls, value: Any) -> Any:
@@ -258,6 +277,18 @@ class Settings(BaseSettings):
             raise ValueError("no host, or a wrong port or database")
         return value
 
+    @field_validator("*", mode="before")  # the last one defined is the first one asked
+    @classmethod
+    def _usable(cls, value: Any) -> Any:
+        if isinstance(value, environment.Refused):
+            raise ValueError(value.reason)  # noqa: TRY004  what pydantic takes for a mistake
+        return value
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was set and has no effect, or another than it seems: a line each, for the log."""
+        return self._notices
+
     @property
     def redis_is_configured(self) -> bool:
         """Whether the operator named a Redis, so that none is to be started in its place."""
@@ -298,7 +329,37 @@ class Settings(BaseSettings):
             raise SettingsError([_line(cls, mistake) for mistake in error.errors()]) from None
         if lines := list(_contradictions(settings)):
             raise SettingsError(lines)
+        settings._notices = tuple(_found(cls).notices)
         return settings
+
+
+class _Environment(PydanticBaseSettingsSource):
+    """Where settings come from that are not given in the program."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # for sources that are asked field by field
+
+    def __call__(self) -> dict[str, Any]:
+        return dict(_found(self.settings_cls).values)
+
+
+def _found(settings_cls: type[BaseSettings]) -> environment.Found:
+    return environment.read(
+        os.environ,
+        [
+            environment.Variable(
+                str(field.validation_alias),
+                secret=is_secret(field),
+                listed=NoDecode in field.metadata,
+            )
+            for field in settings_cls.model_fields.values()
+        ],
+    )
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether the value of a field is never shown. NAME_FILE may then name a file with it."""
+    return "SecretStr" in str(field.annotation)
 
 
 def env_name(field: str) -> str:
@@ -336,6 +397,10 @@ def _line(cls: type[Settings], mistake: Any) -> str:
     field = cls.model_fields[name]
     extra = field.json_schema_extra
     accepts = extra["accepts"] if isinstance(extra, dict) else ""
-    secret = "SecretStr" in str(field.annotation)
-    shown = "(hidden)" if secret else repr(mistake["input"])[:80]
-    return f"{env_name(name)}={shown} is not accepted. Accepted: {accepts}."
+    found, own = mistake["input"], env_name(name)
+    shown = "(hidden)" if is_secret(field) else repr(getattr(found, "text", found))[:80]
+    if not isinstance(found, environment.Refused):
+        return f"{own}={shown} is not accepted. Accepted: {accepts}."
+    if found.name is not None:  # a path, which hides nothing
+        return f"{found.name}={found.text[:200]!r} is not accepted: {found.reason}."
+    return f"{own}={shown} is not accepted: {found.reason}. Accepted: {accepts}."
