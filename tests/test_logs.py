@@ -92,3 +92,59 @@ def test_a_logger_that_was_adopted_writes_the_same_lines(capsys: pytest.CaptureF
     said = json.loads(line)
     assert (said["event"], said["level"]) == ("from elsewhere", "warning")
     other.handlers = []
+
+
+HOSTILE = (
+    "\x1b[2J\x1b[31mFAKE\x07\x08\x7f\x85\x9b2J\u2028\u2029\u202e\u2066\u200f\ufeff"
+    "\r\n2026 [info] \U000e0041\udcff"
+)
+
+
+def _unseen(text: str) -> list[str]:
+    return [character for character in text if character not in "\n " and not character.isprintable()]
+
+
+class _Rude:
+    def __repr__(self) -> str:
+        return HOSTILE
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_control_characters_of_clients_and_publishers_never_reach_the_terminal(
+    log_format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure(settings(log_format=log_format))
+    log.warning("skipped", payload=HOSTILE, word="\x1b[2J", several=[HOSTILE, {HOSTILE: 1}], rude=_Rude())
+    log.warning(HOSTILE)
+    logging.getLogger("trio_sse.foreign").warning("from a library: %s", HOSTILE)
+    log.warning("bytes", payload=HOSTILE.encode("utf-8", "replace"), error=ValueError(HOSTILE))
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 4  # str.splitlines knows U+0085 and U+2028 too
+    assert _unseen(err) == []
+    assert "FAKE" in err
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_neither_do_those_in_errors(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(settings(log_format=log_format))
+    error = ExceptionGroup(HOSTILE, [ValueError(HOSTILE)])
+    error.add_note(HOSTILE)
+    log.warning("failed", exc_info=error)
+    logging.getLogger("trio_sse.foreign").error("failed", exc_info=error)
+    err = capsys.readouterr().err
+    assert "FAKE" in err
+    assert _unseen(err) == []
+    assert not any(line.startswith("2026 [info]") for line in err.splitlines())
+
+
+def test_a_json_line_still_says_what_was_there(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(settings(log_format="json"))
+    log.warning("skipped", payload=HOSTILE)
+    assert json.loads(capsys.readouterr().err)["payload"] == HOSTILE
+
+
+def test_a_console_line_quotes_no_word_and_keeps_other_scripts(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(settings())
+    log.warning("übersprungen", reason="消息", count=1, text="not JSON", path="a\\b")
+    err = capsys.readouterr().err
+    assert err.rstrip().endswith("übersprungen count=1 path=a\\b reason=消息 text='not JSON'")

@@ -12,7 +12,7 @@ import urllib.request
 import click
 import msgspec
 
-from trio_sse import embedded
+from trio_sse import embedded, logs
 from trio_sse.redis_link import ERRORS, advice, answer_within, call, connected
 from trio_sse.settings import Settings
 from trio_sse.sockets import ListenError, listen
@@ -112,5 +112,5 @@ async def _probe(settings: Settings) -> None:
 
 
 def _say(good: bool, line: str) -> bool:
-    click.echo(f"{'ok   ' if good else 'WRONG'} {line}")
+    click.echo(f"{'ok   ' if good else 'WRONG'} {logs.escaped(line)}")
     return good

@@ -1,9 +1,17 @@
-"""How log lines look. One line per event, to standard error."""
+"""How log lines look. One line per event, to standard error.
+
+Clients and publishers have a say in what is logged. None of it moves a cursor, changes a colour or the
+direction of writing, or begins a line: what cannot be seen is written as an escape sequence.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
+import textwrap
+from io import StringIO
+from typing import Any, TextIO
 
 import structlog
 
@@ -42,19 +50,82 @@ _SHARED: list[structlog.typing.Processor] = [
 ]
 
 
+def escaped(text: str, *, keep: str = "") -> str:
+    """The text with what cannot be seen, but for the characters in `keep`, as Python writes it: `\\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in keep else repr(character)[1:-1]
+        for character in text
+    )
+
+
 def _formatter(log_format: str, *, colors: bool) -> structlog.stdlib.ProcessorFormatter:
     if log_format == "json":
         last: list[structlog.typing.Processor] = [
             structlog.processors.dict_tracebacks,
             structlog.processors.JSONRenderer(ensure_ascii=False),
+            _escape_line,
         ]
     else:
         last = [
-            structlog.dev.ConsoleRenderer(
-                colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
-            )
+            _escape_values,
+            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_traceback, pad_event_to=0),
         ]
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=_SHARED,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
     )
+
+
+def _escape_line(_logger: Any, _method: str, line: Any) -> str:
+    """A JSON text that is all printable. What is not stands inside strings, where JSON has escapes for it."""
+    text = str(line)
+    return text if text.isprintable() else "".join(map(_json_character, text))
+
+
+def _json_character(character: str) -> str:
+    if character.isprintable():
+        return character
+    data = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{data[at : at + 2].hex()}" for at in range(0, len(data), 2))
+
+
+def _escape_values(
+    _logger: Any, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    for key, value in event.items():
+        if key == "event":
+            event[key] = escaped(str(value))
+        elif key in ("exception", "stack"):
+            event[key] = _block(str(value))
+        elif key not in ("level", "timestamp", "exc_info"):
+            event[key] = _Value(value)
+    return event
+
+
+_PLAIN = re.compile(r"[^\s=\"']+")
+
+
+class _Value:
+    """A value on the console: a word as it is, anything else quoted."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        value = self._value
+        if isinstance(value, str) and value.isprintable() and _PLAIN.fullmatch(value):
+            return value
+        return escaped(repr(value))
+
+
+def _traceback(file: TextIO, error: structlog.typing.ExcInfo) -> None:
+    text = StringIO()
+    structlog.dev.plain_traceback(text, error)
+    file.write("\n" + _block(text.getvalue()))
+
+
+def _block(text: str) -> str:
+    """Text of several lines, none of which looks like the beginning of a log line."""
+    return textwrap.indent(escaped(text.strip("\n"), keep="\n"), "  ", lambda _line: True)
