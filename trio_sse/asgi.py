@@ -18,6 +18,7 @@ import trio
 from trio_asyncio import aio_as_trio
 
 from trio_sse import http2, logs
+from trio_sse.certificates import Certificates, hangup_is_unattended
 from trio_sse.containment import Contained, innermost
 from trio_sse.door import Doors
 from trio_sse.handshake import problem
@@ -110,6 +111,7 @@ class Application:
             await send(message)
 
         doors = Doors(service)
+        certificates = Certificates()
 
         async def receive_after_connections() -> Message:
             message: Message = await receive()
@@ -121,7 +123,10 @@ class Application:
             async with trio.open_nursery() as nursery:
                 if signals := self._signals or unattended():
                     await nursery.start(service.stopping.listen, signals)
-                with http2.installed(), doors.installed():
+                if hangup_is_unattended():
+                    await nursery.start(certificates.listen)
+                nursery.start_soon(certificates.watch)
+                with http2.installed(), certificates.installed(), doors.installed():
                     await service(scope, receive_after_connections, send_unless_failed)  # type: ignore[arg-type]
                 nursery.cancel_scope.cancel()
         except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import multiprocessing
 import os
 import shlex
 import signal
@@ -25,6 +26,7 @@ from trio_sse.asgi import Application
 from trio_sse.gate import Gate
 from trio_sse.settings import Settings, SettingsError, env_name, is_secret
 from trio_sse.sockets import MAX_BACKLOG, ListenError, listen, widen
+from trio_sse.standing_in import standing_in
 
 # A password on a command line is in everybody's process list. An address need not have one.
 _SECRET = {name for name, field in Settings.model_fields.items() if is_secret(field)} - {"redis_url"}
@@ -84,10 +86,11 @@ def serve(**options: str | None) -> None:
 
     With no Redis configured, and none answering on 127.0.0.1 and REDIS_PORT, an embedded Valkey is started.
     """
-    settings = _settings(options)
-    logs.configure(settings)
-    with _redis(settings), _listener(settings) as listener:
-        sys.exit(_serve(settings, listener))
+    with _hangups_ignored():
+        settings = _settings(options)
+        logs.configure(settings)
+        with _redis(settings), _listener(settings) as listener:
+            sys.exit(_serve(settings, listener))
 
 
 @main.command("check")
@@ -114,6 +117,16 @@ def _settings(options: dict[str, str | None]) -> Settings:
             click.echo(line, err=True)
         sys.exit(1)
     return settings
+
+
+@contextlib.contextmanager
+def _hangups_ignored() -> Iterator[None]:
+    """SIGHUP asks a service that is up to take its certificate up anew (`certificates`). It ends nothing."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def _variable(option: str) -> str:
@@ -188,8 +201,8 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
 
 
 def _run_workers(config: Config) -> int:
-    """Run worker processes. Hypercorn 0.18 loses the exit code of a worker that failed: it is kept here.
-    tests/integration/test_libraries.py tells when this is no longer needed."""
+    """Run worker processes. Hypercorn 0.18 loses the exit code of a worker that failed, which is kept here
+    (tests/integration/test_libraries.py tells when this is no longer needed), and ends all at SIGHUP."""
     codes: list[int] = []
     join_exited = hypercorn.run._join_exited
 
@@ -197,9 +210,31 @@ def _run_workers(config: Config) -> int:
         codes.append(join_exited(processes))
         return codes[-1]
 
-    hypercorn.run._join_exited = join_and_keep
-    hypercorn.run.run(config)
+    with standing_in(hypercorn.run, {"_join_exited": join_and_keep, "signal": _WorkersSignals}):
+        hypercorn.run.run(config)
     return 1 if any(codes) else 0
+
+
+class _WorkersSignals:
+    """What the process above the workers sees of `signal`: no SIGHUP to set a handler for."""
+
+    SIGINT, SIGTERM, SIG_IGN = signal.SIGINT, signal.SIGTERM, signal.SIG_IGN
+
+    @staticmethod
+    def signal(number: signal.Signals, handler: Any) -> None:
+        """SIGHUP goes with SIGINT: both are ignored while workers start, which inherit that. Then it is sent
+        on to them."""
+        signal.signal(number, handler)
+        if number == signal.SIGINT:
+            ours = handler if handler == signal.SIG_IGN else _hang_up_workers
+            signal.signal(signal.SIGHUP, ours)
+
+
+def _hang_up_workers(*_: object) -> None:
+    for worker in multiprocessing.active_children():
+        if worker.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGHUP)
 
 
 def _fail(line: str) -> NoReturn:

@@ -162,7 +162,10 @@ class Settings(BaseSettings):
         "a comma list of addresses and networks such as 10.0.0.0/8,::1",
     )  # fmt: skip
     tls_cert: str | None = _setting(
-        "SSE_TLS_CERT", None, "certificate chain, for https and HTTP/2", "a PEM file"
+        "SSE_TLS_CERT",
+        None,
+        "certificate chain, for https and HTTP/2; taken up anew when it changes",
+        "a PEM file",
     )
     tls_key: str | None = _setting("SSE_TLS_KEY", None, "its key", "a PEM file")
     write_timeout_seconds: float = _setting(

@@ -8,11 +8,16 @@ from types import ModuleType
 
 
 @contextlib.contextmanager
-def standing_in(module: ModuleType, names: Mapping[str, object]) -> Iterator[None]:
-    """Let `names` of `module` mean these, until the end. All of them must be there before."""
-    own = {name: getattr(module, name) for name in names}
-    vars(module).update(names)
+def standing_in(place: ModuleType | type, names: Mapping[str, object]) -> Iterator[None]:
+    """Let `names` of a module or class mean these, until the end. All of them must be there before."""
+    own = {name: getattr(place, name) for name in names}
+    _set(place, names)
     try:
         yield
     finally:
-        vars(module).update(own)
+        _set(place, own)
+
+
+def _set(place: ModuleType | type, names: Mapping[str, object]) -> None:
+    for name, value in names.items():
+        setattr(place, name, value)
