@@ -93,7 +93,11 @@ def test_events_the_service_says_are_reserved() -> None:
         (b'{"user_id":1}}', "not JSON"),
         (b"{'user_id':1}", "not JSON"),
         (b'{"user_id":1,"x":NaN}', "not JSON"),
-        (b'\xef\xbb\xbf{"user_id":1}', "not JSON"),
+        (b'\xef\xbb\xbf{"user_id":1}', "not JSON: it begins with a byte order mark"),
+        ('{"user_id":1}'.encode("utf-16"), "UTF-16"),
+        ('{"user_id":1}'.encode("utf-16-le"), "UTF-16"),
+        ('{"user_id":1}'.encode("utf-16-be"), "UTF-16"),
+        ('{"user_id":1,"x":"\xfc"}'.encode("utf-32"), "UTF-32"),
         (b'{"user_id":1,"x":"a\nb"}', "not JSON"),
         (b'{"user_id":1,"x":' + b"[" * 5000 + b"]" * 5000 + b"}", "nested too deeply"),
         (b'{"user_id":1,"x":"\xff"}', r"not UTF-8 \(byte 18\)"),
@@ -108,6 +112,12 @@ def test_events_the_service_says_are_reserved() -> None:
         (b'{"user_id":""}', "user_id is empty"),
         (b'{"user_id":["ann",""]}', "user_id is empty"),
         (b'{"user_id":"a\\nb"}', "control characters"),
+        (b'{"user_id":"a\\ud83d"}', "control characters"),
+        (b'{"user_id":[1,"\\ude00"]}', "control characters"),
+        (b'{"user_id":1,"user_id":null}', "user_id"),
+        (b'{"x":"\\ud83d"}', "user_id"),
+        (b'{"user_id":1,"x":"\\ud83d}', "not JSON"),
+        (b'{"user_id":1,"x":"\\ud8"}', "not JSON"),
         (b'{"user_id":"' + b"a" * 129 + b'"}', "129 characters, more than 128"),
         (b'{"user_id":' + b"9" * 129 + b"}", "128"),
         (b'{"user_id":' + b"9" * 5000 + b"}", "user_id"),
@@ -213,3 +223,52 @@ def test_the_time_is_utc_with_milliseconds() -> None:
 @pytest.mark.parametrize("value", [b"1e999", b"9" * 5000])
 def test_a_number_as_event_that_fits_nowhere_is_the_publishers_own(value: bytes) -> None:
     assert decode(b'{"user_id":1,"event":%b}' % value, 65536).event is None
+
+
+def deep(levels: int, inner: bytes = b"") -> bytes:
+    """A message of so many arrays and objects within each other, itself counted."""
+    arrays = levels - 1
+    return b'{"user_id":1,"x":' + b"[" * arrays + inner + b"]" * arrays + b"}"
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [b"", b'"[[[[{{{{"', rb'"\"[[[[", "\\", "[{\\\"[{"', b"[],[],[],{}", b'{"]":"}"}', rb'"\ud83d[["'],
+)
+def test_the_bound_on_depth_is_the_services_own(inner: bytes) -> None:
+    levels = messages.MAX_DEPTH - (inner[:1] in (b"[", b"{"))
+    assert decode(deep(levels, inner), 65536).users == ("1",)
+    with pytest.raises(MessageError, match="nested too deeply: more than 512"):
+        decode(deep(levels + 1, inner), 65536)
+
+
+def test_depth_is_not_how_many_there_are() -> None:
+    for many in (b"[]," * 20_000 + b"1", b'{"a":[{}]},' * 5_000 + b"1", b'"[",' * 10_000 + b"1"):
+        assert decode(b'{"user_id":1,"x":[%b]}' % many, 1 << 20).users == ("1",)
+
+
+@pytest.mark.parametrize(
+    ("payload", "users", "event"),
+    [
+        (rb'{"user_id":1,"message":"cut \ud83d"}', ("1",), None),
+        (rb'{"user_id":1,"message":"\ude00\ud83d\uD83D\uDE00\ud83d\n"}', ("1",), None),
+        (rb'{"user_id":1,"\ud83d":{"\udfff":["\uDBFF"]}}', ("1",), None),
+        (rb'{"user_id":"a\\ud83d","message":"\ud83d"}', (r"a\ud83d",), None),
+        (rb'{"user_id":["\ud83d\ude00"],"message":"\ud83d"}', ("\U0001f600",), None),
+        (rb'{"user_id":1,"event":"cut \ud83d"}', ("1",), None),
+        (rb'{"user_id":1,"event":"gap\ud83d"}', ("1",), None),
+        (rb'{"user_id":1,"event":"\ud83d\ude00","x":"\ud83d"}', ("1",), "\U0001f600"),
+        (rb'{"user_id":{"x":"\ud83d"},"user_id":5}', ("5",), None),
+        (rb'{"user_id":1,"user_id":"ann"}', ("ann",), None),
+        (rb'{"user_id":null,"user\u005fid":"ann"}', ("ann",), None),
+        (rb'{"user_id":1,"event":"a","event":"b"}', ("1",), "b"),
+        (rb'{"user_id":1,"event":"connected","event":"b"}', ("1",), "b"),
+    ],
+)
+def test_what_every_other_parser_reads_is_delivered_as_it_is(
+    payload: bytes, users: tuple[str, ...], event: str | None
+) -> None:
+    assert decode(payload[:-1] + b',"created_at":0}', 65536) == Notification(
+        users, event, payload[:-1] + b',"created_at":0}'
+    )
+    assert decode(payload, 65536).data.startswith(payload[:-1] + b',"created_at":"')

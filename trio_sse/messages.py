@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 import time
 import unicodedata
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
@@ -14,6 +17,10 @@ from trio_sse.positions import StreamId
 
 MAX_USER_ID = 128
 """Characters a user id may have, in a message and in a request alike."""
+
+MAX_DEPTH = 512
+"""Arrays and objects that may lie within each other, the outermost counted. Below what any Python's parsers
+take, which differs by version."""
 
 _MAX_INTEGER = 10**MAX_USER_ID
 
@@ -37,41 +44,107 @@ class Notification(NamedTuple):
     data: bytes
 
 
+_UserId = int | str | list[int | str]
+
+
 class _Envelope(msgspec.Struct, gc=False):
     # Only what routing needs is decoded. The rest is the publisher's and passes through as it is.
-    user_id: int | str | list[int | str]
+    user_id: _UserId
+    event: msgspec.Raw = msgspec.Raw(b"")
+    created_at: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _RawEnvelope(msgspec.Struct, gc=False):
+    user_id: msgspec.Raw
     event: msgspec.Raw = msgspec.Raw(b"")
     created_at: msgspec.Raw = msgspec.Raw(b"")
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
+_raw_envelope = msgspec.json.Decoder(_RawEnvelope)
+_user_id: msgspec.json.Decoder[_UserId] = msgspec.json.Decoder(_UserId)
+_string = msgspec.json.Decoder(str)
 
 
 def decode(payload: bytes, max_bytes: int, stream: StreamId | None = None) -> Notification:
     """Read a payload from Redis. `created_at` (RFC 3339, UTC) is added when it is missing: now, or for an
     entry of a stream the time that its id `stream` tells, the same each time it is read.
 
-    Raises MessageError when the payload is over `max_bytes`, not UTF-8, not JSON (RFC 8259), not an
-    object, or its `user_id` or `event` cannot be used.
+    Of fields with one name the last counts. Raises MessageError when the payload is over `max_bytes`, not
+    UTF-8, not JSON (RFC 8259), nested more than MAX_DEPTH deep, not an object, or its `user_id` or `event`
+    cannot be used.
     """
     if len(payload) > max_bytes:
         raise MessageError(f"{len(payload)} bytes, over SSE_MAX_MESSAGE_BYTES={max_bytes}")
+    if len(payload) > 2 * MAX_DEPTH and _too_deep(payload):
+        raise MessageError(_TOO_DEEP)
     try:
         payload.decode()
-        envelope = _envelope.decode(payload)
+        routed = _envelope.decode(payload)
+        user_id, event, created_at = routed.user_id, routed.event, routed.created_at
     except UnicodeDecodeError as error:
-        raise MessageError(f"not UTF-8 (byte {error.start})") from None
+        raise MessageError(_other_encoding(payload) or f"not UTF-8 (byte {error.start})") from None
+    except (msgspec.DecodeError, RecursionError):
+        user_id, event, created_at = _read_exactly(payload)
+    if not created_at:
+        end = payload.rindex(b"}")
+        payload = b'%b,"created_at":"%b"}' % (payload[:end], _created_at(stream).encode())
+    return Notification(_users(user_id), _event_name(event) if event else None, payload)
+
+
+def _read_exactly(payload: bytes) -> tuple[_UserId, msgspec.Raw, msgspec.Raw]:
+    """What msgspec refuses at first and every other parser reads: halves of surrogate pairs, which RFC 8259,
+    8.2 allows, and a `user_id` of no use before another one. Raises MessageError for the rest."""
+    if _SURROGATE.search(payload):
+        payload = _UP_TO_HALF.sub(_without_half, payload)
+    try:
+        envelope = _raw_envelope.decode(payload)
+        return _user_id.decode(envelope.user_id), envelope.event, envelope.created_at
     except msgspec.ValidationError as error:
         raise MessageError(f'{error} (user_id: an integer, a string, a list of them, or "*")') from None
     except msgspec.DecodeError as error:
-        raise MessageError(f"not JSON: {error}") from None
-    except RecursionError:
-        raise MessageError("not JSON: nested too deeply") from None
-    event = _event_name(envelope.event) if envelope.event else None
-    if not envelope.created_at:
-        end = payload.rindex(b"}")
-        payload = b'%b,"created_at":"%b"}' % (payload[:end], _created_at(stream).encode())
-    return Notification(_users(envelope.user_id), event, payload)
+        raise MessageError(_other_encoding(payload) or f"not JSON: {error}") from None
+    except RecursionError:  # whoever calls left too little of the stack
+        raise MessageError(_TOO_DEEP) from None
+
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_PAIR = rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_HALF = rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+_UP_TO_HALF = re.compile(rb"((?:[^\\]++|%b|(?!%b)\\.)*+)(%b)?+" % (_PAIR, _HALF, _HALF), re.DOTALL)
+
+
+def _without_half(match: re.Match[bytes]) -> bytes:
+    # In a field that is passed on any character will do. In a user id or an event's name this one is none.
+    return match[1] + rb"\u0000" if match[2] else match[1]
+
+
+def _other_encoding(payload: bytes) -> str | None:
+    """What other than UTF-8 the payload seems to be written in."""
+    if payload.startswith(codecs.BOM_UTF8):
+        return "not JSON: it begins with a byte order mark (RFC 8259, 8.1)"
+    if payload.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in payload[:4]:
+        return "not UTF-8 but UTF-16 or UTF-32"
+    return None
+
+
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_STEPS = bytes(set(range(256)) - set(b'[{]}"'))
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
+
+
+_TOO_DEEP = f"nested too deeply: more than {MAX_DEPTH} arrays and objects within each other"
+
+
+def _too_deep(payload: bytes) -> bool:
+    """Whether JSON is nested more than MAX_DEPTH deep. Looks at brackets outside of strings."""
+    if payload.count(b"[") + payload.count(b"{") <= MAX_DEPTH:
+        return False
+    if b"\\" in payload:
+        payload = _ESCAPE.sub(b"", payload)
+    steps = payload.translate(_STEPS, _NO_STEPS).replace(b'""', b"")
+    outside = b"".join(steps.split(b'"')[::2])
+    return max(accumulate(memoryview(outside).cast("b")), default=0) > MAX_DEPTH
 
 
 def user_id_problem(user_id: str) -> str | None:
@@ -109,7 +182,7 @@ def _utc_second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _users(user_id: int | str | list[int | str]) -> tuple[str, ...] | None:
+def _users(user_id: _UserId) -> tuple[str, ...] | None:
     if isinstance(user_id, int):
         if not -_MAX_INTEGER // 10 < user_id < _MAX_INTEGER:
             raise MessageError(f"user_id has more than {MAX_USER_ID} characters")
@@ -131,12 +204,10 @@ def _users(user_id: int | str | list[int | str]) -> tuple[str, ...] | None:
 def _event_name(raw: msgspec.Raw) -> str | None:
     """The event name a message asks for. A value that is no name is the publisher's own field."""
     try:
-        name = msgspec.json.decode(raw)
-    except msgspec.DecodeError:  # a number that is JSON, but larger than any float
+        name = _string.decode(raw)
+    except msgspec.DecodeError:
         return None
-    if not isinstance(name, str) or name in ("", "message"):
-        return None
-    if "\r" in name or "\n" in name or "\0" in name:
+    if name in ("", "message") or "\r" in name or "\n" in name or "\0" in name:
         return None
     if name in RESERVED_EVENTS:
         raise MessageError(f"event {name!r} is the service's own; use another name")
