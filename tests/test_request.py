@@ -203,6 +203,17 @@ async def test_a_head_over_the_bound_of_hypercorn_is_its_to_refuse() -> None:
     assert isinstance(answer, OtherRequest)
 
 
+@pytest.mark.parametrize("cut", [None, 50, 150])
+@pytest.mark.parametrize(("more", "allowed"), [(0, True), (1, False), (100, False)])
+async def test_the_bound_holds_however_the_head_comes(more: int, allowed: bool, cut: int | None) -> None:
+    config = Config()
+    config.h11_max_incomplete_size = 200
+    empty = len(get("/sse", "X: "))
+    head = get("/sse", "X: " + "x" * (200 - empty + more))
+    answer = await ask(*([head] if cut is None else [head[:cut], head[cut:]]), config=config)
+    assert isinstance(answer, StreamRequest if allowed else OtherRequest)
+
+
 @pytest.mark.parametrize("name", ["root_path", "server_names"])
 async def test_what_hypercorn_was_told_to_look_at_is_left_to_it(name: str) -> None:
     config = Config()

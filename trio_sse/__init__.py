@@ -4,6 +4,7 @@
 and reads no environment; settings are read when the server starts the application.
 """
 
+import trio_sse.compat  # noqa: F401  (before anything that imports trio_asyncio)
 from trio_sse.asgi import Application
 
 __version__ = "0.1.0"

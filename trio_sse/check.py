@@ -57,7 +57,8 @@ def _readiness(settings: Settings) -> str | None:
         with _opener.open(url, timeout=3) as answer:
             body = answer.read(10_000)
     except urllib.error.HTTPError as error:
-        body = error.read(10_000)
+        with error:
+            body = error.read(10_000)
     except (OSError, UnicodeError, http.client.HTTPException):
         return None
     try:

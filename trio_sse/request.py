@@ -62,9 +62,10 @@ async def read_request(
         received = await _read(fd, deadline)
         if not received:
             return None
-    if plain := _plain_request(received):
+    limit = config.h11_max_incomplete_size
+    if len(received) <= limit and (plain := _plain_request(received)):
         return _stream_request(*plain, config, settings) or OtherRequest(received)
-    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=config.h11_max_incomplete_size)
+    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=limit)
     data = received
     try:
         while True:
@@ -77,6 +78,9 @@ async def read_request(
                 return None
             received += data
         if not isinstance(event, h11.Request) or event.http_version not in (b"1.1", b"1.0"):
+            return OtherRequest(received)
+        if len(received) - len(parser.trailing_data[0]) > limit:
+            # h11 counts only what it must keep, and would take a longer head that comes at once.
             return OtherRequest(received)
         if parser.they_are_waiting_for_100_continue:
             return OtherRequest(received)

@@ -6,7 +6,11 @@ When one of these fails after an upgrade, its docstring says what to look at, an
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
+from _asyncio import _get_running_loop
 from pathlib import Path
+from typing import Any
 
 import h11
 import hypercorn.asyncio.run
@@ -20,7 +24,7 @@ from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, H2Protocol, StreamBuffer
 from hypercorn.trio.worker_context import EventWrapper
 from redis.asyncio import Connection
 from trio.testing import wait_all_tasks_blocked
-from trio_asyncio import aio_as_trio, open_loop
+from trio_asyncio import BaseTrioEventLoop, aio_as_trio, open_loop
 
 from tests.integration.support.client import connect
 from tests.integration.support.hostile import attacks, launch
@@ -191,3 +195,37 @@ async def test_the_end_of_an_http2_connection_is_not_told_to_those_who_wait_for_
         await wait_all_tasks_blocked()
         assert nursery.child_tasks
         nursery.cancel_scope.cancel()
+
+
+def imported_by_itself(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *options, "-c", "import trio_asyncio"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.12 is the first that warns")
+def test_importing_trio_asyncio_warns() -> None:
+    """If this fails, `compat` needs to ignore no warnings."""
+    done = imported_by_itself("-W", "error::DeprecationWarning")
+    assert done.returncode != 0
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="Python 3.13 still has it")
+def test_trio_asyncio_derives_from_what_python_no_longer_has() -> None:
+    """If this fails, delete `compat.names_of_older_pythons`."""
+    done = imported_by_itself()
+    assert done.returncode != 0
+    assert "AbstractChildWatcher" in done.stderr or "BaseDefaultEventLoopPolicy" in done.stderr
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="tasks of Python 3.13 do not look at it")
+async def test_trio_asyncio_does_not_tell_the_interpreter_which_loop_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If this fails, delete `compat.tell_running_loop`."""
+    for name in ("_main_loop_one", "_io_task"):
+        monkeypatch.setattr(BaseTrioEventLoop, name, getattr(BaseTrioEventLoop, name).__wrapped__)
+    told: list[Any] = []
+    async with open_loop() as loop:
+        loop.call_soon(lambda: told.append(_get_running_loop()))
+        await loop.synchronize()
+    assert told == [None]
