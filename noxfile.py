@@ -15,9 +15,14 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 
 
+PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
+"""Those that the package is for, by its classifiers, the oldest first."""
+
 DEV = str(Path(".nox", "dev", "bin", "python").absolute())
 WORKERS = ("-n", "2", "--dist", "loadfile")
 """pytest-xdist: tests of one file share servers, so they stay together."""
+
+QUICK = "not browser and not slow"
 
 in_dev = partial(nox.session, venv_backend="none", requires=["dev"])
 """A session in the environment that `dev` makes, once for all of them."""
@@ -65,7 +70,17 @@ def tests(session: nox.Session) -> None:
 @in_dev()
 def integration(session: nox.Session) -> None:
     """Real server processes on a real Valkey."""
-    _pytest_integration(session, "not browser and not slow", *WORKERS)
+    _pytest_integration(session, QUICK, *WORKERS)
+
+
+def tests_on(session: nox.Session) -> None:
+    """Unit and integration tests, on this Python."""
+    _install(session)
+    session.run("python", "-m", "pytest", "tests", "-m", QUICK, *WORKERS, *session.posargs)
+
+
+for version in PYTHONS:
+    nox.session(name=f"tests-{version}", python=version)(tests_on)
 
 
 @in_dev()
