@@ -288,7 +288,7 @@ def process_kept() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def served(application: Any) -> AsyncIterator[int]:
+async def served(application: Any, root_path: str = "") -> AsyncIterator[int]:
     """`application` under Hypercorn's Trio worker, and its port. Leaving asks the worker to stop."""
     stop = trio.Event()
     listener = socket.create_server(("127.0.0.1", 0))
@@ -296,6 +296,7 @@ async def served(application: Any) -> AsyncIterator[int]:
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
     config.errorlog = None
+    config.root_path = root_path
     config.graceful_timeout = 3600  # the service ends what is open by itself
     with process_kept(), trio.fail_after(3 * PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:

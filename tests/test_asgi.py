@@ -40,6 +40,9 @@ def _kept() -> Iterator[None]:
         yield
 
 
+CLOSE = "Connection: close"
+
+
 class Lifespan:
     """The server's side of a lifespan."""
 
@@ -101,6 +104,33 @@ async def test_what_the_server_keeps_of_a_request_has_no_token(query: bytes, kep
         lifespan.stop.set()
     assert scope["query_string"] == kept
     assert seen == [query], "the service itself reads it"
+
+
+@pytest.mark.parametrize("root_path", ["", "/theirs"])  # the server's own
+@pytest.mark.parametrize("door", [True, False])
+async def test_a_service_under_a_path_answers_with_it_and_without(door: bool, root_path: str) -> None:
+    chosen = settings(root_path="/ours", redis_host="127.0.0.1", redis_port=1, log_level="error", door=door)
+    async with served(Application(chosen), root_path=root_path) as port:
+        for prefix in {"", "/ours", root_path}:
+            for path in ("/healthz", "/"):
+                assert b" 200 " in (await exchange(port, get(prefix + path, CLOSE))).split(b"\r\n")[0]
+            assert b"event: connected" in await exchange(port, get(f"{prefix}/sse"), until=b"connected")
+        for path in ("/oursx/healthz", "/ours/ours/healthz", "/ours/ours/sse", "//ours/healthz", "/x/sse"):
+            assert b" 404 " in (await exchange(port, get(path, CLOSE))).split(b"\r\n")[0]
+        page = await exchange(port, get("/ours", CLOSE))
+        assert b'<meta name="root-path" content="/ours">' in page
+
+
+@pytest.mark.parametrize("door", [True, False])
+async def test_the_path_of_the_server_counts_where_none_is_set(door: bool) -> None:
+    """Hypercorn has it in the path of a request only where the client's request has it."""
+    chosen = settings(redis_host="127.0.0.1", redis_port=1, log_level="error", door=door)
+    async with served(Application(chosen), root_path="/theirs") as port:
+        for path in ("/healthz", "/theirs/healthz"):
+            assert b" 200 " in (await exchange(port, get(path, CLOSE))).split(b"\r\n")[0]
+        for path in ("/sse", "/theirs/sse"):
+            assert b"event: connected" in await exchange(port, get(path), until=b"connected")
+        assert b'<meta name="root-path" content="/theirs">' in await exchange(port, get("/", CLOSE))
 
 
 async def test_from_redis_to_the_browser(valkey: int) -> None:

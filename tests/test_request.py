@@ -13,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.support import get, settings, stream_pair
 from trio_sse.handshake import Asked, Refused, accepted, handshake
 from trio_sse.request import OtherRequest, Replayed, StreamRequest, read_request
+from trio_sse.settings import Settings
 
 Answer = StreamRequest | OtherRequest | None
 
@@ -21,7 +22,9 @@ assert isinstance(_asked, Asked)
 STREAM_HEADERS = accepted(_asked, "ann").headers
 
 
-async def ask(*parts: bytes, config: Config | None = None, received: bytes = b"") -> Answer:
+async def ask(
+    *parts: bytes, config: Config | None = None, received: bytes = b"", chosen: Settings | None = None
+) -> Answer:
     """Have a request read that comes in these parts, each when the one before has been read."""
     answer: Answer = None
     async with stream_pair() as (near, far), trio.open_nursery() as nursery:
@@ -29,7 +32,7 @@ async def ask(*parts: bytes, config: Config | None = None, received: bytes = b""
         @nursery.start_soon
         async def reader() -> None:
             nonlocal answer
-            answer = await read_request(near, received, config or Config(), settings())
+            answer = await read_request(near, received, config or Config(), chosen or settings())
             nursery.cancel_scope.cancel()
 
         for part in parts:
@@ -214,11 +217,40 @@ async def test_the_bound_holds_however_the_head_comes(more: int, allowed: bool, 
     assert isinstance(answer, StreamRequest if allowed else OtherRequest)
 
 
-@pytest.mark.parametrize("name", ["root_path", "server_names"])
-async def test_what_hypercorn_was_told_to_look_at_is_left_to_it(name: str) -> None:
+async def test_what_hypercorn_was_told_to_look_at_is_left_to_it() -> None:
     config = Config()
-    setattr(config, name, "/app" if name == "root_path" else ["a.example"])
+    config.server_names = ["a.example"]
     assert isinstance(await ask(get("/sse"), config=config), OtherRequest)
+
+
+@pytest.mark.parametrize("line_ends", [b"\r\n", b"\n"])  # the short way of reading, and the long one
+@pytest.mark.parametrize(
+    ("path", "stream"),
+    [
+        ("/sse", True),
+        ("/ours/sse?user_id=5", True),
+        ("/theirs/sse", True),
+        ("/ours", False),
+        ("/ours/", False),
+        ("/oursx/sse", False),
+        ("/ours/x/sse", False),
+        ("//sse", False),
+        ("/ours/ours/sse", False),
+        ("/ours?/sse", False),
+    ],
+)
+async def test_a_stream_is_found_under_the_path_of_the_service(
+    path: str, stream: bool, line_ends: bytes
+) -> None:
+    config = Config()
+    config.root_path = "/theirs/"
+    request = get(path).replace(b"\r\n", line_ends)
+    answer = await ask(request, config=config, chosen=settings(root_path="/ours"))
+    assert isinstance(answer, StreamRequest if stream else OtherRequest)
+
+
+async def test_without_a_path_of_its_own_the_service_is_under_none() -> None:
+    assert isinstance(await ask(get("/ours/sse")), OtherRequest)
 
 
 LINES = st.lists(

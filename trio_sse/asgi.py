@@ -22,6 +22,7 @@ from trio_sse.certificates import Certificates, hangup_is_unattended
 from trio_sse.containment import Contained, innermost
 from trio_sse.door import Doors
 from trio_sse.handshake import problem
+from trio_sse.routes import ROOT_PATH
 from trio_sse.service import Service, create_app
 from trio_sse.settings import Settings, SettingsError
 from trio_sse.stopping import unattended
@@ -136,7 +137,7 @@ class Application:
         return failure
 
     async def _respond(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
-        scope = _without_token(scope)
+        scope = _without_prefix(_without_token(scope), service.settings.root_path)
         # Leaving is enough: the server answers 500, or closes the connection if it has begun to answer.
         with Contained(service.counters, "a request"):
             await service(scope, receive, send)  # type: ignore[arg-type]
@@ -150,6 +151,24 @@ def _without_token(scope: Scope) -> Scope:
         return scope
     own = scope.copy()
     scope["query_string"] = redacted
+    return own
+
+
+def _without_prefix(scope: Scope, root_path: str) -> Scope:
+    """The scope with the path taken off that the service is under, where it was left in front.
+
+    That is SSE_ROOT_PATH, or the server's own `root_path`: by ASGI it is a part of `path`, with Hypercorn
+    only where the client's request has it.
+    """
+    prefixes = [prefix for prefix in (root_path, scope.get("root_path", "")) if prefix]
+    if not prefixes:
+        return scope
+    own = {**scope, "root_path": "", ROOT_PATH: prefixes[0]}
+    for prefix in prefixes:
+        if f"{scope['path']}/".startswith(f"{prefix}/"):
+            own["path"] = scope["path"].removeprefix(prefix) or "/"
+            own["raw_path"] = (scope.get("raw_path") or b"").removeprefix(prefix.encode()) or b"/"
+            break
     return own
 
 

@@ -153,12 +153,12 @@ def _redis(settings: Settings) -> Iterator[None]:
         payload = json.dumps({"user_id": 1, "message": "hello"}, separators=(",", ":"))
         channel = json.dumps(settings.redis_channel)
         python = f"import json, redis; redis.Redis(port={port}).publish({channel}, json.dumps({payload}))"
+        address = f"{settings.scheme}://127.0.0.1:{settings.port}{settings.root_path}"
         click.echo(
             f"No Redis on 127.0.0.1:{port}, so an embedded Valkey was started there for trying out. Try:\n"
             f"  redis-cli -p {port} PUBLISH {shlex.quote(settings.redis_channel)} {shlex.quote(payload)}\n"
             f"  {shlex.quote(sys.executable)} -c {shlex.quote(python)}\n"
-            f"and watch {settings.scheme}://127.0.0.1:{settings.port}/ or: "
-            f"curl -N {settings.scheme}://127.0.0.1:{settings.port}/sse",
+            f"and watch {address}/ or: curl -N {address}/sse",
             err=True,
         )
         yield

@@ -195,12 +195,11 @@ def _resolve_service_links(values: dict[str, str | Refused], notices: list[str])
         elif link[1].lower() != "tcp":
             notices.append(f"REDIS_PORT={value} is a service link of Kubernetes, not for TCP, and not used")
         else:
+            used = "port is" if "REDIS_HOST" in values or not host else "host and port are"
             values["REDIS_PORT"] = link[4]
-            if "REDIS_HOST" not in values and host:
-                values["REDIS_HOST"] = host
-                notices.append(
-                    f"REDIS_PORT={value} is a service link of Kubernetes: its host and port are used"
-                )
+            if host:
+                values.setdefault("REDIS_HOST", host)
+            notices.append(f"REDIS_PORT={value} is a service link of Kubernetes: its {used} used")
     value = values.get("SSE_PORT")
     if isinstance(value, str) and _LINK.fullmatch(value):
         del values["SSE_PORT"]

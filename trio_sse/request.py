@@ -97,7 +97,8 @@ async def read_request(
 # The request as browsers and proxies write it. Reading it so takes a fifteenth of the time that h11 takes
 # (benchmarks/README.md). Whatever does not match is read by h11.
 _PLAIN = re.compile(
-    rb"GET (/sse(?:\?[!-~]*)?) HTTP/1\.1\r\n((?:[-!#$%&'*+.^_`|~0-9A-Za-z]+:[\t -~]*\r\n)+)\r\n"
+    rb"GET ((?:/[!->@-~]+)?/sse(?:\?[!-~]*)?) HTTP/1\.1\r\n"
+    rb"((?:[-!#$%&'*+.^_`|~0-9A-Za-z]+:[\t -~]*\r\n)+)\r\n"
 )
 _BEYOND_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 
@@ -144,11 +145,19 @@ def _stream_request(
     method: bytes, target: bytes, http11: bool, headers: list[_Header], config: Config, settings: Settings
 ) -> StreamRequest | None:
     path, _, query = target.partition(b"?")
-    if method != b"GET" or path != b"/sse" or config.root_path or config.server_names:
+    if method != b"GET" or not _is_stream(path, config, settings) or config.server_names:
         return None
     if any(name.lower() == b"upgrade" for name, _ in headers):
         return None
     return StreamRequest(handshake(query, headers, settings), http11, config)
+
+
+def _is_stream(path: bytes, config: Config, settings: Settings) -> bool:
+    """A proxy may leave the path in front that the service is under."""
+    if path == b"/sse":
+        return True
+    prefix = path.removesuffix(b"/sse").decode("latin-1")
+    return len(prefix) < len(path) and prefix in (settings.root_path, config.root_path)
 
 
 @lru_cache(maxsize=64)

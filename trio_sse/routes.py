@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from html import escape
 from importlib import resources
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 blueprint = Blueprint("trio_sse", __name__)
 
 _PAGE = resources.files("trio_sse").joinpath("test-sse.html")
+
+ROOT_PATH = "trio_sse.root_path"
+"""In a scope: the path that the service is under."""
+
+_NO_ROOT_PATH = b'<meta name="root-path" content="">'
 
 # The page is one file: whatever else it tried to load would be somebody else's.
 _PAGE_POLICY = (
@@ -84,7 +90,9 @@ class StreamBody(ResponseBody):
 async def page() -> Response:
     """The test page."""
     headers = {"content-security-policy": _PAGE_POLICY, "cache-control": "no-cache"}
-    return Response(_PAGE.read_bytes(), 200, headers, content_type="text/html; charset=utf-8")
+    root_path = escape(str(request.scope.get(ROOT_PATH, _service().settings.root_path)))
+    html = _PAGE.read_bytes().replace(_NO_ROOT_PATH, _NO_ROOT_PATH.replace(b'""', f'"{root_path}"'.encode()))
+    return Response(html, 200, headers, content_type="text/html; charset=utf-8")
 
 
 @blueprint.get("/healthz")

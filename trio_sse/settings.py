@@ -24,6 +24,7 @@ from trio_sse import environment
 Network = IPv4Network | IPv6Network
 
 _ORIGIN = re.compile(r"https?://[^\s/?#@,]+|null|\*", re.IGNORECASE)
+_ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
 _HOST_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@]+):[0-9]{1,5}")
 
 MIN_SECRET_BYTES = 32
@@ -66,6 +67,10 @@ class Settings(BaseSettings):
     port: int = _setting(
         "SSE_PORT", 8085, "port to listen on", "a number from 0 (any free port) to 65535", ge=0, le=65535
     )
+    root_path: str = _setting(
+        "SSE_ROOT_PATH", "", "path that the service is under, whether or not the proxy takes it off",
+        "a path such as /notify",
+    )  # fmt: skip
     redis_channel: str = _setting(
         "SSE_REDIS_CHANNEL", "notifications", "Redis channel to subscribe to", "a name", min_length=1
     )
@@ -232,6 +237,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Fields are read under their aliases only: HOST and PORT in an environment are somebody else's."""
         return init_settings, _Environment(settings_cls)
+
+    @field_validator("root_path")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        value = value.strip("/") and f"/{value.strip('/')}"
+        if not _ROOT_PATH.fullmatch(value):
+            raise ValueError("not a path")
+        return value
 
     @field_validator("redis_sentinels", mode="before")
     @classmethod

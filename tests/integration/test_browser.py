@@ -116,6 +116,22 @@ def test_connect_receive_disconnect(start: Services, open_page: Open, from_file:
     page.check()
 
 
+@pytest.mark.parametrize("page_path", ["/notify/", "/notify", "/"])
+def test_the_page_keeps_the_path_of_the_service(start: Services, open_page: Open, page_path: str) -> None:
+    """A proxy that takes the path off asks for /; the page cannot know it from its own address then."""
+    service = start(SSE_ROOT_PATH="/notify")
+    page = open_page(service)
+    page.page.goto(service.url + page_path)
+    for _ in range(2):
+        expect(page.page.locator("#server")).to_have_value(f"{service.url}/notify")
+        page.page.locator("#user").fill("1")
+        page.page.locator("#connect-button").click()
+        is_open(page.page.get_by_test_id("stream").last)
+        page.page.evaluate("localStorage.setItem('trio_sse.server', location.origin + '/another')")
+        page.page.reload()
+    page.check()
+
+
 def test_users_side_by_side(start: Services, open_page: Open) -> None:
     service = start()
     page = open_page(service)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import trio
 
 from tests.integration.support.client import Stream, connect, eventually, streaming
 from tests.integration.support.process import Services, wait_until
+from tests.integration.support.variants import VARIANTS, Variant
 from tests.ports import free_port
 from trio_sse.embedded import is_answering
 
@@ -43,10 +45,10 @@ http {{
 
 
 @contextlib.contextmanager
-def nginx(directory: Path, back: int) -> Iterator[int]:
+def nginx(directory: Path, back: int, location: str = LOCATION) -> Iterator[int]:
     front = free_port()
     configuration = directory / "nginx.conf"
-    location = LOCATION.replace("127.0.0.1:8085", f"127.0.0.1:{back}")
+    location = location.replace("127.0.0.1:8085", f"127.0.0.1:{back}")
     configuration.write_text(CONFIGURATION.format(directory=directory, front=front, location=location))
     assert NGINX is not None
     process = subprocess.Popen(
@@ -82,3 +84,26 @@ async def test_streams_are_counted_by_the_client_s_address(start: Services, tmp_
                 stream = Stream(transport)
                 await stream.request("/sse", headers, "1.1")
                 assert (await stream.event()).name == name
+
+
+@pytest.mark.parametrize("kept", ["/", ""], ids=["taken-off", "left-in-front"])
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+async def test_a_service_under_a_path(start: Services, tmp_path: Path, kept: str, variant: Variant) -> None:
+    """`proxy_pass` with a path takes off what `location` names, without one it does not."""
+    service = start(variant, SSE_ROOT_PATH="/notify")
+    location = LOCATION.replace("/sse", "/notify/").replace("127.0.0.1:8085", f"127.0.0.1:8085{kept}")
+    with nginx(tmp_path, service.port, location) as front:
+        for path in ("/notify/healthz", "/notify/readyz", "/notify/"):
+            assert (await trio.to_thread.run_sync(get, front, path)).startswith(b"HTTP/1.1 200")
+        async with await connect(front) as transport:
+            stream = Stream(transport)
+            await stream.request("/notify/sse?user_id=7", [], "1.1")
+            assert (await stream.event()).name == "connected"
+            service.publish(7, n=1)
+            assert (await stream.notification())["n"] == 1
+
+
+def get(port: int, path: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        return client.makefile("rb").read()
