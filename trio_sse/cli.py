@@ -56,7 +56,7 @@ def _overrides(command: Callable[..., None]) -> Callable[..., None]:
                 help=f"file with {env_name(name)}: {field.description} [{env_name(name)}_FILE]",
             )(command)
         if name not in _SECRET:
-            default = field.default if field.default is not None else "none"
+            default = "none" if field.default in (None, "", ()) else field.default
             shown = ",".join(default) if isinstance(default, tuple) else default
             command = click.option(
                 f"--{name.replace('_', '-')}",

@@ -127,6 +127,8 @@ def _secret(name: str, text: str, named: Mapping[str, str]) -> str | Refused:
     file_name = f"{name}_FILE"
     path = _cleaned(named.get(file_name, ""))
     value = text.rstrip("\r\n")
+    if value in ('""', "''"):
+        value = ""
     if isinstance(path, Refused):
         return path._replace(name=file_name)
     if path and value:

@@ -6,6 +6,7 @@ When one of these fails after an upgrade, its docstring says what to look at, an
 from __future__ import annotations
 
 import inspect
+import signal
 import subprocess
 import sys
 from _asyncio import _get_running_loop
@@ -99,6 +100,22 @@ def test_a_worker_that_ends_has_the_others_ended() -> None:
     are left when the first has ended. If this fails, it may count as "at once" there too."""
     source = inspect.getsource(hypercorn.run.run)
     assert "process.terminate()" in source.split("_join_exited(processes)", 1)[1]
+
+
+def test_a_hangup_ends_the_workers_of_hypercorn() -> None:
+    """`cli._WorkersSignals` hides SIGHUP from `hypercorn.run`, which looks `signal` up there. If this fails,
+    see whether it is still needed, and whether SIGINT is still ignored while workers start."""
+    source = inspect.getsource(hypercorn.run.run)
+    assert vars(hypercorn.run)["signal"] is signal
+    assert 'if hasattr(signal, "SIGHUP"):' in source
+    assert source.index("signal.signal(signal.SIGINT, signal.SIG_IGN)") < source.index("_populate(processes")
+
+
+@pytest.mark.parametrize("module", [hypercorn.trio.run, hypercorn.asyncio.run])
+def test_the_context_of_tls_is_asked_for_once_after_the_start(module: object) -> None:
+    """`certificates.Certificates` stands in the place of `Config.create_ssl_context` from the start-up on."""
+    source = inspect.getsource(vars(module)["worker_serve"])
+    assert source.split("wait_for_startup", 1)[1].count("config.create_ssl_context()") == 1
 
 
 async def test_one_malformed_request_ends_the_trio_worker(start: Services, tmp_path: Path) -> None:
