@@ -30,6 +30,8 @@ class Rest(NamedTuple):
     """The number from which on memory does."""
     broken_off: StreamId
     """The last break of the stream that the connection knows of."""
+    pace: int
+    """How many entries to read at first: about as many as the page before took."""
 
 
 class Remedy(Protocol):

@@ -16,7 +16,17 @@ from trio_sse.history import PAGE_BYTES, History
 from trio_sse.messages import Notification
 from trio_sse.positions import StreamId, stream_text
 from trio_sse.redis_link import connected
-from trio_sse.redis_stream import Entry, Pace, Place, before, behind, read_after, read_back, read_info
+from trio_sse.redis_stream import (
+    FIRST_PAGE,
+    Entry,
+    Pace,
+    Place,
+    before,
+    behind,
+    read_after,
+    read_back,
+    read_info,
+)
 from trio_sse.replays import Question, Replays
 from trio_sse.settings import Settings
 
@@ -105,7 +115,7 @@ class Lookup:
             rest = None
             if want.paged:
                 begins = after if intact else max(after, reached, before(info.first or (0, 0)))
-                rest = Rest(begins, want.top, want.number, place.broken_off)
+                rest = Rest(begins, want.top, want.number, place.broken_off, FIRST_PAGE)
             self._replays.answer(question, want.number, want.top, gap, rest=rest)
 
     def _channel_before(self, number: int) -> str | None:
@@ -134,8 +144,10 @@ class Lookup:
                 frame = b""
                 for want in _takers(found, wanted, by_user):
                     if want.question.after < entry <= want.top:
-                        frame = frame or _frame(found, entry)
-                        room -= want.add(frame, room)
+                        want.count += 1
+                        if not want.paged:
+                            frame = frame or _frame(found, entry)
+                            room -= want.keep(frame, room)
             if not pace.full:
                 return (0, 0)
             end = before(page[-1][0])
@@ -143,15 +155,14 @@ class Lookup:
     async def _answer_begun(self, redis: Connection, readers: list[_Reader], place: Place) -> None:
         """Read the stream forwards from where the first who asks has come to, and give a page to all whose
         place is passed, within what one walk may read and hold. The others are asked about again."""
-        cursor, pace = readers[0].at, Pace()
+        cursor, pace = readers[0].at, Pace(readers[0].rest.pace)
         waiting = [reader for reader in readers if reader.at >= cursor]
-        entries, room = WALK_ENTRIES, WALK_BYTES
-        while waiting and entries > 0 and room > 0:
+        looked_through, room = 0, WALK_BYTES
+        while waiting and looked_through < WALK_ENTRIES and room > 0:
             cursor = max(cursor, min(reader.at for reader in waiting))
             read = replace(place)
             info, page = await read_after(redis, self._key, cursor, pace)
             end = page[-1][0] if pace.full else max(reader.top for reader in waiting)
-            entries -= len(page)
             passed = []
             for reader in waiting:
                 if reader.at <= end:
@@ -160,7 +171,8 @@ class Lookup:
                         passed.append(reader)
                     else:
                         self._answer_page(reader)
-            room -= self._hand_out(page, passed)
+            room -= self._hand_out(page, passed, looked_through)
+            looked_through += len(page)
             for reader in passed:
                 if not reader.full:
                     reader.at = min(end, reader.top)
@@ -174,11 +186,13 @@ class Lookup:
             elif reader.moved:
                 self._replays.put_back_last(reader.question, reader.rest)
 
-    def _hand_out(self, page: list[Entry], readers: list[_Reader]) -> int:
-        """Give the entries to those whose page has room. Returns the bytes given, each frame once."""
+    def _hand_out(self, page: list[Entry], readers: list[_Reader], looked_through: int) -> int:
+        """Give the entries to those whose page has room. So many entries have been `looked_through` before.
+        Returns the bytes given, each frame once."""
         by_user = _by_user(readers)
         given = 0
         for entry, payload in page:
+            looked_through += 1
             found = self._read(entry, payload)
             if found is None:
                 continue
@@ -186,7 +200,7 @@ class Lookup:
             for reader in _takers(found, readers, by_user):
                 if not reader.full and reader.at < entry <= reader.top:
                     frame = frame or _frame(found, entry)
-                    reader.add(entry, frame)
+                    reader.add(entry, frame, looked_through)
             given += len(frame)
         return given
 
@@ -219,11 +233,8 @@ class _Wanted:
     paged: bool = False
     """Whether it is more than a page: then no frames are kept."""
 
-    def add(self, frame: bytes, room: int) -> int:
+    def keep(self, frame: bytes, room: int) -> int:
         """One more, older than those before. Returns how much of `room` it takes, or gives back."""
-        self.count += 1
-        if self.paged:
-            return 0
         if self.size + len(frame) <= min(PAGE_BYTES, self.size + room):
             self.frames.append(frame)
             self.size += len(frame)
@@ -236,7 +247,7 @@ class _Wanted:
 class _Reader:
     """A question for the next page of a replay, and how far the stream has been looked through for it."""
 
-    __slots__ = ("_rest", "at", "full", "question", "size")
+    __slots__ = ("_pace", "_rest", "at", "full", "question", "size")
 
     def __init__(self, question: Question, rest: Rest) -> None:
         self.question = question
@@ -244,12 +255,13 @@ class _Reader:
         self.full = False
         self.size = 0
         self._rest = rest
+        self._pace = rest.pace
         question.older.clear()
 
     @property
     def rest(self) -> Rest:
         """What is left behind the place it has come to."""
-        return self._rest._replace(after=self.at)
+        return self._rest._replace(after=self.at, pace=self._pace)
 
     @property
     def top(self) -> StreamId:
@@ -271,11 +283,13 @@ class _Reader:
         self._rest = self._rest._replace(broken_off=broken_off)
         return True
 
-    def add(self, entry: StreamId, frame: bytes) -> None:
+    def add(self, entry: StreamId, frame: bytes, looked_through: int) -> None:
+        """One more for this page, for which so many entries have been looked through."""
         self.question.older.append(frame)
         self.at = entry
         self.size += len(frame)
         self.full = self.size >= PAGE_BYTES
+        self._pace = looked_through + 1
 
 
 _Asker = TypeVar("_Asker", _Wanted, _Reader)

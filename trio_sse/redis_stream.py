@@ -17,7 +17,7 @@ PAGE = 250
 PAGE_BYTES = 1024 * 1024
 """As long as entries are small enough, a page has so many bytes at most."""
 
-_FIRST_PAGE = 2
+FIRST_PAGE = 2
 _GROWTH = 4
 _WHEN_ALL_IS_READ = 32
 
@@ -50,7 +50,7 @@ class Pace:
 
     __slots__ = ("count", "full")
 
-    def __init__(self, first: int = _FIRST_PAGE) -> None:
+    def __init__(self, first: int = FIRST_PAGE) -> None:
         self.count = min(first, PAGE)
         self.full = False
         """Whether the last page had all that was asked for: there may be more."""
