@@ -257,15 +257,19 @@ def test_one_who_was_disconnected_comes_back_for_the_rest() -> None:
     assert client.data + Client(again).data[1:] == ["1", "2", "3", "4", "5"]
 
 
-def test_until_it_begins_a_connection_is_told_nothing() -> None:
+@pytest.mark.parametrize("busy", [True, False])
+def test_until_it_begins_a_connection_is_told_nothing_but_heartbeats(busy: bool) -> None:
     hub = new_hub()
     connection = unbegun(hub)
-    client = Client(connection)
+    client = Client(connection, busy=busy)
     published(hub, 2)
     flush_now(hub)
+    hub.announce_gap("redis_reconnected")
     connection.tell("heartbeat", BEAT)
+    connection.tell("heartbeat", BEAT)
+    client.take_page()
+    assert client.names == ["heartbeat"] * (1 if busy else 2)
     assert client.take_page() == b""
-    assert client.received == b""
     assert not connection.catching_up
 
 
@@ -365,18 +369,19 @@ def test_what_waited_for_the_flush_when_the_replay_ended_is_not_sent_again() -> 
     assert client.data == ["1", "2", "3"]
 
 
-def test_a_heartbeat_waits_until_the_replay_is_over() -> None:
+def test_a_heartbeat_goes_out_with_the_next_page_of_a_replay() -> None:
     hub = new_hub()
     published(hub, 3)
     connection = joined(hub, after=0)
     client = Client(connection, busy=True)
     with pages_of(1):
         client.take_page()
-        client.busy = False  # there would be room for it: but messages come first
+        client.busy = False  # there would be room for it: but pages take turns
+        connection.tell("heartbeat", BEAT)
         connection.tell("heartbeat", BEAT)
         assert client.names == ["message"]
         client.catch_up()
-    assert client.names == ["message"] * 3 + ["heartbeat"]
+    assert client.names == ["message", "heartbeat", "message", "message"]
     assert connection.take_waiting() == b""
 
 
@@ -412,7 +417,7 @@ def test_one_who_catches_up_too_slowly_is_told_what_is_gone_and_gets_the_rest() 
     assert client.data[-1] == "8"
 
 
-def test_one_who_waits_for_what_only_the_stream_knows_is_told_nothing_until_then() -> None:
+def test_one_who_waits_for_what_only_the_stream_knows_is_told_heartbeats_until_then() -> None:
     hub = new_hub(messages=2, streaming=True)
     replays = new_replays(hub.history)
     connection = unbegun(hub, remedy=replays)
@@ -428,13 +433,13 @@ def test_one_who_waits_for_what_only_the_stream_knows_is_told_nothing_until_then
     connection.tell("heartbeat", BEAT)
     hub.publish(note("1", data=b"5"), (5, 0))
     flush_now(hub)
-    assert client.names == ["connected"]
+    assert client.names == ["connected", "heartbeat"]
     (question,) = replays.take_questions()
     assert question.after == (1, 0)
     question.older = [b"id: %d-0\ndata: %d\n\n" % (number, number) for number in (2, 3)]
     replays.answer(question, 3, (3, 0))
-    assert client.data[1:-1] == ["2", "3", "4", "5"]
-    assert client.names[-1] == "heartbeat"
+    assert client.data[2:] == ["2", "3", "4", "5"]
+    assert client.names[2:] == ["message"] * 4
 
 
 LAST_WORDS = b"event: draining\ndata: {}\n\n"

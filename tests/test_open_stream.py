@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
 from tests.support import Client, settings
+from trio_sse import wire
 from trio_sse.connection import Connection
 from trio_sse.handshake import Accepted, Asked, handshake
 from trio_sse.open_stream import OpenStream
@@ -120,6 +121,16 @@ async def test_a_token_that_ends_meanwhile_ends_it_at_once(nursery: trio.Nursery
         client = Client(connection)
         await wait_all_tasks_blocked()
         assert client.names == ["connected", "auth_expired"]
+
+
+async def test_one_who_waits_for_its_place_sees_at_once_that_the_stream_is_open() -> None:
+    service = service_of(redis_stream="notes")
+    with OpenStream(service, accepted(last_event_id="5-0")) as connection:
+        client = Client(connection)
+        assert client.take_page() == wire.COMMENT
+        assert not connection.begun
+    with OpenStream(service, accepted()) as connection:
+        assert wire.COMMENT not in Client(connection).received
 
 
 async def test_whichever_end_comes_first_counts(autojump_clock: MockClock, nursery: trio.Nursery) -> None:

@@ -16,6 +16,9 @@ from trio_sse.metrics import Counters
 from trio_sse.outlet import AsgiOutlet, Outlet
 from trio_sse.positions import StreamId
 
+HEARTBEAT = "heartbeat"
+"""The kind of what a connection may be told at any time."""
+
 _open_channel = trio.open_memory_channel[bytes]
 
 
@@ -54,8 +57,8 @@ class Connection:
     """A stream of one user, from joining the hub to leaving it.
 
     Everything but the outlet's own task is synchronous and never waits: a slow client costs nobody else
-    anything. Until `begin` it is told nothing. Then it catches up with what is kept, as quickly as its
-    outlet takes it, and after that it is live: while the outlet takes nothing, up to `capacity` messages
+    anything. Until `begin` it is told nothing but heartbeats. Then it catches up with what is kept, as quickly
+    as its outlet takes it, and after that it is live: while the outlet takes nothing, up to `capacity` messages
     wait in a memory channel; those beyond are dropped, counted, and declared by a `gap` in the place where
     they are missing. With `disconnect` the stream ends instead, and the client comes back for the rest.
     So it does when the stream ends while it catches up.
@@ -91,6 +94,11 @@ class Connection:
         self._dropped = self._first_dropped = self._last_dropped = 0
         self._notices: dict[str, bytes] = {}
         self._counters = counters
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is known what comes first."""
+        return self._ahead is not None
 
     @property
     def catching_up(self) -> bool:
@@ -173,10 +181,15 @@ class Connection:
                     batch.receipts[sequence].dropped += not queued
 
     def tell(self, kind: str, batch: Batch) -> None:
-        """Say something of the service's own. While the client is behind, the latest of each kind waits."""
+        """Say something of the service's own. While the client is behind, the latest of each kind waits.
+
+        Only a heartbeat has no place among the messages: it goes out before `begin`, and with the next page of
+        a replay.
+        """
         if self.closed:
             return
-        if not self._live or self._outlet is None or not self._outlet.take(batch):
+        now = self._live or (kind == HEARTBEAT and not self.begun)
+        if not now or self._outlet is None or not self._outlet.take(batch):
             self._notices[kind] = batch.data
 
     def tell_marked(self, kind: str, batch: Batch) -> None:
@@ -216,12 +229,13 @@ class Connection:
         self.waiting.close()
 
     def _page(self) -> bytes:
+        data = self._notices.pop(HEARTBEAT, b"")
         while self._ahead is not None:
-            if data := self._part():
-                return data
+            if part := self._part():
+                return data + part
             if self._live:
                 break
-        return b""
+        return data
 
     def _part(self) -> bytes:
         """The next part of what is ahead. b"" if it has to be waited for, or if all has been taken."""

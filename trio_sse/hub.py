@@ -9,7 +9,7 @@ import trio
 
 from trio_sse import wire
 from trio_sse.batch import Batch
-from trio_sse.connection import Connection
+from trio_sse.connection import HEARTBEAT, Connection
 from trio_sse.events import gap, heartbeat
 from trio_sse.history import History
 from trio_sse.messages import Notification
@@ -191,7 +191,7 @@ class Hub:
             if due > now + BEAT_TOGETHER_SECONDS:
                 return due
             batch = batch or Batch.unnumbered(heartbeat())
-            connection.tell("heartbeat", batch)
+            connection.tell(HEARTBEAT, batch)
             self._due[connection] = due + self._period
             self._due.move_to_end(connection)
         return now

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_sse.connection import Connection
+from trio_sse import wire
+from trio_sse.batch import Batch
+from trio_sse.connection import HEARTBEAT, Connection
 from trio_sse.events import farewell
 from trio_sse.gate import overloaded_words
 from trio_sse.handshake import Accepted
@@ -56,6 +58,8 @@ class OpenStream:
                 service.counters.resumed += 1
             service.hub.join(connection)
             service.replays.begin(connection, accepted.last_event_id)
+            if not connection.begun:  # nobody knows for how long
+                connection.tell(HEARTBEAT, Batch.unnumbered(wire.COMMENT))
             self._set_end(connection)
         return connection
 

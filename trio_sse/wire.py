@@ -35,6 +35,9 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+COMMENT = b":\n\n"
+"""Dispatches nothing: proxies and clients see that the stream is open."""
+
 LAST_CHUNK = b"0\r\n\r\n"
 
 

@@ -13,6 +13,7 @@ import trio
 
 from tests.integration.support.client import Event, Stream, connect, eventually, streaming
 from tests.integration.support.process import Service, Services
+from tests.integration.support.valkeys import breakable
 from tests.integration.support.variants import COMMANDS, TRIO_SSE, VARIANTS, Variant
 
 pytestmark = pytest.mark.integration
@@ -187,3 +188,23 @@ async def test_the_end_of_a_long_life_costs_nothing(start: Services) -> None:
     service.publish(1, n=0)
     async with resuming(service, "1", place) as stream:
         assert await numbers(stream, 1) == [0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+async def test_one_who_waits_for_redis_hears_heartbeats(start: Services, variant: Variant) -> None:
+    """A proxy that has waited for a minute would end the connection, and the client come back for the same."""
+    with breakable(started=False) as valkey:
+        service = start(
+            variant, ready="/healthz", redis_port=valkey.port,
+            SSE_REDIS_STREAM="notes", SSE_HEARTBEAT_SECONDS="0.2",
+        )  # fmt: skip
+        async with await connect(service.port) as transport:
+            stream = Stream(transport)
+            await stream.request("/sse?user_id=ann", [("Last-Event-ID", "5-0")], "1.1")
+            assert stream.status == 200
+            for _ in range(3):
+                event = await stream.event()
+                assert (event.name, event.id) == ("heartbeat", "")
+            await trio.to_thread.run_sync(valkey.start)
+            events = await stream.until(lambda event: event.name == "connected")
+            assert {event.name for event in events} == {"heartbeat", "connected"}
