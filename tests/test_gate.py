@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from trio.testing import assert_no_checkpoints
+from trio.testing import MockClock, assert_no_checkpoints
 
 from tests.support import events, settings
 from tests.tokens import SECRET, ec_key, token
@@ -64,6 +65,40 @@ def test_that_everybody_is_let_in_is_said_once_at_the_start() -> None:
     (line,) = lines
     assert line["log_level"] == "warning"
     assert "SSE_AUTH" in line["event"]
+
+
+async def test_a_user_that_was_not_filled_in_is_said_in_the_log_once_a_minute(
+    autojump_clock: MockClock,
+) -> None:
+    gate = Gate(settings())
+    queries = [b"user_id=", b"user_id=", b"", b"user_id=7", b"user_id=undefined", b"user_id=%1B", b"user_id"]
+
+    async def come() -> list[Any]:
+        with capture_logs() as lines:
+            for query in queries:
+                asked = handshake(query, (), settings())
+                if isinstance(asked, Asked):
+                    assert isinstance(await gate.let_in(asked, str), Accepted)
+        return lines
+
+    (line,) = await come()
+    assert (line["found"], line["stream_of"], line["unlogged"]) == ("empty", "user 1, the default", 0)
+    await trio.sleep(59)
+    assert await come() == []
+    await trio.sleep(2)
+    (line,) = await come()
+    assert line["unlogged"] == 3 + 4
+    queries[:] = [b"user_id=%7B%E2%80%AE%7D"]
+    await trio.sleep(61)
+    (line,) = await come()
+    assert (line["found"], line["stream_of"]) == ("a template", "the user of that name")
+
+
+async def test_whose_user_a_token_names_need_not_fill_it_in() -> None:
+    with capture_logs() as lines:
+        answer = await accepted(b"user_id=", bearer(token()), **JWT)
+    assert answer.user_id == "ann"
+    assert lines == []
 
 
 async def test_nobody_waits_but_for_keys() -> None:

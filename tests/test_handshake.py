@@ -27,10 +27,12 @@ LISTED = settings(cors_origins=("https://a.example", "https://b.example"))
         (b"user_id=42", "42"),
         (b"user_id=a.b_c-d", "a.b_c-d"),
         (b"x=1&user_id=42&y", "42"),
-        (b"user_id=1&user_id=2", "1"),
+        (b"user_id=2&user_id=2", "2"),
+        (b"user%5Fid=5", "5"),
+        (b"%75ser_id=5", "5"),
         (b"user_id=a+b", "a b"),
         (b"user_id=%E7%8E%8B", "王"),
-        (b"USER_ID=5", None),
+        (b"_=123&t=5&userids=6&id=7&user=8&uid=9&x-user-id=10&my_user_id=11&=12", None),
         (b"user_id=" + b"a" * 128, "a" * 128),
     ],
 )
@@ -50,7 +52,30 @@ def test_the_user_of_a_stream(query: bytes, user_id: str | None) -> None:
         (b"user_id=%00", "control characters"),
         (b"user_id=%FF", "query"),
         (b"user_id=\xff", "query"),
-        (b"&".join([b"a=1"] * 101), "query"),
+        (b"&".join([b"a=1"] * 101), "up to 100 parameters"),
+        (b"user_id=1&user_id=2", "user_id twice"),
+        (b"user_id=&user_id=2", "user_id twice"),
+        (b"access_token=1&access_token=2", "access_token twice"),
+        (b"userId=5", "its name is user_id"),
+        (b"userid=5", "its name is user_id"),
+        (b"userID=5", "its name is user_id"),
+        (b"USER_ID=5", "its name is user_id"),
+        (b"User-Id=5", "its name is user_id"),
+        (b"user_id[]=5", "its name is user_id"),
+        (b"user_id%5B%5D=5", "its name is user_id"),
+        (b"user_id[0]=5&x", "its name is user_id"),
+        (b"[user_id]=5", "its name is user_id"),
+        (b"user__id=5", "its name is user_id"),
+        (b"_user_id=5", "its name is user_id"),
+        (b"+user_id=5", "its name is user_id"),
+        (b"?user_id=5", "its name is user_id"),
+        (b"user%2Did=", "its name is user_id"),
+        (b"x=1&amp;user_id=5", "its name is user_id"),
+        (b"user_id=5&userId=5", "its name is user_id"),
+        (b"accessToken=x", "its name is access_token"),
+        (b"access-token=x", "its name is access_token"),
+        (b"last_event_id[]=7-1", "its name is last_event_id"),
+        (b"last.event.id=7-1", "its name is last_event_id"),
     ],
 )
 def test_a_refusal_is_a_problem_document_that_says_why(query: bytes, detail: str) -> None:
@@ -72,7 +97,7 @@ def test_a_stream_has_these_headers() -> None:
     assert isinstance(answer, Asked)
     assert dict(accepted(answer, "ann").headers) == {
         "content-type": "text/event-stream",
-        "cache-control": "no-store",
+        "cache-control": "no-store, no-transform",
         "x-accel-buffering": "no",
         "access-control-allow-origin": "*",
     }
@@ -103,7 +128,17 @@ def test_the_position_a_stream_resumes_from(
         (b"last_event_id=7-1", b"", "7-1"),
         (b"user_id=ann&last_event_id=7-1%2F9f3c12ab77de.2", b"", "7-1/9f3c12ab77de.2"),
         (b"last_event_id=", b"", None),
-        (b"last_event_id=7-1&last_event_id=8-1", b"", "7-1"),
+        (b"last_event_id=7-1&last_event_id=8-1", b"", "8-1"),
+        (b"lastEventId=7-1", b"", "7-1"),
+        (b"user_id=ann&lastEventID=7-1", b"", "7-1"),
+        (b"last-event-id=7-1", b"", "7-1"),
+        (b"Last-Event-ID=7-1", b"", "7-1"),
+        (b"LAST_EVENT_ID=7-1", b"", "7-1"),
+        (b"lasteventid=7-1", b"", "7-1"),
+        (b"last%5Fevent%5fid=7-1", b"", "7-1"),
+        (b"last_event_id=7-1&user_id=ann&lastEventId=8-1", b"", "8-1"),  # the polyfill's own comes last
+        (b"lastEventId=8-1&last_event_id=", b"", "8-1"),
+        (b"lastEventId=7-1", b"9-0", "9-0"),
         (b"last_event_id=7-1", b"9-0", "9-0"),  # the query is that of the first time
     ],
 )
@@ -118,7 +153,7 @@ def test_a_page_that_was_loaded_anew_tells_its_position_in_the_query(
 @pytest.mark.parametrize(
     ("query", "token"),
     [(b"", None), (b"user_id=a", None), (b"access_token=", None), (b"access_token=a.b.c&user_id=a", "a.b.c"),
-     (b"access_token=x&access_token=y", "x")],
+     (b"access_token=x&access_token=x", "x")],
 )  # fmt: skip
 def test_the_token_of_the_query(query: bytes, token: str | None) -> None:
     answer = handshake(query, [], ANY_ORIGIN)
@@ -181,6 +216,41 @@ def test_a_usable_user_id_is_accepted_exactly(user_id: str) -> None:
     else:
         assert isinstance(answer, Asked)
         assert answer.user_id == (user_id or None)
+
+
+@pytest.mark.parametrize(
+    ("query", "unfilled"),
+    [
+        (b"", None), (b"user_id=7", None), (b"user_id=ann%20b", None), (b"user_id=nullable", None),
+        (b"user_id=nan-7", None), (b"user_id=%D9%A1", None),
+        (b"user_id=", "empty"), (b"user_id", "empty"), (b"x=1&user_id=&y", "empty"),
+        (b"user_id=undefined", "undefined"), (b"user_id=null", "null"), (b"user_id=None", "none"),
+        (b"user_id=NaN", "nan"), (b"user_id=[object%20Object]", "[object object]"),
+        (b"user_id=%5Bobject+Object%5D", "[object object]"), (b"user_id={{id}}", "a template"),
+        (b"user_id=%7B%7B+user.id+%7D%7D", "a template"), (b"user_id=${id}", "a template"),
+        (b"user_id=:id", "a template"), (b"user_id=<id>", "a template"), (b"user_id=%25s", "a template"),
+    ],
+)  # fmt: skip
+def test_a_user_id_that_was_not_filled_in_is_taken_and_noticed(query: bytes, unfilled: str | None) -> None:
+    answer = handshake(query, [], ANY_ORIGIN)
+    assert isinstance(answer, Asked)
+    assert answer.unfilled == unfilled
+    assert (answer.user_id is None) == (query == b"" or unfilled == "empty")
+
+
+@given(st.sampled_from(["user_id", "last_event_id", "access_token"]), st.data())
+def test_a_name_of_ours_in_other_clothes_is_never_the_default_user(name: str, data: st.DataObject) -> None:
+    dressed = "".join(
+        data.draw(st.sampled_from([letter, letter.upper()])) if letter != "_" else
+        data.draw(st.sampled_from(["_", "-", "", "__", "[]", "[_]"]))
+        for letter in name
+    ) + data.draw(st.sampled_from(["", "[]", "[0]", "_"]))  # fmt: skip
+    for spelled in (dressed, quote(dressed, safe=""), "".join(f"%{ord(letter):02X}" for letter in dressed)):
+        answer = handshake(f"x=1&{spelled}=5".encode(), [], ANY_ORIGIN)
+        if isinstance(answer, Refused):
+            assert f"its name is {name}," in answer.detail
+        else:
+            assert "5" in (answer.user_id, answer.last_event_id, answer.token)
 
 
 NAMES = st.sampled_from([b"origin", b"last-event-id", b"Host"]) | st.binary()

@@ -130,7 +130,7 @@ async def test_the_head_of_the_response_is_http_with_the_headers_of_a_stream() -
     headers.pop("server", None)
     assert headers == {
         "content-type": "text/event-stream",
-        "cache-control": "no-store",
+        "cache-control": "no-store, no-transform",
         "x-accel-buffering": "no",
         "access-control-allow-origin": "*",
         "transfer-encoding": "chunked",

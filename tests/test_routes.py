@@ -148,7 +148,7 @@ async def test_a_stream_says_connected_first_and_then_what_is_published(service:
         await stream.until(lambda request: b"hello" in request.body)
     assert stream.status == 200
     assert stream.headers["content-type"] == "text/event-stream"
-    assert stream.headers["cache-control"] == "no-store"
+    assert stream.headers["cache-control"] == "no-store, no-transform"
     assert stream.headers["x-accel-buffering"] == "no"
     assert "content-length" not in stream.headers
     assert hello.event == "connected"

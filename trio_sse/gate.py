@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from http import HTTPStatus
 
 import structlog
+import trio
 from werkzeug.sansio.http import parse_cookie
 
 from trio_sse import events
@@ -18,6 +20,10 @@ from trio_sse.settings import Settings
 log = structlog.stdlib.get_logger("trio_sse.gate")
 
 
+REPORT_SECONDS = 60
+"""Between two lines of the log about pages that did not fill in their user."""
+
+
 class Gate:
     """Asked before each stream, by every door. With nothing configured it lets everybody in."""
 
@@ -25,6 +31,8 @@ class Gate:
         self.limits = Limits(settings)
         self._settings = settings
         self._verifier = Verifier(settings) if settings.auth == "jwt" else None
+        self._report_at = -math.inf
+        self._unreported = 0
 
     def warn_if_open(self) -> None:
         """One line at start, since nobody should learn this later."""
@@ -47,12 +55,29 @@ class Gate:
                 challenge = _challenge("insufficient_scope", detail)
                 return refused(HTTPStatus.FORBIDDEN, detail, asked.cors, challenge)
             answer = answer._replace(user_id=identity.user_id, seconds=identity.seconds)
+        elif asked.unfilled is not None:
+            self._report_unfilled(asked.unfilled, answer.user_id == DEFAULT_USER)
         if self.limits.any:
             address = client_address(peer(), asked.fields, self._settings.trusted_proxies)
             answer = answer._replace(address=address)
             if overloaded := self.limits.excess(answer.user_id, address):
                 return self._later(asked, overloaded)
         return answer
+
+    def _report_unfilled(self, found: str, default: bool) -> None:
+        """Say that a page did not fill in its user, and so waits in vain for that user's messages."""
+        now = trio.current_time()
+        if now < self._report_at:
+            self._unreported += 1
+            return
+        log.warning(
+            "a stream was asked for with a user_id that looks not filled in",
+            found=found,
+            stream_of=f"user {DEFAULT_USER}, the default" if default else "the user of that name",
+            unlogged=self._unreported,
+        )
+        self._report_at = now + REPORT_SECONDS
+        self._unreported = 0
 
     def _token(self, asked: Asked) -> str | None:
         """Header, cookie, query: the first that has one counts."""

@@ -15,6 +15,7 @@ from trio_sse.messages import EVERYBODY, user_id_problem
 from trio_sse.settings import Settings
 
 DEFAULT_USER = "1"
+MAX_PARAMETERS = 100
 
 # What nearly every client asks for; it spares the general parser.
 _PLAIN_QUERY = re.compile(rb"user_id=([A-Za-z0-9._-]+)")
@@ -23,7 +24,8 @@ Headers = tuple[tuple[str, str], ...]
 
 _STREAM_HEADERS: Headers = (
     ("content-type", "text/event-stream"),
-    ("cache-control", "no-store"),
+    # Proxies that compress (RFC 9110, 7.7) would hold the stream back until they have a block full.
+    ("cache-control", "no-store, no-transform"),
     ("x-accel-buffering", "no"),  # nginx would hold the stream back otherwise
 )
 
@@ -40,6 +42,8 @@ class Asked(NamedTuple):
     fields: Mapping[bytes, bytes]
     """Header fields, names in lower case, lines of one name joined."""
     cors: Headers
+    unfilled: str | None = None
+    """What `user_id` seems to be instead of an id: "empty", such as "undefined", or "a template"."""
 
 
 class Accepted(NamedTuple):
@@ -73,26 +77,81 @@ def handshake(query: bytes, headers: Iterable[tuple[bytes, bytes]], settings: Se
     fields = _fields(headers)
     cors = cors_headers(fields.get(b"origin", b"").decode("latin-1"), settings)
     last_event_id = fields.get(b"last-event-id", b"").decode("utf-8", "replace") or None
-    token = None
+    token: str | None = None
     if plain := _PLAIN_QUERY.fullmatch(query):
         user_id: str | None = plain[1].decode()
     else:
         try:
-            arguments = parse_qsl(
-                query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=100
-            )
-        except ValueError:
-            return refused(400, "the query is not a URL-encoded UTF-8 form", cors)
-        first = dict(reversed(arguments))
-        user_id = first.get("user_id") or None
-        token = first.get("access_token") or None
+            given = _parameters(query)
+        except _QueryError as error:
+            return refused(400, str(error), cors)
+        user_id = given.get("user_id")
+        token = given.get("access_token") or None
         # The header is the browser's own and newer: on reconnecting it repeats the query of the first time.
-        last_event_id = last_event_id or first.get("last_event_id") or None
+        last_event_id = last_event_id or given.get("last_event_id")
     if user_id == EVERYBODY:
         return refused(400, 'user_id "*" addresses everybody; it is nobody\'s own', cors)
-    if user_id is not None and (problem_text := user_id_problem(user_id)):
+    if user_id and (problem_text := user_id_problem(user_id)):
         return refused(400, problem_text, cors)
-    return Asked(user_id, last_event_id, token, fields, cors)
+    unfilled = None if user_id is None else _unfilled(user_id)
+    return Asked(user_id or None, last_event_id, token, fields, cors, unfilled)
+
+
+class _QueryError(ValueError):
+    """A query that cannot be meant so. The text is the reason."""
+
+
+_OURS = {"userid": "user_id", "lasteventid": "last_event_id", "accesstoken": "access_token"}
+_LONGEST_NAME = 64
+_ORNAMENT = re.compile(r"(?<=.)\[[^\]]*\]|[^a-z0-9]")
+_RESUMES = re.compile("last[-_]?event[-_]?id", re.IGNORECASE)
+
+
+def _parameters(query: bytes) -> dict[str, str]:
+    """The parameters that concern us, by our own names. Others are left alone.
+
+    `last_event_id` may be written as clients write it that send no header (lastEventId, lastEventID,
+    Last-Event-ID). They append theirs to what the page gave them, so the last that says something counts.
+    Whatever else only looks like a name of ours, or is there twice with different values, is refused: the
+    stream would be another user's. Raises _QueryError.
+    """
+    found: dict[str, str] = {}
+    try:
+        arguments = parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS
+        )
+    except ValueError:
+        detail = f"the query is not a URL-encoded UTF-8 form of up to {MAX_PARAMETERS} parameters"
+        raise _QueryError(detail) from None
+    for name, value in arguments:
+        if len(name) > _LONGEST_NAME:
+            continue
+        # `&amp;` is what becomes of `&` in an address that was escaped for HTML.
+        ours = _OURS.get(_ORNAMENT.sub("", name.lower().removeprefix("amp;")))
+        if ours is None:
+            continue
+        if ours == "last_event_id" and _RESUMES.fullmatch(name):
+            if value:
+                found[ours] = value
+        elif name != ours:
+            raise _QueryError(f"the query has a parameter that is nearly {ours}; its name is {ours}, exactly")
+        elif found.setdefault(ours, value) != value:
+            raise _QueryError(f"the query has {ours} twice, with different values")
+    return found
+
+
+_UNFILLED = re.compile(
+    r"(undefined|null|none|nil|nan|\(null\)|\[object object\])|[$#%]?\{.*\}|<.*>|\[[a-z_ ]+\]|[:$]\w+|%[sd]",
+    re.IGNORECASE,
+)
+
+
+def _unfilled(user_id: str) -> str | None:
+    """What the page wrote instead of an id, in words of our own. They all are ids, and go on being taken."""
+    if not user_id:
+        return "empty"
+    match = _UNFILLED.fullmatch(user_id)
+    return match and (match[1] or "a template").lower()
 
 
 def _fields(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -120,8 +120,9 @@ _SURROGATES = st.lists(
 _TEXTS = st.tuples(
     st.sampled_from([
         b'{"user_id":1,"message":"%b"}', b'{"user_id":"%b"}', b'{"user_id":["a","%b"]}',
-        b'{"user_id":1,"%b":1}', b'{"user_id":1,"event":"%b"}', b'{"user_id":"%b","user_id":1}',
-        b'{"user_id":1,"user_id":"%b"}', b'{"user_id":1,"created_at":"%b"}', b' {"user_id":1,"message":[{"a":"%b"}]}\n',
+        b'{"user_id":1,"%b":1}',
+        b'{"user_id":1,"event":"%b"}', b'{"user_id":"%b","user_id":1}', b'{"user_id":1,"user_id":"%b"}',
+        b'{"user_id":1,"created_at":"%b"}', b' {"user_id":1,"message":[{"a":"%b"}]}\n',
     ]),
     _SURROGATES,
 ).map(lambda parts: parts[0] % parts[1])  # fmt: skip

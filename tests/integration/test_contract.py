@@ -19,7 +19,7 @@ RFC3339_UTC = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
 async def test_a_stream_begins_with_headers_retry_position_and_confirmation(served: Service) -> None:
     async with streaming(served.port) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
-        assert stream.headers["cache-control"] == "no-store"
+        assert stream.headers["cache-control"] == "no-store, no-transform"
         assert stream.headers["x-accel-buffering"] == "no"
         assert stream.headers["access-control-allow-origin"] == "*"
         assert stream.headers["transfer-encoding"] == "chunked"
