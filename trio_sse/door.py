@@ -41,9 +41,10 @@ from trio_sse.stream import let_in, serve_stream
 
 log = structlog.stdlib.get_logger("trio_sse.door")
 
-STOP_GRACE_SECONDS = 0.25
-"""How long requests may take to end by themselves once the stop has begun. Hypercorn would wait forever
-for a client that does not read: its writes have no deadline and are shielded from cancellation."""
+STOP_GRACE_SECONDS = 1.0
+"""How long requests may take to end by themselves once the stop has begun, the hundred streams of one HTTP/2
+connection among them. Hypercorn would wait forever for a client that does not read: its writes have no
+deadline and are shielded from cancellation."""
 
 _Opened = Any  # a trio.SocketStream, a trio.SSLStream, or an asyncio.StreamWriter
 

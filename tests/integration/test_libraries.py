@@ -13,16 +13,22 @@ from _asyncio import _get_running_loop
 from pathlib import Path
 from typing import Any
 
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
 import h11
 import hypercorn.asyncio.run
 import hypercorn.run
 import hypercorn.trio.run
 import pytest
 import trio
-from hypercorn.events import Closed
+from hypercorn.config import Config
+from hypercorn.events import Closed, RawData
 from hypercorn.protocol.events import EndBody
 from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, H2Protocol, StreamBuffer
-from hypercorn.trio.worker_context import EventWrapper
+from hypercorn.protocol.h11 import H2CProtocolRequiredError, H11Protocol
+from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from redis.asyncio import Connection
 from trio.testing import wait_all_tasks_blocked
 from trio_asyncio import BaseTrioEventLoop, aio_as_trio, open_loop
@@ -191,7 +197,7 @@ async def test_replies_of_redis_py(valkey: int) -> None:
 
 
 async def test_a_writer_waits_for_no_http2_window() -> None:
-    """If this fails, delete `http2.BoundedStreamBuffer`: Hypercorn bounds what piles up itself."""
+    """If this fails, delete `http2_bounds.BoundedStreamBuffer.pop`: Hypercorn bounds what piles up itself."""
     buffer = StreamBuffer(EventWrapper)
     for _ in range(10):
         with trio.fail_after(5):
@@ -203,7 +209,7 @@ async def test_a_writer_waits_for_no_http2_window() -> None:
 
 
 async def test_the_end_of_an_http2_connection_is_not_told_to_those_who_wait_for_it() -> None:
-    """If this fails, delete `http2.EndingProtocol`."""
+    """If this fails, `http2_lasting.LastingProtocol.handle` need close no buffers."""
     protocol = http2_protocol(H2Protocol, StreamBuffer)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(protocol.stream_send, EndBody(stream_id=1))
@@ -246,3 +252,90 @@ async def test_trio_asyncio_does_not_tell_the_interpreter_which_loop_runs(
         loop.call_soon(lambda: told.append(_get_running_loop()))
         await loop.synchronize()
     assert told == [None]
+
+
+REQUEST = [(":method", "GET"), (":path", "/"), (":scheme", "https"), (":authority", "x")]
+
+
+def h2_pair() -> tuple[h2.connection.H2Connection, h2.connection.H2Connection]:
+    """A client that may do wrong, and a server with one stream open, both by h2 alone."""
+    config = h2.config.H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
+    client = h2.connection.H2Connection(config)
+    server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None))
+    client.initiate_connection()
+    server.initiate_connection()
+    client.send_headers(1, REQUEST)
+    server.receive_data(client.data_to_send())
+    return client, server
+
+
+def test_a_malformed_request_ends_its_connection_in_h2() -> None:
+    """RFC 9113, 8.1.1. If this fails, delete `http2_frames._ContainedStream`."""
+    client, server = h2_pair()
+    client.send_headers(3, REQUEST[1:])
+    with pytest.raises(h2.exceptions.ProtocolError):
+        server.receive_data(client.data_to_send())
+
+
+def test_a_stream_too_many_ends_its_connection_in_h2() -> None:
+    """RFC 9113, 5.1.2; pgjones/hypercorn#335. If this fails, delete `http2_frames._Advertised`."""
+    client, server = h2_pair()
+    for stream_id in range(3, 203, 2):
+        client.send_headers(stream_id, REQUEST)
+    with pytest.raises(h2.exceptions.TooManyStreamsError):
+        server.receive_data(client.data_to_send())
+
+
+@pytest.mark.parametrize("side", ["the client", "the server"])
+def test_a_goaway_ends_all_streams_in_h2(side: str) -> None:
+    """RFC 9113, 6.8. If this fails, delete `http2_frames._GoingOn`."""
+    client, server = h2_pair()
+    if side == "the client":
+        client.close_connection()
+        server.receive_data(client.data_to_send())
+    else:
+        server.close_connection()
+    with pytest.raises(h2.exceptions.ProtocolError):
+        server.send_headers(1, [(":status", "200")])
+
+
+def test_a_stream_that_depends_on_itself_ends_its_connection_in_h2() -> None:
+    """If this fails, delete `http2_frames.ServerConnection._receive_priority_frame`."""
+    _, server = h2_pair()
+    with pytest.raises(h2.exceptions.ProtocolError):
+        server.receive_data(b"\0\0\x05\x02\0\0\0\0\x01" + b"\0\0\0\x01" + b"\x01")
+
+
+async def test_data_of_a_stream_that_hypercorn_has_left_is_an_error() -> None:
+    """If this fails, look whether `http2_protocol` is needed: Hypercorn contains what one stream does."""
+    protocol = http2_protocol(H2Protocol, StreamBuffer)
+    data = h2.events.DataReceived(stream_id=3, data=b"x", flow_controlled_length=1)
+    with pytest.raises(KeyError):
+        await protocol._handle_events([data])
+    request = h2.events.RequestReceived(
+        stream_id=5, headers=[(b":method", b"CONNECT"), (b":authority", b"x")]
+    )
+    with pytest.raises(UnboundLocalError):
+        await protocol._handle_events([request])
+
+
+def test_hypercorn_ends_an_http2_connection_for_its_age() -> None:
+    """If this fails, look whether streams go on after that, and whether rapid reset is bounded by something
+    else: then `http2_bounds.Waste` and `http2_lasting` may go."""
+    assert "keep_alive_max_requests" in inspect.getsource(H2Protocol)
+
+
+async def test_hypercorn_upgrades_to_h2c() -> None:
+    """If this fails, delete the part of `upgrades.PlainProtocol` that is about `Upgrade`."""
+    said = []
+
+    async def send(event: object) -> None:
+        said.append(event)
+
+    nobody: Any = None
+    context: Any = WorkerContext(None)
+    protocol = H11Protocol(nobody, Config(), context, nobody, nobody, False, None, None, send)
+    asked = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    with pytest.raises(H2CProtocolRequiredError):
+        await protocol.handle(RawData(asked))
+    assert any(isinstance(event, RawData) and b" 101 " in event.data for event in said)

@@ -1,0 +1,75 @@
+"""How much one HTTP/2 connection may hold and waste."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from hypercorn.config import Config
+from hypercorn.protocol.h2 import BUFFER_LOW_WATER, StreamBuffer
+
+WASTE = 1000
+"""How many requests of a connection may be taken back or refused without an answer before it takes no more
+(CVE-2023-44487, CVE-2025-8671). At twice as many it ends."""
+
+WASTE_PER_SECOND = 10
+"""How many of them are forgotten in a second. Users who close their pages are no attack."""
+
+UNREAD_BYTES = 1024 * 1024
+"""How much of a body is read and dropped when its request has been answered. Then the client is asked to
+stop (RFC 9113, 8.1)."""
+
+
+class BoundedStreamBuffer(StreamBuffer):
+    """What waits to be sent on a stream. Lets the writer go on when less than the low-water mark is left."""
+
+    def __init__(self, event_class: type[Any]) -> None:
+        super().__init__(event_class)
+        self.ended = event_class()
+        """Set when all of it, and the end of the stream, was sent, or can be no more."""
+
+    @property
+    def said_all(self) -> bool:
+        """Whether the writer will add no more."""
+        return self._complete
+
+    async def pop(self, max_length: int) -> bytes:
+        data = bytes(self.buffer[:max_length])
+        del self.buffer[:max_length]
+        if len(self.buffer) < BUFFER_LOW_WATER:
+            await self._paused.set()
+        if not self.buffer:
+            await self._is_empty.set()
+        return data
+
+    async def close(self) -> None:
+        await super().close()
+        await self.ended.set()
+
+
+class Waste:
+    """Requests that came to nothing, as a level that sinks with time."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._level = 0.0
+        self._since = clock()
+
+    def add(self) -> float:
+        """Count one. Returns the level."""
+        now = self._clock()
+        self._level = max(0.0, self._level - (now - self._since) * WASTE_PER_SECOND) + 1
+        self._since = now
+        return self._level
+
+
+@lru_cache(maxsize=4)
+def without_queue_limit(config: Config) -> Config:
+    """Hypercorn's queue of 10 pieces of a body would stop all of a connection where one application does not
+    read. Its window bounds what waits."""
+    own = copy.copy(config)
+    own.max_app_queue_size = math.inf  # type: ignore[assignment]
+    return own
