@@ -16,6 +16,7 @@ from tests.streams import START, BackEnd, came, has_read, ids, payload, reading,
 from tests.support import PROCESS, Client, events, opened, until
 from trio_sse import embedded, lookup, redis_stream, stream_reader
 from trio_sse.connection import Connection
+from trio_sse.events import farewell
 from trio_sse.flusher import flush_forever
 from trio_sse.history import PAGE_BYTES
 from trio_sse.positions import parse, stream_id
@@ -480,3 +481,158 @@ async def test_a_lost_connection_does_not_lose_the_questions(
             assert told(client) == ["connected", *range(11, 301)]
             assert told(left) == []
     assert service.counters.redis_reconnects == 3
+
+
+def read_pages(monkeypatch: pytest.MonkeyPatch, *modules: Any) -> list[list[int]]:
+    """The sizes of the messages in each page of the stream that is read."""
+    pages: list[list[int]] = []
+    read_back, read_after = redis_stream.read_back, redis_stream.read_after
+
+    async def back(*arguments: Any) -> Any:
+        page = await read_back(*arguments)
+        pages.append([len(payload or b"") for _, payload in page])
+        return page
+
+    async def after(*arguments: Any) -> Any:
+        info, page = await read_after(*arguments)
+        pages.append([len(payload or b"") for _, payload in page])
+        return info, page
+
+    for module in modules:
+        monkeypatch.setattr(module, "read_back", back)
+        monkeypatch.setattr(module, "read_after", after)
+    return pages
+
+
+@pytest.mark.parametrize("walk", [(2500, 4_194_304), (7, 4_194_304), (2500, 100), (1, 1)])
+async def test_a_crowd_gets_its_pages_exactly_however_little_one_walk_may_read_or_hold(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch, walk: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(lookup, "WALK_ENTRIES", walk[0])
+    monkeypatch.setattr(lookup, "WALK_BYTES", walk[1])
+    monkeypatch.setattr(lookup, "PAGE_BYTES", 1000)
+    for number in range(1, 201):
+        back_end.add(number, user="*" if number % 10 == 0 else str(number % 3), padding=number % 7 * 50)
+    async with reading(port, history_messages=10) as service:
+        wanted = [(user, after) for user in "012" for after in (0, 1, 50, 77, 150)]
+        clients = [came(service, f"{after}-0", user=user) for user, after in wanted]
+        await until(lambda: all(200 in told(client) for client in clients))
+    for client, (user, after) in zip(clients, wanted, strict=True):
+        mine = [n for n in range(after + 1, 201) if n % 10 == 0 or n % 3 == int(user)]
+        assert told(client) == ["connected", *mine]
+        assert events(client.received)[0].json()["replayed"] == len(mine)
+
+
+async def test_few_messages_in_a_long_stream_cost_two_looks_at_it(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One to count them and one to give them, in which each walk goes on where the one before has come to."""
+    monkeypatch.setattr(lookup, "PAGE_BYTES", 100)
+    monkeypatch.setattr(lookup, "WALK_ENTRIES", 200)
+    for first in range(0, 2000, 500):
+        back_end.add(first + 1)
+        back_end.add(*range(first + 2, first + 501), user="bob")
+    pages = read_pages(monkeypatch, lookup)
+    async with reading(port, history_messages=1) as service:
+        client = came(service, "0-0")
+        await until(lambda: 1501 in told(client))
+    assert told(client) == ["connected", 1, 501, 1001, 1501]
+    assert sum(map(len, pages)) < 3 * 2000
+
+
+async def test_what_is_trimmed_away_between_two_pages_is_told_in_its_place(
+    port: int, back_end: BackEnd
+) -> None:
+    back_end.add(*range(1, 31), padding=30_000)
+    async with reading(port, history_messages=1) as service:
+        client = Client(opened(service, "ann", real("2-0")), busy=True)
+        await until(lambda: client.take_page() and len(told(client)) > 3)
+        last = told(client)[-1]
+        assert isinstance(last, int)
+        back_end.xtrim("events", maxlen=15, approximate=False)
+        client.catch_up()
+        await until(lambda: 30 in told(client))
+        again = [came(service, position) for position in ids(client)[1:-1]]
+        await until(lambda: all(30 in told(client) for client in again))
+    assert told(client) == ["connected", *range(3, last + 1), "history_expired", *range(16, 31)]
+    for number, other in zip(told(client)[1:-1], again, strict=True):
+        missing: list[int | str] = [] if isinstance(number, int) and number >= 16 else ["history_expired"]
+        begins = number + 1 if isinstance(number, int) and number >= 16 else 16
+        assert told(other)[1:] == [*missing, *range(begins, 31)]
+
+
+async def test_a_stream_that_is_made_anew_between_two_pages_is_told(port: int, back_end: BackEnd) -> None:
+    back_end.add(*range(1, 31), padding=30_000)
+    async with reading(port, history_messages=1) as service:
+        client = Client(opened(service, "ann", real("2-0")), busy=True)
+        await until(lambda: client.take_page() and len(told(client)) > 3)
+        last = told(client)[-1]
+        assert isinstance(last, int)
+        pipeline = back_end.pipeline()
+        pipeline.delete("events")
+        pipeline.xadd("events", {"payload": payload(40)}, id=real("40-0"))
+        pipeline.execute()
+        await has_read(service, "40-0")
+        client.catch_up()
+        await until(lambda: 40 in told(client))
+    before, after = told(client)[: last - 1], told(client)[last - 1 :]
+    assert before == ["connected", *range(3, last + 1)]
+    assert after[0] in ("history_expired", "unknown_id")
+    assert after[-1] == 40
+
+
+async def test_a_lost_connection_between_two_pages_loses_nothing(port: int, back_end: BackEnd) -> None:
+    back_end.add(*range(1, 101), padding=30_000)
+    async with reading(port, history_messages=1) as service:
+        client = Client(opened(service, "ann", real("2-0")), busy=True)
+        for _ in range(5):
+            got = len(client.received)
+            await until(lambda got=got: client.take_page() and len(client.received) > got)  # type: ignore[misc]
+            back_end.client_kill_filter(_type="normal", skipme=True)
+        client.catch_up()
+        await until(lambda: 100 in told(client))
+    assert [event for event in told(client) if event != "redis_reconnected"] == ["connected", *range(3, 101)]
+
+
+async def test_one_who_is_ended_between_two_pages_comes_back_for_the_rest(
+    port: int, back_end: BackEnd
+) -> None:
+    back_end.add(*range(1, 31), padding=30_000)
+    async with reading(port, history_messages=1) as service:
+        connection = opened(service, "ann", real("2-0"))
+        client = Client(connection, busy=True)
+        await until(lambda: client.take_page() and len(told(client)) > 3)
+        connection.end(farewell("draining", 1))
+        client.catch_up()
+        again = came(service, ids(client)[-1])
+        await until(lambda: 30 in told(again))
+    assert told(client)[-1] == "draining"
+    assert told(client)[1:-1] + told(again)[1:] == list(range(3, 31))
+
+
+async def test_of_large_entries_few_are_read_at_a_time(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start, while the stream is followed, and for those who come back."""
+    large = 60_000
+    monkeypatch.setattr(redis_stream, "PAGE_BYTES", 100_000)
+    pages = read_pages(monkeypatch, lookup, stream_reader)
+    back_end.add(*range(1, 31), padding=large)
+    async with reading(port, history_messages=2) as service:
+        client = came(service, "2-0")
+        await until(lambda: 30 in told(client))
+        back_end.add(*range(31, 61), padding=large)
+        await until(lambda: 60 in told(client))
+    assert told(client) == ["connected", *range(3, 61)]
+    assert max(map(sum, pages)) < 4 * large
+    assert sum(map(len, pages)) > 100
+
+
+async def test_what_is_too_large_to_be_delivered_is_not_kept_while_memory_is_filled(
+    port: int, back_end: BackEnd
+) -> None:
+    back_end.add(1, 2)
+    back_end.add(*range(3, 10), padding=60_000)
+    async with reading(port, max_message_bytes=1000, history_bytes=10_000) as service:
+        assert len(service.history) == 2
+        assert told(came(service, "1-0")) == ["connected", 2]

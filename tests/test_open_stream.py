@@ -9,10 +9,11 @@ import pytest
 import trio
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
-from tests.support import Client, settings
+from tests.support import Client, events, flush_now, note, settings
 from trio_sse import wire
 from trio_sse.connection import Connection
 from trio_sse.handshake import Accepted, Asked, handshake
+from trio_sse.history import PAGE_BYTES
 from trio_sse.open_stream import OpenStream
 from trio_sse.service import Service, create_app
 
@@ -152,3 +153,47 @@ async def test_streams_that_have_ended_are_not_remembered_until_their_tokens_exp
     gc.collect()
     assert not [found for found in gc.get_objects() if isinstance(found, Connection)]
     assert len(service.lifetimes) < 100
+
+
+async def test_with_the_token_ends_what_its_client_catches_up_with_and_a_new_one_gets_the_rest(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    service = service_of()
+    await nursery.start(service.lifetimes.run)
+    first = service.history.process + ".0"
+    for number in range(10):
+        service.hub.publish(note("ann", data=b"%d" % number + b" " * PAGE_BYTES))
+    received = b""
+    with OpenStream(service, accepted(last_event_id=first, seconds=3)) as connection:
+        client = Client(connection, busy=True)
+        for _ in range(3):
+            client.take_page()
+        await trio.sleep(4)
+        service.hub.publish(note("ann", data=b"10"))
+        flush_now(service.hub)
+        client.catch_up()
+        received = client.received
+    *before, last = events(received)
+    assert [event.data.strip() for event in before[1:]] == ["0", "1", "2"]
+    assert last.event == "auth_expired"
+    with OpenStream(service, accepted(last_event_id=last.id)) as connection:
+        rest = Client(connection).data[1:]
+    assert [data.strip() for data in rest] == [str(number) for number in range(3, 11)]
+
+
+@pytest.mark.parametrize("catching_up", [True, False])
+async def test_a_stream_that_lasts_long_enough_ends_whatever_its_client_has_yet_to_get(
+    catching_up: bool, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    service = service_of(max_stream_seconds=10)
+    await nursery.start(service.lifetimes.run)
+    first = service.history.process + ".0" if catching_up else None
+    for _ in range(10):
+        service.hub.publish(note("ann", data=b" " * PAGE_BYTES))
+    with OpenStream(service, accepted(last_event_id=first)) as connection:
+        client = Client(connection, busy=True)
+        client.take_page()
+        await trio.sleep(11)
+        assert client.closed
+        client.catch_up()
+        assert client.names == ["connected", "message"] if catching_up else ["connected"]

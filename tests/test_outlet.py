@@ -306,6 +306,27 @@ async def test_a_client_that_takes_a_little_in_time_is_not_cut_off(
         assert received == len(BIG.data)
 
 
+async def test_from_the_end_of_its_stream_on_a_client_has_the_timeout_for_all_that_is_left(
+    sockets: Sockets, connection: Connection, mock_clock: MockClock
+) -> None:
+    """However it takes it: one that takes a byte now and then could stay for ever."""
+    async with trio.open_nursery() as nursery:
+        on_socket(sockets, connection, nursery, chunked=True)
+        connection.offer(BIG)
+        connection.end(b"data: bye\n\n")
+        for _ in range(3):
+            await wait_all_tasks_blocked()
+            assert nursery.child_tasks
+            mock_clock.jump(6)
+            assert sockets[1].recv(200_000)
+        await wait_all_tasks_blocked()
+        mock_clock.jump(3)
+        await trio.sleep_forever()
+    received = arrived(sockets[1])
+    assert b"bye" not in received
+    assert sockets[1].recv(1) == b""
+
+
 async def test_a_broken_socket_ends_the_stream(sockets: Sockets, connection: Connection) -> None:
     sockets[1].close()
     async with trio.open_nursery() as nursery:

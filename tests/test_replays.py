@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import PROCESS, Client, events, flush_now, new_history, new_hub, note, unbegun
+from trio_sse.connection import Rest
+from trio_sse.events import farewell
 from trio_sse.history import History
 from trio_sse.hub import Hub
 from trio_sse.positions import StreamId, parse, stream_text
-from trio_sse.replays import FromMemory, FromStream, Replays, decide
+from trio_sse.replays import FromMemory, FromStream, Question, Replays, decide
 
 OTHER = "0123456789ab"
 
@@ -296,7 +298,8 @@ class Comeback:
     The stream is a plain list here, and answers as the reader of a stream that has every entry.
     """
 
-    def __init__(self, *, streaming: bool, disconnect: bool, replay_size: int) -> None:
+    def __init__(self, *, streaming: bool, disconnect: bool, replay_size: int, page: int) -> None:
+        self.page = page
         self.hub = new_hub(messages=6, streaming=streaming)
         self.history = self.hub.history
         self.replays = Replays(self.history, heartbeat_seconds=30.0)
@@ -359,6 +362,9 @@ class Comeback:
     def answer(self) -> None:
         history = self.history
         for question in self.replays.take_questions():
+            if question.rest is not None:
+                self.answer_with_a_page(question, question.rest)
+                continue
             assert history.stream is not None
             top, number = history.stream_floor, max(history.floor, history.number(question.after))
             if question.whole:
@@ -367,8 +373,20 @@ class Comeback:
             if question.gap:  # it stands for all that came by the channel and is not replayed
                 entries = {number for _, number, _ in self.entries}
                 self.excused |= {owed for owed in self.owed - entries if owed <= number}
-            question.older = [frame for entry, _, frame in self.entries if question.after < entry <= top]
-            self.replays.answer(question, number, top)
+            older = [frame for entry, _, frame in self.entries if question.after < entry <= top]
+            question.count = len(older)
+            if question.count > self.page:
+                rest = Rest(question.after, top, number, (0, 0), 1)
+                self.replays.answer(question, number, top, rest=rest)
+            else:
+                question.older = older
+                self.replays.answer(question, number, top)
+
+    def answer_with_a_page(self, question: Question, rest: Rest) -> None:
+        left = [(entry, frame) for entry, _, frame in self.entries if rest.after < entry <= rest.top]
+        question.older = [frame for _, frame in left[: self.page]]
+        more = rest._replace(after=left[self.page - 1][0]) if len(left) > self.page else None
+        self.replays.answer(question, rest.number, rest.top, rest=more)
 
     def end(self) -> None:
         for _ in range(100):
@@ -384,17 +402,17 @@ class Comeback:
 actions = st.one_of(
     st.tuples(st.just("publish"), st.sampled_from(["ann", "bob", None]), st.booleans(), st.integers(1, 4)),
     st.tuples(st.just("cut"), st.floats(0, 1)),
-    st.tuples(st.sampled_from(["flush", "answer", "page", "catch up", "busy", "restless"])),
+    st.tuples(st.sampled_from(["flush", "answer", "page", "catch up", "busy", "restless", "over"])),
 )
 
 
 @pytest.mark.parametrize("sources", ["channel", "stream", "both"])
 @settings(max_examples=150, deadline=None)
-@given(st.lists(actions, max_size=60), st.booleans(), st.sampled_from([0, 0, 30_000]))
+@given(st.lists(actions, max_size=60), st.booleans(), st.sampled_from([0, 0, 30_000]), st.integers(1, 4))
 def test_wherever_a_client_is_cut_off_nothing_is_lost_without_a_word(
-    sources: str, steps: list[Any], disconnect: bool, size: int
+    sources: str, steps: list[Any], disconnect: bool, size: int, page: int
 ) -> None:
-    visitor = Comeback(streaming=sources != "channel", disconnect=disconnect, replay_size=size)
+    visitor = Comeback(streaming=sources != "channel", disconnect=disconnect, replay_size=size, page=page)
     for step, *values in steps:
         if step == "publish":
             user, by_stream, times = values
@@ -412,6 +430,8 @@ def test_wherever_a_client_is_cut_off_nothing_is_lost_without_a_word(
             visitor.client.catch_up()
         elif step == "busy":
             visitor.client.busy = True
+        elif step == "over":
+            visitor.connection.end(farewell("draining", 1))
         else:
             visitor.hub.announce_gap("redis_reconnected")
     visitor.end()

@@ -12,7 +12,9 @@ from trio.testing import MockClock
 
 from tests.support import AsgiRequest, asgi, flush_now, http_scope, note, requested, settings, until
 from tests.support import events as parsed
+from trio_sse.events import farewell
 from trio_sse.handshake import Accepted
+from trio_sse.history import PAGE_BYTES
 from trio_sse.routes import StreamBody
 from trio_sse.service import Service, create_app
 
@@ -236,3 +238,31 @@ async def test_streams_of_one_user_come_and_go_by_themselves(service: Service) -
             assert len(service.hub) == 2
         await until(lambda: len(service.hub) == 1)
         assert not first.ended
+
+
+async def test_with_http2_a_client_has_the_write_timeout_for_all_that_is_left_when_its_stream_ends(
+    service: Service, autojump_clock: MockClock
+) -> None:
+    """Each part within the time-out by itself: after the end that is for all of them."""
+    sent: list[tuple[float, bytes]] = []
+
+    class Slow(AsgiRequest):
+        async def send(self, message: Any) -> None:
+            await trio.sleep(15)
+            sent.append((trio.current_time(), message.get("body", b"")))
+            await super().send(message)
+
+    for _ in range(10):
+        service.hub.publish(note("ann", data=b" " * PAGE_BYTES))
+    request = Slow()
+    scope = http_scope("/sse", b"user_id=ann&last_event_id=%b.0" % service.history.process.encode())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(asgi(service), {**scope, "http_version": "2"}, request.receive, request.send)
+        await trio.sleep(50)
+        (connection,) = service.hub.connections
+        ended = trio.current_time()
+        connection.end(farewell("draining", 1))
+        await trio.sleep(60)
+        assert not service.hub.connections
+        request.leave()
+    assert max(time for time, data in sent if data) <= ended + 20

@@ -332,6 +332,11 @@ class StreamSource:
         self._outlet = AsgiOutlet(connection.channel, connection.waiting)
         connection.attach(self._outlet)
 
+    @property
+    def ended(self) -> float:
+        """When the connection was closed, in Trio's time. math.inf before."""
+        return self._outlet.ended
+
     async def next(self) -> bytes | None:
         """The next bytes to send, or None at the end of the stream. Cancelling it loses nothing taken."""
         while True:

@@ -59,6 +59,8 @@ class AsgiOutlet:
         self._channel = channel
         self._waiting = waiting
         self._parked = False
+        self.ended = math.inf
+        """When it was closed."""
 
     def take(self, batch: Batch) -> bool:
         if not self._parked:
@@ -74,6 +76,7 @@ class AsgiOutlet:
 
     def close(self) -> None:
         self._parked = False
+        self.ended = trio.current_time()
 
     async def wait(self) -> bytes:
         """The next bytes, or b"" when there are some to take. Raises trio.EndOfChannel when the connection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from html import escape
 from importlib import resources
@@ -68,6 +69,12 @@ class StreamBody(ResponseBody):
 
     def __init__(self, service: Service, accepted: Accepted) -> None:
         self._stream = OpenStream(service, accepted)
+        self._source: StreamSource | None = None
+
+    @property
+    def ended(self) -> float:
+        """When the stream ended, in Trio's time: only what waited by then still leaves. math.inf before."""
+        return self._source.ended if self._source else math.inf
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
         self._source = StreamSource(self._stream.__enter__())
@@ -80,6 +87,7 @@ class StreamBody(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
+        assert self._source is not None
         data = await self._source.next()
         if data is None:
             raise StopAsyncIteration

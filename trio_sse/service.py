@@ -42,7 +42,8 @@ class _HTTPConnection(TrioASGIHTTPConnection):
     connection. tests/integration/test_libraries.py tells when this is no longer needed.
 
     With HTTP/2 a client that opens no window holds up a `send` though all is well with TCP. Its response is
-    then ended as a whole one: should it read again, it finds what was sent, and the end, and comes back.
+    then ended as a whole one: should it read again, it finds what was sent, and the end, and comes back. One
+    that reads a little now and then has as long for all that is left when its stream ends.
     """
 
     async def _send_response(self, send: Any, response: Any) -> None:
@@ -54,7 +55,8 @@ class _HTTPConnection(TrioASGIHTTPConnection):
                 with trio.move_on_after(LAST_SEND_SECONDS, shield=True):
                     await send(message)
                 return
-            with trio.move_on_after(patience) as sending:
+            ended = response.response.ended if isinstance(response.response, routes.StreamBody) else math.inf
+            with trio.move_on_at(min(trio.current_time(), ended) + patience) as sending:
                 await send(message)
             if sending.cancelled_caught:
                 raise _NoRoomError
