@@ -127,10 +127,11 @@ def test_control_characters_of_clients_and_publishers_never_reach_the_terminal(
 @pytest.mark.parametrize("log_format", ["console", "json"])
 def test_neither_do_those_in_errors(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(settings(log_format=log_format))
-    error = ExceptionGroup(HOSTILE, [ValueError(HOSTILE)])
-    error.add_note(HOSTILE)
-    log.warning("failed", exc_info=error)
-    logging.getLogger("trio_sse.foreign").error("failed", exc_info=error)
+    single = ValueError(HOSTILE)
+    single.add_note(HOSTILE)
+    for error in (single, ExceptionGroup(HOSTILE, [single])):
+        log.warning("failed", exc_info=error)
+        logging.getLogger("trio_sse.foreign").error("failed", exc_info=error)
     err = capsys.readouterr().err
     assert "FAKE" in err
     assert _unseen(err) == []
