@@ -1,4 +1,4 @@
-"""What a token proves: keys in settings. Keys from a URL: test_auth_jwks.py."""
+"""What a token proves: keys in settings. Keys from a URL: test_key_set.py."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.integration.support.valkeys import certificate
 from tests.support import settings
 from tests.tokens import SECRET, Key, ec_key, ed_key, forgeries, rsa_key, seal, secret, token
 from trio_sse.auth import MAX_TOKEN_BYTES, Denied, Identity, Verifier
@@ -25,7 +27,7 @@ LENIENT = Verifier(settings(**HS256))
 STRICT = Verifier(settings(**HS256, jwt_audience="sse", jwt_issuer="me"))
 
 
-async def verify(given_token: str | None, **values: Any) -> Identity | Denied:
+async def verify(given_token: str, **values: Any) -> Identity | Denied:
     return await Verifier(settings(**{**HS256, **values})).verify(given_token)
 
 
@@ -48,7 +50,7 @@ async def test_a_token_proves_its_user_for_as_long_as_it_is_valid(verifier: Veri
     identity = await verifier.verify(token(key, sub="ann"))
     assert isinstance(identity, Identity)
     assert identity.user_id == "ann"
-    assert 0 < identity.seconds <= 3600
+    assert 3600 < identity.seconds <= 3630, "until the leeway is over, too"
 
 
 async def test_no_forgery_proves_anything(verifier: Verifier, key: Key) -> None:
@@ -62,7 +64,7 @@ async def test_no_forgery_proves_anything(verifier: Verifier, key: Key) -> None:
 
 
 @pytest.mark.parametrize("other", [secret(digest="sha512", algorithm="HS512"), secret("x" * 40)])
-async def test_a_secret_is_for_one_algorithm_and_one_only(other: Key) -> None:
+async def test_a_secret_is_for_the_algorithms_it_is_long_enough_for(other: Key) -> None:
     assert isinstance(await verify(token(other)), Denied)
 
 
@@ -72,11 +74,11 @@ NOW = int(time.time())
 @pytest.mark.parametrize(
     ("claims", "detail"),
     [
-        ({"exp": NOW - 1}, "expired"),
+        ({"exp": NOW - 31}, "expired"),
         ({"exp": 0}, "expired"),
         ({"exp": -(10**30)}, "expired"),
-        ({"exp": NOW - 1.5}, "expired"),
-        ({"exp": str(NOW - 1)}, "expired"),
+        ({"exp": NOW - 31.5}, "expired"),
+        ({"exp": str(NOW - 31)}, "expired"),
         ({"exp": True}, "expired"),
         ({"exp": None}, "lacks a claim"),
         ({"exp": "tomorrow"}, "malformed"),
@@ -85,8 +87,6 @@ NOW = int(time.time())
         ({"exp": math.nan}, "malformed"),
         ({"nbf": NOW + 60}, "not valid yet"),
         ({"nbf": "x"}, "malformed"),
-        ({"iat": NOW + 60}, "not valid yet"),
-        ({"iat": "x"}, "not valid yet"),
         ({"jti": 5}, "malformed"),
     ],
 )
@@ -95,6 +95,93 @@ async def test_a_token_is_valid_in_its_time_only(claims: dict[str, Any], detail:
     assert isinstance(answer, Denied)
     assert (answer.status, answer.error) == (401, "invalid_token")
     assert detail in answer.detail
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [{"exp": NOW - 10}, {"nbf": NOW + 20}, {"iat": NOW + 10**6}, {"iat": "x"}, {"iat": None, "nbf": NOW}],
+)
+async def test_clocks_may_differ_and_a_token_from_the_future_is_as_good(claims: dict[str, Any]) -> None:
+    identity = await verify(token(**claims))
+    assert isinstance(identity, Identity)
+    assert identity.seconds > 0
+
+
+@pytest.mark.parametrize("claims", [{"exp": NOW - 1}, {"nbf": NOW + 20}])
+async def test_without_leeway_they_may_not(claims: dict[str, Any]) -> None:
+    assert isinstance(await verify(token(**claims), jwt_leeway_seconds=0), Denied)
+
+
+LONG = "x" * 64
+
+
+@pytest.mark.parametrize(
+    ("text", "accepted"),
+    [("x" * 32, {"HS256"}), ("x" * 48, {"HS256", "HS384"}), (LONG, {"HS256", "HS384", "HS512"})],
+)
+async def test_a_secret_is_for_the_hashes_it_is_as_long_as(text: str, accepted: set[str]) -> None:
+    for bits in (256, 384, 512):
+        key = secret(text, f"sha{bits}", f"HS{bits}")
+        answer = await verify(token(key), jwt_secret=text)
+        assert isinstance(answer, Identity) is (key.algorithm in accepted)
+
+
+async def test_the_previous_secret_is_good_too() -> None:
+    values = {"jwt_secret": "n" * 32, "jwt_secret_previous": SECRET}
+    assert isinstance(await verify(token(), **values), Identity)
+    assert isinstance(await verify(token(secret("n" * 32)), **values), Identity)
+    answer = await verify(token(secret("o" * 32)), **values)
+    assert isinstance(answer, Denied)
+    assert "signature" in answer.detail
+
+
+PAIRS = {
+    "RS384": rsa_key(), "RS512": rsa_key(), "PS256": rsa_key(), "PS384": rsa_key(), "PS512": rsa_key(),
+    "RS256": rsa_key(), "ES256": ec_key(), "ES384": ec_key(ec.SECP384R1), "ES512": ec_key(ec.SECP521R1),
+    "EdDSA": ed_key(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("algorithm", PAIRS)
+async def test_the_algorithms_of_a_key_follow_from_the_key(algorithm: str, tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.write_bytes(PAIRS[algorithm].pem)
+    verifier = Verifier(settings(auth="jwt", jwt_public_key_file=str(file)))
+    for name, key in PAIRS.items():
+        made = jwt.encode({"sub": "ann", "exp": NOW + 600}, key.private, name)
+        answer = await verifier.verify(made)
+        assert isinstance(answer, Identity) is (key is PAIRS[algorithm]), (name, answer)
+
+
+async def test_several_keys_in_one_file_and_in_several_are_all_good(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.pem", tmp_path / "other.pem"
+    one.write_bytes(b"the old one\n" + rsa_key().pem + b"\n" + ec_key().pem)
+    other.write_bytes(ed_key().pem)
+    verifier = Verifier(settings(auth="jwt", jwt_public_key_file=f"{one}, {other}"))
+    for key in (rsa_key(), ec_key(), ed_key()):
+        assert isinstance(await verifier.verify(token(key)), Identity)
+    assert isinstance(await verifier.verify(token(ec_key(ec.SECP384R1))), Denied)
+
+
+async def test_a_certificate_has_a_key_too(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    verifier = Verifier(settings(auth="jwt", jwt_public_key_file=str(cert)))
+    made = jwt.encode({"sub": "ann", "exp": NOW + 600}, key.read_bytes(), "ES256")
+    assert isinstance(await verifier.verify(made), Identity)
+
+
+async def test_of_several_tokens_a_good_one_counts_that_of_the_user_asked_for_first() -> None:
+    ann, bob, old = token(sub="ann"), token(sub="bob"), token(sub="ann", exp=5)
+    for tokens, wanted, user in [
+        ((old, ann), None, "ann"), (("x", ann), None, "ann"), ((bob, ann), None, "bob"),
+        ((bob, ann), "ann", "ann"), ((bob, ann), "eve", "bob"),
+    ]:  # fmt: skip
+        answer = await LENIENT.verify(*tokens, wanted=wanted)
+        assert isinstance(answer, Identity)
+        assert answer.user_id == user
+    answer = await LENIENT.verify(old, "x")
+    assert isinstance(answer, Denied)
+    assert "expired" in answer.detail
 
 
 @pytest.mark.parametrize("exp", [NOW + 10**12, 10**30, str(NOW + 10**12), 1e300], ids=range(4))
@@ -111,6 +198,9 @@ async def test_an_end_beyond_all_floats_is_no_crash() -> None:
 @pytest.mark.parametrize(
     ("values", "claims", "detail"),
     [
+        ({}, {"aud": "shop"}, "another audience"),
+        ({}, {"aud": ["shop"]}, "another audience"),
+        ({"jwt_audience": "sse, tv"}, {"aud": "shop"}, "another audience"),
         ({"jwt_audience": "sse"}, {}, "lacks a claim"),
         ({"jwt_audience": "sse"}, {"aud": "shop"}, "another audience"),
         ({"jwt_audience": "sse"}, {"aud": ["shop", "SSE"]}, "another audience"),
@@ -134,7 +224,8 @@ async def test_audience_and_issuer_are_checked_where_they_are_set(
 @pytest.mark.parametrize(
     ("values", "claims"),
     [
-        ({}, {"aud": "anything", "iss": "anybody"}),
+        ({}, {"iss": "anybody"}),
+        ({"jwt_audience": "shop, sse"}, {"aud": "sse"}),
         ({"jwt_audience": "sse"}, {"aud": "sse"}),
         ({"jwt_audience": "sse"}, {"aud": ["shop", "sse"]}),
         ({"jwt_issuer": "https://a.example"}, {"iss": "https://a.example"}),
@@ -172,9 +263,8 @@ async def test_the_user_may_be_in_another_claim() -> None:
     assert isinstance(await verify(token(), jwt_user_claim="email"), Denied)
 
 
-@pytest.mark.parametrize("nothing", [None, ""])
-async def test_without_a_token_one_is_required(nothing: str | None) -> None:
-    answer = await verify(nothing)
+async def test_without_a_token_one_is_required() -> None:
+    answer = await LENIENT.verify()
     assert answer == Denied(401, "a token is required", None)
 
 
@@ -196,7 +286,6 @@ def pem(kind: str) -> bytes:
         "not ended": ed_key().pem[:40],
         "not UTF-8": b"\xff" * 100,
         "small RSA": rsa_key(1024).pem,
-        "P-384": ec_key(ec.SECP384R1).pem,
         "secp256k1": ec_key(ec.SECP256K1).pem,
         "a private key": PRIVATE,
     }
@@ -205,7 +294,7 @@ def pem(kind: str) -> bytes:
 
 @pytest.mark.parametrize(
     "kind",
-    ["empty", "no PEM", "not ended", "not UTF-8", "small RSA", "P-384", "secp256k1", "a private key"],
+    ["empty", "no PEM", "not ended", "not UTF-8", "small RSA", "secp256k1", "a private key"],
 )
 def test_a_key_that_is_none_or_too_weak_is_one_line_that_names_the_setting(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "key.pem"
@@ -214,7 +303,7 @@ def test_a_key_that_is_none_or_too_weak_is_one_line_that_names_the_setting(kind:
         Verifier(settings(auth="jwt", jwt_public_key_file=str(file)))
     (line,) = caught.value.lines
     assert line.startswith("SSE_JWT_PUBLIC_KEY_FILE=")
-    assert "RS256, ES256 or EdDSA" in line
+    assert "RS256, PS256, ES256" in line
     assert "\n" not in line
 
 

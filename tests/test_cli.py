@@ -70,7 +70,7 @@ def test_help_names_the_commands(flag: str) -> None:
 def test_help_of_a_command_names_every_setting_but_the_secrets(command: str) -> None:
     output = " ".join(run(command, "--help").output.split())
     for field in Settings.model_fields:
-        secret = "password" in field or field in ("jwt_secret", "publish_tokens")
+        secret = "password" in field or field in ("jwt_secret", "jwt_secret_previous", "publish_tokens")
         assert (f"--{field.replace('_', '-')} " in output) is not secret
         assert (f"[{env_name(field)}," in output) is not secret
     assert "[SSE_PORT, default 8085]" in output

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import TEXT, settings
-from trio_sse.handshake import Asked, Refused, accepted, cors_headers, handshake, problem, refused
+from trio_sse.handshake import Asked, Refused, accepted, cors_headers, handshake, is_foreign, problem, refused
 from trio_sse.messages import user_id_problem
 
 ANY_ORIGIN = settings()
@@ -88,6 +88,9 @@ def test_a_refusal_is_a_problem_document_that_says_why(query: bytes, detail: str
     assert dict(answer.headers) == {
         "content-type": "application/problem+json",
         "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-resource-policy": "same-origin",
         "access-control-allow-origin": "*",
     }
 
@@ -99,6 +102,9 @@ def test_a_stream_has_these_headers() -> None:
         "content-type": "text/event-stream",
         "cache-control": "no-store, no-transform",
         "x-accel-buffering": "no",
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-resource-policy": "same-origin",
         "access-control-allow-origin": "*",
     }
 
@@ -206,6 +212,52 @@ def test_a_listed_origin_is_allowed_with_credentials() -> None:
 @pytest.mark.parametrize("origin", ["", "https://c.example", "https://a.example.evil", "null"])
 def test_another_origin_is_not_allowed_and_caches_are_told(origin: str) -> None:
     assert cors_headers(origin, LISTED) == (("vary", "Origin"),)
+
+
+def test_null_is_no_one_s_own_origin_and_gets_no_credentials() -> None:
+    assert cors_headers("null", settings(cors_origins="https://a.example,null")) == (
+        ("access-control-allow-origin", "null"),
+        ("vary", "Origin"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "foreign"),
+    [
+        ({}, False),
+        ({b"sec-fetch-site": b"cross-site"}, True),
+        ({b"sec-fetch-site": b"same-site"}, False),
+        ({b"sec-fetch-site": b"none"}, False),
+        ({b"origin": b"https://evil.example"}, True),
+        ({b"origin": b"https://evil.example", b"sec-fetch-site": b"same-site"}, True),
+        ({b"origin": b"null", b"sec-fetch-site": b"cross-site"}, True),
+        ({b"origin": b"https://a.example", b"sec-fetch-site": b"cross-site"}, False),
+        ({b"origin": b"https://sse.example", b"host": b"sse.example"}, False),
+        ({b"origin": b"https://sse.example", b"host": b"SSE.example:443"}, False),
+        ({b"origin": b"http://sse.example:8085", b"host": b"sse.example:8085"}, False),
+        ({b"origin": b"https://sse.example", b"host": b"sse.example:8085"}, True),
+        ({b"origin": b"https://front.example", b"sec-fetch-site": b"same-origin"}, False),
+    ],
+)
+@pytest.mark.parametrize("origins", ["https://a.example", "https://a.example,null"])
+def test_a_request_of_a_page_that_is_not_listed_is_foreign(
+    fields: dict[bytes, bytes], foreign: bool, origins: str
+) -> None:
+    assert is_foreign(fields, settings(cors_origins=origins)) is foreign
+
+
+def test_with_any_origin_every_other_page_is_foreign() -> None:
+    assert is_foreign({b"origin": b"https://a.example"}, ANY_ORIGIN)
+
+
+@pytest.mark.parametrize("host", [b"evil.example", b"sse.example.evil", b"x"])
+def test_a_name_that_is_not_the_service_s_is_misdirected(host: bytes) -> None:
+    answer = handshake(b"", [(b"Host", host)], settings(allowed_hosts="sse.example"))
+    assert isinstance(answer, Refused)
+    assert (answer.status, "SSE_ALLOWED_HOSTS" in answer.detail) == (421, True)
+    assert isinstance(
+        handshake(b"", [(b"host", b"sse.example:85")], settings(allowed_hosts="sse.example")), Asked
+    )
 
 
 @given(TEXT.filter(lambda text: text != "*"))

@@ -112,6 +112,18 @@ async def test_the_same_key_with_other_messages_is_a_conflict(valkey: int, strea
         assert not service.hub.receipts
 
 
+async def test_a_key_belongs_to_the_token_it_came_with(valkey: int, stream: str | None) -> None:
+    async with running(valkey, redis_stream=stream) as service:
+        publish = service.publisher.publish
+        for token in ("one", "other"):
+            _, repeated = await publish([message(1)], "order-17", token)
+            assert not repeated
+        with pytest.raises(ConflictError):
+            await publish([message(2)], "order-17", "one")
+        _, repeated = await publish([message(1)], "order-17", "other")
+        assert repeated
+
+
 async def test_keys_are_kept_for_a_day_and_belong_to_their_channel(valkey: int) -> None:
     async with running(valkey) as one, running(valkey) as other:
         with redis.Redis(port=valkey, db=1) as client:

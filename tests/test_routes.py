@@ -129,6 +129,38 @@ async def test_a_preflight_is_told_what_a_page_may_send(client: QuartClient) -> 
     assert response.headers["access-control-max-age"] == "86400"
 
 
+async def test_a_preflight_allows_what_the_settings_add() -> None:
+    client = client_of(create_app(settings(cors_headers="X-Requested-With, traceparent")))
+    response = await client.options("/sse", headers={"Origin": "https://a.example"})
+    allowed = response.headers["access-control-allow-headers"].split(", ")
+    assert {"Authorization", "X-Requested-With", "traceparent"} <= set(allowed)
+
+
+@pytest.mark.parametrize("path", ["/", "/sse?user_id=*", "/nothing", "/healthz", "/readyz"])
+async def test_no_answer_is_taken_for_what_it_is_not_or_put_in_a_frame(
+    client: QuartClient, path: str
+) -> None:
+    headers = (await client.get(path)).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    # The test page asks /readyz without CORS: is the service down, or does it refuse this origin?
+    embeddable = path in ("/healthz", "/readyz")
+    assert headers["cross-origin-resource-policy"] == ("cross-origin" if embeddable else "same-origin")
+    if path == "/":
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("path", ["/", "/sse", "/healthz", "/readyz", "/nothing"])
+async def test_a_request_for_another_host_is_refused_whatever_it_asks_for(path: str) -> None:
+    client = client_of(create_app(settings(allowed_hosts="sse.example")))
+    response = await client.get(path, headers={"Host": "evil.example"})
+    assert response.status_code == 421
+    assert "SSE_ALLOWED_HOSTS" in (await problem(response))["detail"]
+    if path != "/sse":
+        response = await client.get(path, headers={"Host": "sse.example:8085"})
+        assert response.status_code in (200, 404, 503)
+
+
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/nothing"])
 async def test_listed_origins_may_read_every_answer(path: str) -> None:
     client = client_of(create_app(settings(cors_origins=("https://a.example",))))

@@ -27,12 +27,16 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "history_bytes": ("SSE_HISTORY_BYTES", 64 * 1024 * 1024),
     "replay_limit": ("SSE_REPLAY_LIMIT", 10_000),
     "cors_origins": ("SSE_CORS_ORIGINS", ("*",)),
+    "cors_headers": ("SSE_CORS_HEADERS", ()),
+    "allowed_hosts": ("SSE_ALLOWED_HOSTS", ("*",)),
     "auth": ("SSE_AUTH", "none"),
     "jwt_secret": ("SSE_JWT_SECRET", None),
+    "jwt_secret_previous": ("SSE_JWT_SECRET_PREVIOUS", None),
     "jwt_public_key_file": ("SSE_JWT_PUBLIC_KEY_FILE", None),
     "jwt_jwks_url": ("SSE_JWT_JWKS_URL", None),
-    "jwt_audience": ("SSE_JWT_AUDIENCE", None),
+    "jwt_audience": ("SSE_JWT_AUDIENCE", ()),
     "jwt_issuer": ("SSE_JWT_ISSUER", None),
+    "jwt_leeway_seconds": ("SSE_JWT_LEEWAY_SECONDS", 30),
     "jwt_user_claim": ("SSE_JWT_USER_CLAIM", "sub"),
     "jwt_cookie": ("SSE_JWT_COOKIE", None),
     "jwt_query": ("SSE_JWT_QUERY", False),
@@ -73,6 +77,10 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def from_env(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> Settings:
+    if name.startswith("SSE_JWT_") and value:
+        monkeypatch.setenv("SSE_AUTH", "jwt")
+        if name not in ("SSE_JWT_JWKS_URL", "SSE_JWT_PUBLIC_KEY_FILE"):
+            monkeypatch.setenv("SSE_JWT_SECRET", "s" * 32)
     monkeypatch.setenv(name, value)
     return Settings.load()
 
@@ -121,6 +129,11 @@ def test_the_default_is_the_documented_one(field: str) -> None:
         ("SSE_AUTH", "None", "auth", "none"),
         ("SSE_JWT_JWKS_URL", "https://a.example/keys", "jwt_jwks_url", "https://a.example/keys"),
         ("SSE_JWT_USER_CLAIM", "email", "jwt_user_claim", "email"),
+        ("SSE_JWT_AUDIENCE", "sse, https://b.example", "jwt_audience", ("sse", "https://b.example")),
+        ("SSE_JWT_LEEWAY_SECONDS", "0", "jwt_leeway_seconds", 0),
+        ("SSE_JWT_PUBLIC_KEY_FILE", "a.pem, b.pem", "jwt_public_key_files", ("a.pem", "b.pem")),
+        ("SSE_CORS_HEADERS", "X-One, x_two", "cors_headers", ("X-One", "x_two")),
+        ("SSE_ALLOWED_HOSTS", "SSE.example, *.b.example,", "allowed_hosts", ("sse.example", "*.b.example")),
         ("SSE_JWT_QUERY", "true", "jwt_query", True),
         ("SSE_STREAM_LENGTH", "1", "stream_length", 1),
         ("SSE_MAX_CONNECTIONS", "10000000", "max_connections", 10_000_000),
@@ -195,6 +208,17 @@ def test_an_empty_value_means_unset(monkeypatch: pytest.MonkeyPatch, field: str)
         ("SSE_CORS_ORIGINS", "https://a.example/path"),
         ("SSE_CORS_ORIGINS", "*,https://a.example"),
         ("SSE_CORS_ORIGINS", ","),
+        ("SSE_CORS_ORIGINS", "https://*"),
+        ("SSE_CORS_ORIGINS", "https://a.*.example"),
+        ("SSE_CORS_ORIGINS", "file://"),
+        ("SSE_CORS_HEADERS", "X-One,a b"),
+        ("SSE_CORS_HEADERS", "*"),
+        ("SSE_ALLOWED_HOSTS", "https://a.example"),
+        ("SSE_ALLOWED_HOSTS", "a.example:443"),
+        ("SSE_ALLOWED_HOSTS", "*,a.example"),
+        ("SSE_JWT_LEEWAY_SECONDS", "-1"),
+        ("SSE_JWT_LEEWAY_SECONDS", "601"),
+        ("SSE_JWT_PUBLIC_KEY_FILE", ","),
         ("SSE_AUTH", "basic"),
         ("SSE_JWT_JWKS_URL", "ftp://a.example/keys"),
         ("SSE_JWT_JWKS_URL", "file:///etc/passwd"),
@@ -331,11 +355,12 @@ def test_a_redis_that_was_named_is_never_replaced_by_an_embedded_one(
         "REDIS_URL",
         "REDIS_SENTINEL_PASSWORD",
         "SSE_JWT_SECRET",
+        "SSE_JWT_SECRET_PREVIOUS",
         "SSE_PUBLISH_TOKENS",
     ],
 )
 def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    loaded = from_env(monkeypatch, name, "redis://u:s3cret@h")
+    loaded = from_env(monkeypatch, name, f"redis://u:s3cret{'x' * 32}@h")
     assert "s3cret" not in repr(loaded) + str(loaded) + loaded.redis_address
 
 
@@ -364,6 +389,19 @@ JWT = {"SSE_AUTH": "jwt"}
         ({**JWT, "SSE_JWT_SECRET": "s" * 32, "SSE_JWT_PUBLIC_KEY_FILE": "k.pem"}, "only one"),
         ({**JWT, "SSE_JWT_SECRET": "s" * 32, "SSE_JWT_JWKS_URL": "https://a.example"}, "only one"),
         ({**JWT, "SSE_JWT_SECRET": "s3cret" + "s" * 25}, "SSE_JWT_SECRET is too short"),
+        ({**JWT, "SSE_JWT_SECRET": "s" * 32, "SSE_JWT_SECRET_PREVIOUS": "s3cret"}, "_PREVIOUS is too short"),
+        (
+            {**JWT, "SSE_JWT_JWKS_URL": "http://a", "SSE_JWT_SECRET_PREVIOUS": "s" * 32},
+            "SSE_JWT_SECRET_PREVIOUS",
+        ),
+        ({"SSE_JWT_SECRET": "s" * 32}, "SSE_JWT_SECRET: without effect"),
+        (
+            {"SSE_JWT_COOKIE": "c", "SSE_JWT_AUDIENCE": "a", "SSE_AUTH": "none"},
+            "SSE_JWT_AUDIENCE, SSE_JWT_COOKIE",
+        ),
+        ({"SSE_JWT_QUERY": "false"}, "SSE_AUTH=jwt"),
+        ({"SSE_PUBLISH_TOKENS": "s3cret"}, "SSE_PUBLISH_TOKENS has a token that is too short"),
+        ({"SSE_PUBLISH_TOKENS": "token-number-one,s3cret-and-more"[:-1]}, "16 bytes each"),
         ({"SSE_TLS_CERT": "cert.pem"}, "SSE_TLS_KEY"),
         ({"SSE_TLS_KEY": "key.pem"}, "SSE_TLS_CERT"),
         ({"SSE_TLS_CERT": "/no/cert.pem", "SSE_TLS_KEY": "/no/key.pem"}, "do not load"),
@@ -386,7 +424,8 @@ def test_settings_that_contradict_each_other_are_one_line_that_names_them(
         {**JWT, "SSE_JWT_SECRET": "ß" * 16},
         {**JWT, "SSE_JWT_PUBLIC_KEY_FILE": "key.pem"},
         {**JWT, "SSE_JWT_JWKS_URL": "https://a.example/keys"},
-        {"SSE_JWT_SECRET": "short, and not used"},
+        {**JWT, "SSE_JWT_SECRET": "s" * 32, "SSE_JWT_SECRET_PREVIOUS": "t" * 32},
+        {"SSE_JWT_SECRET": ""},
     ],
 )
 def test_one_key_is_right_and_without_auth_none_is_asked_for(
@@ -413,7 +452,8 @@ def test_a_certificate_with_its_key_is_https(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @pytest.mark.parametrize(
-    ("text", "tokens"), [("one", ("one",)), (" one , two,,", ("one", "two")), (",", ()), ("", ())]
+    ("text", "tokens"),
+    [("a" * 16, ("a" * 16,)), (f" {'a' * 16} , {'b' * 17},,", ("a" * 16, "b" * 17)), (",", ()), ("", ())],
 )
 def test_publish_tokens_are_a_comma_list(
     monkeypatch: pytest.MonkeyPatch, text: str, tokens: tuple[str, ...]

@@ -32,6 +32,8 @@ class Key:
     pem: bytes = b""
     """The public key."""
     jwk: str = "{}"
+    private: Any = None
+    """What signs."""
 
     def __str__(self) -> str:
         return self.algorithm
@@ -50,6 +52,7 @@ def rsa_key(bits: int = 2048) -> Key:
         lambda data: key.sign(data, padding.PKCS1v15(), SHA256()),
         _pem(key.public_key()),
         RSAAlgorithm.to_jwk(key.public_key()),
+        key,
     )
 
 
@@ -62,13 +65,13 @@ def ec_key(curve: type[ec.EllipticCurve] = ec.SECP256R1) -> Key:
         r, s = decode_dss_signature(key.sign(data, ec.ECDSA(SHA256())))
         return r.to_bytes(size, "big") + s.to_bytes(size, "big")
 
-    return Key("ES256", sign, _pem(key.public_key()), ECAlgorithm.to_jwk(key.public_key()))
+    return Key("ES256", sign, _pem(key.public_key()), ECAlgorithm.to_jwk(key.public_key()), key)
 
 
 @cache
 def ed_key() -> Key:
     key = ed25519.Ed25519PrivateKey.generate()
-    return Key("EdDSA", key.sign, _pem(key.public_key()), OKPAlgorithm.to_jwk(key.public_key()))
+    return Key("EdDSA", key.sign, _pem(key.public_key()), OKPAlgorithm.to_jwk(key.public_key()), key)
 
 
 def _pem(key: Any) -> bytes:
@@ -138,6 +141,8 @@ class KeyServer:
         self.answer: bytes | list[str] = []
         """JSON Web Keys, or the whole of an answer."""
         self.asked = 0
+        self.agents: set[str | None] = set()
+        """What `User-Agent` said."""
         self.being_asked = threading.Event()
         self.may_answer = threading.Event()
         self.may_answer.set()
@@ -167,6 +172,7 @@ def key_server() -> Iterator[KeyServer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            keys.agents.add(self.headers["user-agent"])
             self.wfile.write(keys.respond())
 
         def log_message(self, *_: Any) -> None:

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import time
 from http import HTTPStatus
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jwt
-import structlog
 import trio
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from trio_sse.keys import FixedKeys, Keys, UnavailableError, read_files, secret
 from trio_sse.messages import EVERYBODY, user_id_problem
-from trio_sse.settings import Settings, SettingsError
-
-log = structlog.stdlib.get_logger("trio_sse.auth")
-
-JWKS_TIMEOUT_SECONDS = 5.0
-JWKS_LIFETIME_SECONDS = 300.0
-"""How long a key set is used without looking whether it has changed."""
-JWKS_PAUSE_SECONDS = 10.0
-"""Least time between two looks: whoever sends tokens with made-up key ids causes no more than that."""
+from trio_sse.settings import Settings
 
 MAX_TOKEN_BYTES = 8192
 
@@ -44,10 +34,18 @@ class Denied(NamedTuple):
     """The error code of RFC 6750, 3.1."""
 
 
-class _Keys(Protocol):
-    async def find(self, token: str) -> tuple[Any, list[str]]:
-        """The key to verify `token` with, and the algorithms that key is for. Raises jwt.PyJWTError."""
-        ...
+class _Token(NamedTuple):
+    """A token whose header can be read. Nothing of it is verified."""
+
+    text: str
+    kid: str | None
+    algorithm: str
+
+
+class _KeyUnknown(NamedTuple):
+    """A token that no key verifies, as far as keys are known."""
+
+    denied: Denied
 
 
 class Verifier:
@@ -57,36 +55,66 @@ class Verifier:
         self._settings = settings
         self._keys = _keys(settings)
 
-    async def verify(self, token: str | None) -> Identity | Denied:
-        """What `token` proves at this moment. Waits only where keys must be fetched."""
-        if not token:
+    async def run(self) -> None:
+        """Fetch keys, where they must be fetched, until cancelled."""
+        await self._keys.run()
+
+    async def verify(self, *tokens: str, wanted: str | None = None) -> Identity | Denied:
+        """What `tokens` prove at this moment: the first that proves `wanted`, else the first that proves
+        anybody. Waits only where keys must be fetched.
+        """
+        if not tokens:
             return Denied(HTTPStatus.UNAUTHORIZED, "a token is required")
-        if len(token) > MAX_TOKEN_BYTES:
-            return _invalid(f"the token is longer than {MAX_TOKEN_BYTES} bytes")
-        settings = self._settings
+        read = [_read(token) for token in tokens]
         try:
-            key, algorithms = await self._keys.find(token)
-            claims = jwt.decode(
-                token,
-                key,
-                algorithms=algorithms,
-                audience=settings.jwt_audience,
-                issuer=settings.jwt_issuer,
-                options={
-                    "require": ["exp"],
-                    "verify_aud": settings.jwt_audience is not None,
-                    "verify_sub": False,
-                },
-            )
-            seconds = min(int(claims["exp"]) - time.time(), _FAR_SECONDS)
-        except _UnavailableError:
-            return Denied(HTTPStatus.SERVICE_UNAVAILABLE, "the keys to verify tokens with cannot be had now")
-        except jwt.ExpiredSignatureError:
-            return _invalid("the token has expired")
-        except jwt.PyJWTError as error:
-            return _invalid(_reason(error))
-        except (ValueError, TypeError, OverflowError, RecursionError):  # made-up tokens reach odd corners
-            return _invalid("the token is malformed")
+            since = trio.current_time()
+            if any(isinstance(one, _Token) for one in read):
+                await self._keys.ready()
+            while True:
+                answers = [self._check(one) if isinstance(one, _Token) else one for one in read]
+                proven = [answer for answer in answers if isinstance(answer, Identity)]
+                if proven:
+                    return next((one for one in proven if one.user_id == wanted), proven[0])
+                unknown = any(isinstance(answer, _KeyUnknown) for answer in answers)
+                if not unknown or not await self._keys.renewed(since):
+                    break
+        except UnavailableError:
+            return Denied(HTTPStatus.SERVICE_UNAVAILABLE, "the key set cannot be fetched right now")
+        first = answers[0]
+        assert not isinstance(first, Identity)
+        return first.denied if isinstance(first, _KeyUnknown) else first
+
+    def _check(self, token: _Token) -> Identity | Denied | _KeyUnknown:
+        """What `token` proves with the keys that are here."""
+        denied = _invalid(_REASONS[jwt.InvalidKeyError])
+        for key, algorithms, _ in self._keys.candidates(token.kid, token.algorithm):
+            try:
+                return self._identity(self._claims(token.text, key, algorithms))
+            except (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError, jwt.InvalidKeyError) as error:
+                denied = _invalid(_reason(error))
+            except jwt.PyJWTError as error:
+                return _invalid(_reason(error))
+            except (ValueError, TypeError, OverflowError, RecursionError):  # made-up tokens reach odd corners
+                return _invalid(_MALFORMED)
+        return _KeyUnknown(denied) if self._keys.may_lack(token.kid, token.algorithm) else denied
+
+    def _claims(self, token: str, key: Any, algorithms: tuple[str, ...]) -> dict[str, Any]:
+        settings = self._settings
+        return jwt.decode(
+            token,
+            key,
+            algorithms=algorithms,
+            audience=settings.jwt_audience or None,
+            issuer=settings.jwt_issuer,
+            leeway=settings.jwt_leeway_seconds,
+            # `iat` tells the age of a token and refuses none (RFC 7519, 4.1.6). `sub` may be a number.
+            options={"require": ["exp"], "verify_iat": False, "verify_sub": False},
+        )
+
+    def _identity(self, claims: dict[str, Any]) -> Identity | Denied:
+        """The user, until `exp` and the leeway are over: a stream ends when its token opens no other."""
+        settings = self._settings
+        seconds = min(int(claims["exp"]) + settings.jwt_leeway_seconds - time.time(), _FAR_SECONDS)
         user = claims.get(settings.jwt_user_claim)
         if isinstance(user, int) and not isinstance(user, bool):
             user = str(user) if abs(user) < 10**18 else None
@@ -95,115 +123,42 @@ class Verifier:
         return Identity(user, seconds)
 
 
-def _keys(settings: Settings) -> _Keys:
+def _keys(settings: Settings) -> Keys:
     if settings.jwt_jwks_url is not None:
-        return _KeySet(settings.jwt_jwks_url)
-    if settings.jwt_public_key_file is not None:
-        return _OneKey(*_read_public_key(settings.jwt_public_key_file))
-    assert settings.jwt_secret is not None
-    return _OneKey(settings.jwt_secret.get_secret_value(), ["HS256"])
+        from trio_sse.key_set import KeySet  # an HTTP client, which nobody else needs in memory
+
+        return KeySet(settings.jwt_jwks_url)
+    if settings.jwt_public_key_files:
+        return FixedKeys(read_files(settings.jwt_public_key_files))
+    secrets = (settings.jwt_secret, settings.jwt_secret_previous)
+    return FixedKeys([secret(one.get_secret_value()) for one in secrets if one is not None])
 
 
-def _read_public_key(path: str) -> tuple[Any, list[str]]:
+def _read(token: str) -> _Token | Denied:
+    if len(token) > MAX_TOKEN_BYTES:
+        return _invalid(f"the token is longer than {MAX_TOKEN_BYTES} bytes")
     try:
-        with open(path, "rb") as file:
-            key = load_pem_public_key(file.read())
-        return key, _algorithms(key)
-    except (OSError, ValueError, TypeError, jwt.PyJWTError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise SettingsError(
-            [
-                f"SSE_JWT_PUBLIC_KEY_FILE={path!r} is not accepted ({reason}). Accepted: a PEM file with a "
-                "public key for RS256, ES256 or EdDSA."
-            ]
-        ) from None
-
-
-def _algorithms(key: object) -> list[str]:
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048:
-        return ["RS256"]
-    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
-        return ["ES256"]
-    if isinstance(key, ed25519.Ed25519PublicKey):
-        return ["EdDSA"]
-    raise jwt.InvalidKeyError("no RSA key of at least 2048 bits, no P-256 key, no Ed25519 key")
-
-
-class _OneKey:
-    def __init__(self, key: Any, algorithms: list[str]) -> None:
-        self._found = (key, algorithms)
-
-    async def find(self, token: str) -> tuple[Any, list[str]]:
-        return self._found
-
-
-class _UnavailableError(Exception):
-    pass
-
-
-class _KeySet:
-    """The keys at a URL (RFC 7517), by the key id that a token names."""
-
-    def __init__(self, url: str) -> None:
-        self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=JWKS_TIMEOUT_SECONDS)
-        self._keys: dict[str | None, tuple[Any, list[str]]] = {}
-        self._fetching = trio.Lock()
-        self._fetched_at = self._tried_at = float("-inf")
-
-    async def find(self, token: str) -> tuple[Any, list[str]]:
-        kid = jwt.get_unverified_header(token).get("kid")
-        stale = trio.current_time() - self._fetched_at > JWKS_LIFETIME_SECONDS
-        # One bearer of a known key waits for the newer set; the others need not, however slow its server is.
-        if kid not in self._keys or (stale and not self._fetching.locked()):
-            async with self._fetching:  # whoever waited here may find what it needs
-                await self._fetch(unless_known=kid)
-        if not self._keys:
-            raise _UnavailableError
-        if kid not in self._keys:
-            raise jwt.InvalidKeyError("no such key")
-        return self._keys[kid]
-
-    async def _fetch(self, unless_known: str | None) -> None:
-        now = trio.current_time()
-        fresh = now - self._fetched_at <= JWKS_LIFETIME_SECONDS
-        if (unless_known in self._keys and fresh) or now - self._tried_at < JWKS_PAUSE_SECONDS:
-            return
-        self._tried_at = now
-        try:
-            # urllib in a thread, which may be left behind when the client leaves: it ends by its own timeout.
-            # Whoever asked may leave meanwhile; the answer is for all.
-            with trio.fail_after(JWKS_TIMEOUT_SECONDS, shield=True):
-                answer = await trio.to_thread.run_sync(self._client.fetch_data, abandon_on_cancel=True)
-            keys: dict[str | None, tuple[Any, list[str]]] = {}
-            for found in jwt.PyJWKSet.from_dict(answer).keys:
-                try:
-                    keys[_key_id(found.key_id)] = (found.key, _algorithms(found.key))
-                except jwt.PyJWTError:
-                    continue  # for something else, or too weak
-        except Exception as error:  # noqa: BLE001  whatever a server may answer
-            text = " ".join(str(error).split()) or type(error).__name__
-            log.warning("no keys", problem=f"SSE_JWT_JWKS_URL: {text[:200]}")
-            return
-        self._keys = keys
-        self._fetched_at = trio.current_time()
-
-
-def _key_id(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    raise jwt.InvalidKeyError("an id that is no text")
+        header = jwt.get_unverified_header(token)
+    except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
+        return _invalid(_MALFORMED)
+    algorithm = header.get("alg")
+    if not isinstance(algorithm, str):
+        return _invalid(_REASONS[jwt.InvalidAlgorithmError])
+    return _Token(token, header.get("kid"), algorithm)
 
 
 def _invalid(reason: str) -> Denied:
     return Denied(HTTPStatus.UNAUTHORIZED, reason, "invalid_token")
 
 
+_MALFORMED = "the token is malformed"
+
 _REASONS: dict[type[Exception], str] = {
     jwt.MissingRequiredClaimError: "the token lacks a claim that is required",
-    jwt.InvalidAudienceError: "the token is for another audience",
+    jwt.ExpiredSignatureError: "the token has expired",
+    jwt.InvalidAudienceError: "the token is for another audience (SSE_JWT_AUDIENCE)",
     jwt.InvalidIssuerError: "the token is of another issuer",
     jwt.ImmatureSignatureError: "the token is not valid yet",
-    jwt.InvalidIssuedAtError: "the token is not valid yet",
     jwt.InvalidSignatureError: "the token's signature does not verify",
     jwt.InvalidAlgorithmError: "the token's algorithm is not that of the key",
     jwt.InvalidKeyError: "the token's key is not known",
@@ -212,4 +167,4 @@ _REASONS: dict[type[Exception], str] = {
 
 def _reason(error: Exception) -> str:
     """Fixed texts: nothing of the token itself gets into a header or a log."""
-    return _REASONS.get(type(error), "the token is malformed")
+    return _REASONS.get(type(error), _MALFORMED)

@@ -57,11 +57,11 @@ class Connection:
     """A stream of one user, from joining the hub to leaving it.
 
     Everything but the outlet's own task is synchronous and never waits: a slow client costs nobody else
-    anything. Until `begin` it is told nothing but heartbeats. Then it catches up with what is kept, as quickly
-    as its outlet takes it, and after that it is live: while the outlet takes nothing, up to `capacity` messages
-    wait in a memory channel; those beyond are dropped, counted, and declared by a `gap` in the place where
-    they are missing. With `disconnect` the stream ends instead, and the client comes back for the rest.
-    So it does when the stream ends while it catches up.
+    anything. Until `begin` it is told nothing but heartbeats. Then it catches up with what is kept, as
+    quickly as its outlet takes it, and after that it is live: while the outlet takes nothing, up to
+    `capacity` messages wait in a memory channel; those beyond are dropped, counted, and declared by a `gap`
+    in the place where they are missing. With `disconnect` the stream ends instead, and the client comes back
+    for the rest. So it does when the stream ends while it catches up.
     """
 
     __slots__ = (
@@ -183,8 +183,8 @@ class Connection:
     def tell(self, kind: str, batch: Batch) -> None:
         """Say something of the service's own. While the client is behind, the latest of each kind waits.
 
-        Only a heartbeat has no place among the messages: it goes out before `begin`, and with the next page of
-        a replay.
+        Only a heartbeat has no place among the messages: it goes out before `begin`, and with the next page
+        of a replay.
         """
         if self.closed:
             return

@@ -13,11 +13,14 @@ from werkzeug.sansio.http import parse_cookie
 from trio_sse import events
 from trio_sse.addresses import client_address
 from trio_sse.auth import Denied, Verifier
-from trio_sse.handshake import DEFAULT_USER, Accepted, Asked, Refused, accepted, bearer, refused
+from trio_sse.handshake import DEFAULT_USER, Accepted, Asked, Refused, accepted, bearer, is_foreign, refused
 from trio_sse.limits import RETRY_SECONDS, Limits, Overloaded
 from trio_sse.settings import Settings
 
 log = structlog.stdlib.get_logger("trio_sse.gate")
+
+_MAX_TOKENS = 8
+"""Tokens of one request that are verified."""
 
 
 REPORT_SECONDS = 60
@@ -39,6 +42,11 @@ class Gate:
         if self._verifier is None:
             log.warning("streams are open to everybody who reaches the port, for any user_id (SSE_AUTH)")
 
+    async def run(self) -> None:
+        """Fetch keys, where they must be fetched, until cancelled."""
+        if self._verifier is not None:
+            await self._verifier.run()
+
     async def let_in(self, asked: Asked, peer: Callable[[], str]) -> Accepted | Refused:
         """Decide. `peer` tells the address at the other end of the socket. Waits only where keys must be
         fetched.
@@ -47,7 +55,12 @@ class Gate:
         """
         answer = accepted(asked, asked.user_id or DEFAULT_USER)
         if self._verifier is not None:
-            identity = await self._verifier.verify(self._token(asked))
+            foreign = is_foreign(asked.fields, self._settings)
+            tokens = self._tokens(asked, cookies=not foreign)
+            if foreign and not tokens and self._tokens(asked, cookies=True):
+                detail = "pages of this origin may not use the user's cookie (SSE_CORS_ORIGINS)"
+                return refused(HTTPStatus.FORBIDDEN, detail, asked.cors)
+            identity = await self._verifier.verify(*tokens, wanted=asked.user_id)
             if isinstance(identity, Denied):
                 return self._denied(asked, identity)
             if asked.user_id not in (None, identity.user_id):
@@ -79,17 +92,17 @@ class Gate:
         self._report_at = now + REPORT_SECONDS
         self._unreported = 0
 
-    def _token(self, asked: Asked) -> str | None:
-        """Header, cookie, query: the first that has one counts."""
-        token = bearer(asked.fields.get(b"authorization", b"").decode("latin-1"))
-        if token is not None:
-            return token
+    def _tokens(self, asked: Asked, *, cookies: bool) -> list[str]:
+        """Those of header, cookie and query, in this order. There may be two cookies of one name, for two
+        paths or domains (RFC 6265, 5.4)."""
         settings = self._settings
-        if settings.jwt_cookie is not None:
-            cookies = parse_cookie(asked.fields.get(b"cookie", b"").decode("latin-1"))
-            if token := cookies.get(settings.jwt_cookie):
-                return token
-        return asked.token if settings.jwt_query else None
+        found = [bearer(asked.fields.get(b"authorization", b"").decode("latin-1"))]
+        if cookies and settings.jwt_cookie is not None:
+            jar = parse_cookie(asked.fields.get(b"cookie", b"").decode("latin-1"))
+            found += jar.getlist(settings.jwt_cookie)
+        if settings.jwt_query:
+            found.append(asked.token)
+        return list(filter(None, dict.fromkeys(found)))[:_MAX_TOKENS]
 
     def _denied(self, asked: Asked, denied: Denied) -> Accepted | Refused:
         if denied.status == HTTPStatus.SERVICE_UNAVAILABLE:

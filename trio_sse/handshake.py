@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from trio_sse.messages import EVERYBODY, user_id_problem
+from trio_sse.origins import is_allowed_host, is_listed, is_same_host
 from trio_sse.settings import Settings
 
 DEFAULT_USER = "1"
@@ -22,11 +23,19 @@ _PLAIN_QUERY = re.compile(rb"user_id=([A-Za-z0-9._-]+)")
 
 Headers = tuple[tuple[str, str], ...]
 
+GUARDS: Headers = (
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-resource-policy", "same-origin"),  # pages of other origins read by CORS, or not at all
+)
+"""Header fields of every answer, whatever it is."""
+
 _STREAM_HEADERS: Headers = (
     ("content-type", "text/event-stream"),
     # Proxies that compress (RFC 9110, 7.7) would hold the stream back until they have a block full.
     ("cache-control", "no-store, no-transform"),
     ("x-accel-buffering", "no"),  # nginx would hold the stream back otherwise
+    *GUARDS,
 )
 
 
@@ -76,6 +85,8 @@ def handshake(query: bytes, headers: Iterable[tuple[bytes, bytes]], settings: Se
     """Read `GET /sse?<query>`. Header names may be in any case. Never raises, whatever the bytes."""
     fields = _fields(headers)
     cors = cors_headers(fields.get(b"origin", b"").decode("latin-1"), settings)
+    if misdirected := wrong_host(fields.get(b"host", b"").decode("latin-1"), settings):
+        return refused(HTTPStatus.MISDIRECTED_REQUEST, misdirected, cors)
     last_event_id = fields.get(b"last-event-id", b"").decode("utf-8", "replace") or None
     token: str | None = None
     if plain := _PLAIN_QUERY.fullmatch(query):
@@ -168,7 +179,7 @@ def _fields(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 def bearer(authorization: str) -> str | None:
     """The token in the value of an Authorization field; None when it holds none (RFC 6750, 2.1)."""
     scheme, _, token = authorization.partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+    return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 def accepted(asked: Asked, user_id: str) -> Accepted:
@@ -177,7 +188,12 @@ def accepted(asked: Asked, user_id: str) -> Accepted:
 
 def refused(status: int, detail: str, cors: Headers, *more: tuple[str, str]) -> Refused:
     """A refusal that pages of other origins can read, with `more` header fields."""
-    headers: Headers = (("content-type", "application/problem+json"), ("cache-control", "no-store"), *cors)
+    headers: Headers = (
+        ("content-type", "application/problem+json"),
+        ("cache-control", "no-store"),
+        *GUARDS,
+        *cors,
+    )
     if more:
         exposed = ", ".join(name for name, _ in more)
         headers = (*headers, *more, ("access-control-expose-headers", exposed))
@@ -185,29 +201,54 @@ def refused(status: int, detail: str, cors: Headers, *more: tuple[str, str]) -> 
 
 
 def cors_headers(origin: str, settings: Settings) -> Headers:
-    """What a page of `origin` (b"" without one) is allowed to read (WHATWG Fetch, "CORS protocol").
+    """What a page of `origin` ("" without one) is allowed to read (WHATWG Fetch, "CORS protocol").
 
-    Credentials are allowed with a list of origins only: with `*` a browser would refuse them.
+    Credentials are allowed with a list of origins only: with `*` a browser would refuse them. Never for
+    `null`, which is what every sandboxed frame and every file calls itself.
     """
     if settings.cors_origins == ("*",):
         return (("access-control-allow-origin", "*"),)
-    if origin and origin in settings.cors_origins:
-        return (
-            ("access-control-allow-origin", origin),
-            ("access-control-allow-credentials", "true"),
-            ("vary", "Origin"),
-        )
+    if origin and is_listed(origin, settings.cors_origins):
+        allowed: Headers = (("access-control-allow-origin", origin),)
+        if origin != "null":
+            allowed += (("access-control-allow-credentials", "true"),)
+        return (*allowed, ("vary", "Origin"))
     return (("vary", "Origin"),)
 
 
-PREFLIGHT_HEADERS: Headers = (
-    ("access-control-allow-methods", "GET, HEAD, POST, OPTIONS"),
-    (
-        "access-control-allow-headers",
-        "Accept, Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID",
-    ),
-    ("access-control-max-age", "86400"),
-)
+def preflight_headers(settings: Settings) -> Headers:
+    """What a page may send, beside `cors_headers`."""
+    names = ", ".join((*_USUAL_HEADERS, *settings.cors_headers))
+    return (
+        ("access-control-allow-methods", "GET, HEAD, POST, OPTIONS"),
+        ("access-control-allow-headers", names),
+        ("access-control-max-age", "86400"),
+    )
+
+
+_USUAL_HEADERS = (
+    "Accept", "Authorization", "Cache-Control", "Content-Type", "Idempotency-Key", "Last-Event-ID",
+)  # fmt: skip
+
+
+def is_foreign(fields: Mapping[bytes, bytes], settings: Settings) -> bool:
+    """Whether the request is that of a page of another site that is not listed, so that a cookie with it is
+    not of the user's will. Browsers say so; other clients say nothing (W3C Fetch Metadata).
+    """
+    origin = fields.get(b"origin", b"").decode("latin-1")
+    site = fields.get(b"sec-fetch-site", b"")
+    if not origin:
+        return site == b"cross-site"
+    if site == b"same-origin" or is_same_host(origin, fields.get(b"host", b"").decode("latin-1")):
+        return False
+    return origin == "null" or not is_listed(origin, settings.cors_origins)
+
+
+def wrong_host(field: str, settings: Settings) -> str | None:
+    """What is wrong with the `Host` of a request."""
+    if is_allowed_host(field, settings.allowed_hosts):
+        return None
+    return "this is not a name of the service (SSE_ALLOWED_HOSTS)"
 
 
 def problem(status: int, detail: str, more: Mapping[str, object] = MappingProxyType({})) -> bytes:

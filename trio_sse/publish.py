@@ -44,7 +44,7 @@ async def publish() -> Response:
     if mistakes:
         return problem_reply(422, "nothing was published", more={"errors": mistakes})
     try:
-        published, repeated = await service.publisher.publish(payloads, key)
+        published, repeated = await service.publisher.publish(payloads, key, given)
     except ConflictError:
         return problem_reply(422, "the Idempotency-Key was used with other messages")
     except UnavailableError as error:

@@ -82,16 +82,18 @@ class Publisher:
         self._subscriber = subscriber
         self._turns = trio.CapacityLimiter(_AT_ONCE)
 
-    async def publish(self, payloads: Sequence[bytes], key: str | None) -> tuple[list[Published], bool]:
+    async def publish(
+        self, payloads: Sequence[bytes], key: str | None, token: str = ""
+    ) -> tuple[list[Published], bool]:
         """Publish all of `payloads`. Returns what became of each, and whether they had been published before
-        with the same Idempotency-Key `key`, so that nothing was done now.
+        with the same Idempotency-Key `key` by the holder of `token`, so that nothing was done now.
 
         Raises UnavailableError or ConflictError. Cancelled, it is not known whether Redis has them.
         """
         receipts = [self._hub.receipts.expect(payload) for payload in payloads]
         try:
             async with self._turns:
-                repeated, told = await self._send(payloads, key)
+                repeated, told = await self._send(payloads, key and _own(key, token))
             fingerprint, *entries = told.split()
             if repeated and fingerprint != _fingerprint(payloads):
                 raise ConflictError
@@ -132,6 +134,11 @@ class Publisher:
                 _fingerprint(payloads), IDEMPOTENCY_SECONDS, *payloads,
             )  # fmt: skip
         return bool(repeated), told.decode()
+
+
+def _own(key: str, token: str) -> str:
+    """The key as one of this token's: nobody can take, or ask for, the keys of others."""
+    return f"{hashlib.sha256(token.encode()).hexdigest()} {key}"
 
 
 def _redis_key(target: str, key: str) -> str:

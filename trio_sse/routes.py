@@ -14,7 +14,15 @@ from quart.wrappers.response import ResponseBody
 from werkzeug.exceptions import HTTPException
 
 from trio_sse.connection import StreamSource
-from trio_sse.handshake import PREFLIGHT_HEADERS, Accepted, Refused, cors_headers, handshake
+from trio_sse.handshake import (
+    GUARDS,
+    Accepted,
+    Refused,
+    cors_headers,
+    handshake,
+    preflight_headers,
+    wrong_host,
+)  # fmt: skip
 from trio_sse.open_stream import OpenStream
 from trio_sse.replies import json_reply, problem_reply
 
@@ -33,7 +41,7 @@ _NO_ROOT_PATH = b'<meta name="root-path" content="">'
 # The page is one file: whatever else it tried to load would be somebody else's.
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'"
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 
@@ -106,7 +114,7 @@ async def page() -> Response:
 @blueprint.get("/healthz")
 async def healthz() -> Response:
     """The loop turns."""
-    return json_reply({"status": "ok"})
+    return _for_any_page(json_reply({"status": "ok"}))
 
 
 @blueprint.get("/readyz")
@@ -115,16 +123,25 @@ async def readyz() -> Response:
     service = _service()
     publish = bool(service.settings.publish_token_list)
     if reason := service.not_ready():
-        return problem_reply(503, reason, more={"publish": publish})
-    return json_reply(
-        {
-            "status": "ready",
-            "connections": len(service.hub),
-            "users": len(service.hub.users),
-            "publish": publish,
-            "totals": service.counters.snapshot(),
-        }
+        return _for_any_page(problem_reply(503, reason, more={"publish": publish}))
+    return _for_any_page(
+        json_reply(
+            {
+                "status": "ready",
+                "connections": len(service.hub),
+                "users": len(service.hub.users),
+                "publish": publish,
+                "totals": service.counters.snapshot(),
+            }
+        )
     )
+
+
+def _for_any_page(response: Response) -> Response:
+    """Any page may see that there is an answer, such as to tell a service that is down from one that refuses
+    its origin. What the answer says it may read by CORS alone."""
+    response.headers["cross-origin-resource-policy"] = "cross-origin"
+    return response
 
 
 @blueprint.app_errorhandler(HTTPException)
@@ -136,12 +153,23 @@ async def http_error(error: HTTPException) -> Response:
     return response
 
 
+@blueprint.before_app_request
+async def refuse_other_hosts() -> Response | None:
+    """Every address, by the same rule as for streams."""
+    if misdirected := wrong_host(request.headers.get("host", ""), _service().settings):
+        return problem_reply(421, misdirected)
+    return None
+
+
 @blueprint.after_app_request
 async def allow_other_origins(response: Response) -> Response:
     """CORS for every answer, errors too, by the same rule as for streams."""
-    headers = cors_headers(request.headers.get("origin", ""), _service().settings)
+    settings = _service().settings
+    headers = cors_headers(request.headers.get("origin", ""), settings)
     if request.method == "OPTIONS":
-        headers += PREFLIGHT_HEADERS
+        headers += preflight_headers(settings)
     for name, value in headers:
         response.headers[name] = value
+    for name, value in GUARDS:
+        response.headers.setdefault(name, value)
     return response

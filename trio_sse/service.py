@@ -115,6 +115,8 @@ def create_app(settings: Settings) -> Service:
 
     @service.before_serving
     async def start() -> None:
-        await service.nursery.start(supervise, service.hub, service.lifetimes, service.subscriber)
+        await service.nursery.start(
+            supervise, service.hub, service.lifetimes, service.subscriber, service.gate.run
+        )
 
     return service

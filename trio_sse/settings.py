@@ -20,14 +20,17 @@ from pydantic_settings import (
 )
 
 from trio_sse import environment
+from trio_sse.origins import normal_host, normal_origin
 
 Network = IPv4Network | IPv6Network
 
-_ORIGIN = re.compile(r"https?://[^\s/?#@,]+|null|\*", re.IGNORECASE)
 _ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
 _HOST_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@]+):[0-9]{1,5}")
 
+_HEADER_NAME = re.compile(r"[-!#$%&'+.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2, but for *
+
 MIN_SECRET_BYTES = 32
+MIN_TOKEN_BYTES = 16
 
 
 class SettingsError(Exception):
@@ -109,25 +112,48 @@ class Settings(BaseSettings):
     )  # fmt: skip
     cors_origins: Annotated[tuple[str, ...], NoDecode] = _setting(
         "SSE_CORS_ORIGINS", ("*",), "origins whose pages may connect; cookies only with a list",
-        "* or a comma list such as https://a.example,https://b.example:8443",
+        "* or a comma list such as https://a.example,https://*.b.example:8443,capacitor://localhost",
+    )  # fmt: skip
+    cors_headers: Annotated[tuple[str, ...], NoDecode] = _setting(
+        "SSE_CORS_HEADERS", (), "header fields that their requests may have beside the usual ones",
+        "a comma list of names such as X-Requested-With,traceparent",
+    )  # fmt: skip
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _setting(
+        "SSE_ALLOWED_HOSTS", ("*",), "names that requests may have as Host, against DNS rebinding",
+        "* or a comma list of names such as sse.example,*.b.example; addresses and localhost always may",
     )  # fmt: skip
     auth: Literal["none", "jwt"] = _setting(
         "SSE_AUTH", "none", "who may read: anybody whatever user_id they ask for, or the user a token names",
         "none or jwt",
     )  # fmt: skip
     jwt_secret: SecretStr | None = _setting(
-        "SSE_JWT_SECRET", None, "secret that tokens are signed with (HS256)", "at least 32 bytes"
-    )
+        "SSE_JWT_SECRET", None,
+        "secret that tokens are signed with (HS256; from 48 bytes HS384, from 64 HS512)",
+        "at least 32 bytes",
+    )  # fmt: skip
+    jwt_secret_previous: SecretStr | None = _setting(
+        "SSE_JWT_SECRET_PREVIOUS", None, "the secret before it, while tokens signed with that are valid",
+        "at least 32 bytes",
+    )  # fmt: skip
     jwt_public_key_file: str | None = _setting(
-        "SSE_JWT_PUBLIC_KEY_FILE", None, "or the key they are verified with (RS256, ES256 or EdDSA)",
-        "a PEM file",
+        "SSE_JWT_PUBLIC_KEY_FILE", None,
+        "or the keys they are verified with (RS256, PS256, ES256, those with 384 and 512, EdDSA)",
+        "a comma list of PEM files, each with one key or several", pattern=r"[^,\s]",
     )  # fmt: skip
     jwt_jwks_url: str | None = _setting(
         "SSE_JWT_JWKS_URL", None, "or where such keys are to be had", "an http:// or https:// address",
         pattern=r"^https?://\S+$",
     )  # fmt: skip
-    jwt_audience: str | None = _setting("SSE_JWT_AUDIENCE", None, "`aud` a token must have", "any text")
+    jwt_audience: Annotated[tuple[str, ...], NoDecode] = _setting(
+        "SSE_JWT_AUDIENCE", (),
+        "`aud` a token must have, one of these; where it is not set, a token with `aud` is refused",
+        "a comma list",
+    )  # fmt: skip
     jwt_issuer: str | None = _setting("SSE_JWT_ISSUER", None, "`iss` a token must have", "any text")
+    jwt_leeway_seconds: float = _setting(
+        "SSE_JWT_LEEWAY_SECONDS", 30.0, "by how much clocks may differ: `exp` counts later, `nbf` earlier",
+        "seconds, from 0 to 600", ge=0, le=600,
+    )  # fmt: skip
     jwt_user_claim: str = _setting("SSE_JWT_USER_CLAIM", "sub", "claim that names the user", "a name")
     jwt_cookie: str | None = _setting(
         "SSE_JWT_COOKIE",
@@ -140,7 +166,7 @@ class Settings(BaseSettings):
     )
     publish_tokens: SecretStr | None = _setting(
         "SSE_PUBLISH_TOKENS", None, "tokens with which POST /publish may be used; without any there is none",
-        "a comma list",
+        "a comma list, each of at least 16 bytes",
     )  # fmt: skip
     stream_length: int = _setting(
         "SSE_STREAM_LENGTH", 100_000, "entries of SSE_REDIS_STREAM that POST /publish leaves in it, about",
@@ -271,11 +297,30 @@ class Settings(BaseSettings):
     @classmethod
     def _origins(cls, value: Any) -> Any:
         if isinstance(value, str):
-            value = tuple(part.rstrip("/") for part in _listed(value))
-        if not value or not all(_ORIGIN.fullmatch(origin) for origin in value):
-            raise ValueError("not a list of origins")
-        if "*" in value and len(value) > 1:
-            raise ValueError("* stands alone")
+            value = tuple(_listed(value))
+        if not value or ("*" in value and len(value) > 1):
+            raise ValueError("no list of origins; * stands alone")
+        return tuple("*" if part == "*" else normal_origin(part) for part in value)
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _hosts(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = tuple(_listed(value))
+        if not value or ("*" in value and len(value) > 1):
+            raise ValueError("no list of names; * stands alone")
+        return tuple("*" if part == "*" else normal_host(part) for part in value)
+
+    @field_validator("cors_headers", "jwt_audience", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return tuple(_listed(value)) if isinstance(value, str) else value
+
+    @field_validator("cors_headers")
+    @classmethod
+    def _header_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_HEADER_NAME.fullmatch(name) for name in value):
+            raise ValueError("not a list of header names")
         return value
 
     @field_validator("redis_url")
@@ -314,6 +359,11 @@ class Settings(BaseSettings):
     @property
     def scheme(self) -> str:
         return "http" if self.tls_cert is None else "https"
+
+    @property
+    def jwt_public_key_files(self) -> tuple[str, ...]:
+        """`jwt_public_key_file`, one by one."""
+        return tuple(_listed(self.jwt_public_key_file or ""))
 
     @property
     def publish_token_list(self) -> tuple[str, ...]:
@@ -383,6 +433,9 @@ def env_name(field: str) -> str:
     return str(Settings.model_fields[field].validation_alias)
 
 
+_JWT = frozenset(name for name in Settings.model_fields if name.startswith("jwt_"))
+
+
 def _contradictions(settings: Settings) -> Iterator[str]:
     """Values that are fine alone and wrong together."""
     if settings.auth == "jwt":
@@ -392,9 +445,20 @@ def _contradictions(settings: Settings) -> Iterator[str]:
                 "SSE_AUTH=jwt needs one of SSE_JWT_SECRET, SSE_JWT_PUBLIC_KEY_FILE and SSE_JWT_JWKS_URL, and "
                 "only one."
             )
-        secret = settings.jwt_secret
-        if secret is not None and len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
-            yield f"SSE_JWT_SECRET is too short: at least {MIN_SECRET_BYTES} bytes (RFC 7518, 3.2)."
+        if settings.jwt_secret_previous is not None and settings.jwt_secret is None:
+            yield "SSE_JWT_SECRET_PREVIOUS is for tokens from before SSE_JWT_SECRET, which is not set."
+        for name in ("jwt_secret", "jwt_secret_previous"):
+            secret = getattr(settings, name)
+            if secret is not None and len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+                yield f"{env_name(name)} is too short: at least {MIN_SECRET_BYTES} bytes (RFC 7518, 3.2)."
+    elif useless := [name for name in Settings.model_fields if name in settings.model_fields_set & _JWT]:
+        names = ", ".join(map(env_name, useless))
+        yield f"{names}: without effect, and streams open to everybody, unless SSE_AUTH=jwt is set too."
+    if any(len(token.encode()) < MIN_TOKEN_BYTES for token in settings.publish_token_list):
+        yield (
+            f"SSE_PUBLISH_TOKENS has a token that is too short: at least {MIN_TOKEN_BYTES} bytes each "
+            "(`openssl rand -hex 16` makes one)."
+        )
     if (settings.tls_cert is None) != (settings.tls_key is None):
         yield "SSE_TLS_CERT and SSE_TLS_KEY go together: set both or none."
     elif settings.tls_cert is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import trio
 
 from trio_sse.flusher import flush_forever
@@ -11,10 +13,11 @@ from trio_sse.subscriber import Subscriber
 
 
 async def supervise(
-    hub: Hub, lifetimes: Lifetimes, subscriber: Subscriber, *,
+    hub: Hub, lifetimes: Lifetimes, subscriber: Subscriber, *others: Callable[[], Awaitable[None]],
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:  # fmt: skip
-    """Run subscriber, flusher, heartbeats and lifetimes until cancelled. Started when all of them are.
+    """Run subscriber, flusher, heartbeats, lifetimes and `others` until cancelled. Started when all of them
+    are.
 
     A crash of one cancels the others and is raised. However it ends, the hub is closed, so that every
     stream ends too: no client is left on a stream that nothing feeds.
@@ -24,6 +27,8 @@ async def supervise(
             await nursery.start(flush_forever, hub)
             await nursery.start(beat_forever, hub)
             await nursery.start(lifetimes.run)
+            for other in others:
+                nursery.start_soon(other)
             await nursery.start(subscriber.run)
             task_status.started()
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +25,7 @@ ORIGIN = "https://page.example"
 JWT: dict[str, Any] = {
     "SSE_AUTH": "jwt", "SSE_JWT_SECRET": SECRET, "SSE_JWT_COOKIE": "tok", "SSE_JWT_QUERY": "true",
     "SSE_JWT_AUDIENCE": "sse", "SSE_JWT_ISSUER": "shop", "SSE_CORS_ORIGINS": ORIGIN,
-    "SSE_LOG_LEVEL": "debug",
+    "SSE_LOG_LEVEL": "debug", "SSE_JWT_LEEWAY_SECONDS": "0",
 }  # fmt: skip
 used: set[str] = set()
 """Every token that was sent."""
@@ -165,9 +166,23 @@ async def test_keys_from_an_address(start: Services) -> None:
         for number, service in enumerate(services):
             headers = bearer(token(ed_key(), {"kid": "one"}, sub="ann"))
             assert await user_of(service, **headers) == "ann"
-            for made_up in range(20):
-                assert ask(service, **bearer(token(ed_key(), {"kid": f"made up {made_up}"}))).status == 401
             assert keys.asked == number + 1
+        keys.offer(new=ed_key())
+        async with trio.open_nursery() as nursery:  # each waits for a look at the set, and all for the same
+            for service in services:
+                for made_up in range(20):
+                    wrong = bearer(token(ed_key(), {"kid": f"made up {made_up}"}))
+                    nursery.start_soon(_refused, service, wrong)
+                nursery.start_soon(_welcome, service, bearer(token(ed_key(), {"kid": "new"}, sub="ann")))
+        assert keys.asked == 2 * len(services)
+
+
+async def _refused(service: Service, headers: dict[str, str]) -> None:
+    assert (await trio.to_thread.run_sync(partial(ask, service, **headers))).status == 401
+
+
+async def _welcome(service: Service, headers: dict[str, str]) -> None:
+    assert await user_of(service, **headers) == "ann"
 
 
 def test_while_keys_cannot_be_had_nobody_is_let_in_and_event_sources_come_back(start: Services) -> None:
@@ -216,6 +231,27 @@ def test_only_pages_of_listed_origins_may_read_with_cookies(guarded: Service) ->
             assert "access-control-allow-origin" not in answer.headers
             assert "access-control-allow-credentials" not in answer.headers
             assert answer.headers["vary"] == "Origin"
+
+
+async def test_of_several_tokens_the_good_one_counts(guarded: Service) -> None:
+    good, old = made(sub="ann"), made(sub="ann", exp=5)
+    for headers in (
+        {"Cookie": f"tok={old}; tok={good}"},
+        {"Cookie": f"tok={good}", "Authorization": "Bearer"},
+        {"Cookie": f"tok={good}", "Authorization": "Basic YW5uOng="},
+        {"Cookie": f"tok={good}", "Authorization": f"Bearer {old}"},
+    ):
+        assert await user_of(guarded, **headers) == "ann"
+
+
+async def test_a_page_that_is_not_listed_cannot_use_the_cookie(guarded: Service) -> None:
+    cookie = f"tok={made(sub='ann')}"
+    for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        answer = guarded.get("/sse", headers={"Cookie": cookie, **headers})
+        assert (answer.status, "SSE_CORS_ORIGINS" in answer.json["detail"]) == (403, True)
+    assert await user_of(guarded, Cookie=cookie, Origin=ORIGIN) == "ann"
+    own = f"http://127.0.0.1:{guarded.port}"
+    assert await user_of(guarded, Cookie=cookie, Origin=own, Host=own.partition("//")[2]) == "ann"
 
 
 COOKIE = b'tok="\\015\\012X-Injected: 1"'
@@ -295,6 +331,8 @@ async def raw_or_nothing(service: Service, request: bytes) -> bytes:
     [
         ({"SSE_AUTH": "jwt"}, "SSE_JWT_SECRET"),
         ({"SSE_AUTH": "jwt", "SSE_JWT_SECRET": "much-too-short"}, "SSE_JWT_SECRET"),
+        ({"SSE_JWT_SECRET": "much-too-short-but-it-does-not-matter"}, "SSE_AUTH"),
+        ({"SSE_PUBLISH_TOKENS": "much-too-short"}, "SSE_PUBLISH_TOKENS"),
         ({"SSE_AUTH": "jwt", "SSE_JWT_PUBLIC_KEY_FILE": "/no/such/key.pem"}, "SSE_JWT_PUBLIC_KEY_FILE"),
     ],
 )

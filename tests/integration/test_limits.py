@@ -204,14 +204,14 @@ async def test_a_handshake_or_a_body_that_never_ends_is_cut_off(start: Services,
     secure = start(TRIO_SSE, ready="/healthz", SSE_TLS_CERT=str(cert), SSE_TLS_KEY=str(key))
     hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
     body = (
-        b"POST /publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer one\r\nContent-Length: 1000\r\n"
-        b"Connection: close\r\n\r\n{"
+        b"POST /publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token-number-one\r\n"
+        b"Content-Length: 1000\r\nConnection: close\r\n\r\n{"
     )
     with trio.fail_after(2 * CUT_OFF_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Dribbling(secure.port, b"").run)
             nursery.start_soon(Dribbling(secure.port, hello).run)
-            for service in start.each(COMMANDS, SSE_PUBLISH_TOKENS="one"):
+            for service in start.each(COMMANDS, SSE_PUBLISH_TOKENS="token-number-one"):
                 nursery.start_soon(Dribbling(service.port, body).run)
 
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 
 Pair = tuple[Path, Path]
 STREAMS = 20
-PUBLISHER = {"Authorization": "Bearer one"}
+PUBLISHER = {"Authorization": "Bearer token-number-one"}
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def begin(services: Services, variant: Variant, pair: Pair, **settings: Any) -> 
 @pytest.fixture(scope="module")
 def all_secure(module_services: Services, pair: Pair) -> list[Service]:
     values = {
-        "SSE_PUBLISH_TOKENS": "one", "SSE_AUTH": "jwt", "SSE_JWT_SECRET": SECRET, "SSE_JWT_COOKIE": "tok",
-        "SSE_MAX_CONNECTIONS_PER_USER": str(STREAMS),
+        "SSE_PUBLISH_TOKENS": "token-number-one", "SSE_AUTH": "jwt", "SSE_JWT_SECRET": SECRET,
+        "SSE_JWT_COOKIE": "tok", "SSE_MAX_CONNECTIONS_PER_USER": str(STREAMS),
     }  # fmt: skip
     started = [begin(module_services, variant, pair, **values) for variant in COMMANDS]
     return [service.wait_until_answers() for service in started]

@@ -1,0 +1,144 @@
+"""Keys that verify tokens, and the algorithms that each is for (RFC 7518, 3.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.x509 import load_pem_x509_certificate
+
+from trio_sse.settings import SettingsError
+
+_RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+_CURVES: dict[type[ec.EllipticCurve], str] = {
+    ec.SECP256R1: "ES256",
+    ec.SECP384R1: "ES384",
+    ec.SECP521R1: "ES512",
+}
+_HMAC_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
+"""A secret must be as long as the hash (RFC 7518, 3.2)."""
+
+PUBLIC_KEY_ALGORITHMS = frozenset({*_RSA, *_CURVES.values(), "EdDSA"})
+
+
+class Key(NamedTuple):
+    """A key, and the algorithms it may be used with."""
+
+    key: Any
+    algorithms: tuple[str, ...]
+    id: str | None = None
+    """`kid` of a key set."""
+
+
+class UnavailableError(Exception):
+    """Keys must be fetched, and cannot be."""
+
+
+class Keys(Protocol):
+    """Where the keys are that verify tokens."""
+
+    async def ready(self) -> None:
+        """Wait until there are keys to look at. Raises UnavailableError."""
+        ...
+
+    def candidates(self, kid: str | None, algorithm: str) -> Sequence[Key]:
+        """The keys a token may be signed with whose header has this `kid` and `alg`."""
+        ...
+
+    def may_lack(self, kid: str | None, algorithm: str) -> bool:
+        """Whether the key of such a token may be one that was not there when the keys were fetched."""
+        ...
+
+    async def renewed(self, since: float) -> bool:
+        """Wait for keys that were fetched after `since`, of Trio's clock. False: those that are here were.
+
+        Raises UnavailableError.
+        """
+        ...
+
+    async def run(self) -> None:
+        """Fetch keys whenever they are wanted, until cancelled. Returns at once where they never are."""
+        ...
+
+
+class FixedKeys:
+    """Keys that the settings name. More than one is for a rotation: each is tried."""
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self._keys = keys
+
+    async def ready(self) -> None:
+        pass
+
+    def candidates(self, kid: str | None, algorithm: str) -> Sequence[Key]:
+        return [key for key in self._keys if algorithm in key.algorithms] or self._keys
+
+    def may_lack(self, kid: str | None, algorithm: str) -> bool:
+        return False
+
+    async def renewed(self, since: float) -> bool:
+        return False
+
+    async def run(self) -> None:
+        pass
+
+
+def secret(text: str) -> Key:
+    """The key that a secret is, for each HMAC algorithm that it is long enough for."""
+    length = len(text.encode())
+    return Key(text, tuple(name for name, least in _HMAC_BYTES.items() if length >= least))
+
+
+def algorithms(key: object) -> tuple[str, ...]:
+    """The algorithms that a public key is for. Raises jwt.InvalidKeyError where it is for none, or weak."""
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048:
+        return _RSA
+    if isinstance(key, ec.EllipticCurvePublicKey) and (name := _CURVES.get(type(key.curve))):
+        return (name,)
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return ("EdDSA",)
+    raise jwt.InvalidKeyError(
+        "no RSA key of at least 2048 bits, no P-256, P-384 or P-521 key, no Ed25519 key"
+    )
+
+
+_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+
+
+def read_files(paths: Sequence[str]) -> list[Key]:
+    """The public keys in PEM files, of which each may hold several, or certificates.
+
+    Raises SettingsError, with one line for each file that is not accepted.
+    """
+    keys: list[Key] = []
+    lines = []
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                keys += _read_pem(file.read())
+        except (OSError, ValueError, TypeError, jwt.PyJWTError) as error:
+            reason = " ".join(str(error).split())[:200]
+            lines.append(
+                f"SSE_JWT_PUBLIC_KEY_FILE={path!r} is not accepted ({reason}). Accepted: PEM files with "
+                "public keys or certificates, for RS256, PS256, ES256 (and those with 384 and 512) or EdDSA."
+            )
+    if lines:
+        raise SettingsError(lines)
+    return keys
+
+
+def _read_pem(text: bytes) -> list[Key]:
+    keys = []
+    for block in _PEM.finditer(text):
+        if block[1] == b"CERTIFICATE":
+            key: object = load_pem_x509_certificate(block[0]).public_key()
+        else:
+            key = load_pem_public_key(block[0])
+        keys.append(Key(key, algorithms(key)))
+    if not keys:
+        raise ValueError("no PEM block in it")
+    return keys
