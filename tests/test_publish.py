@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import secrets
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from quart.testing.client import QuartClient
@@ -205,11 +208,23 @@ async def test_a_page_of_another_origin_may_ask_and_read(client: QuartClient) ->
         (b"[]", "0 messages"),
         (b"[", "not JSON"),
         (b"[{]", "not JSON"),
+        (b"[}]", "not JSON"),
+        (b"[{}}]", "not JSON"),
+        (b'[{"user_id":1} {"user_id":1}]', "not JSON"),
+        (b"[,]", "not JSON"),
+        (b'["]', "not JSON"),
+        (b"[1,1,1]", "object"),
+        (b"[" + b"1," * 5_000, "more than 1000 messages"),
+        (b"[" + b" " * 200_000 + b'{"user_id":1,"m":"' + b"x" * 70_000 + b'"}]', "SSE_MAX_MESSAGE_BYTES"),
+        (b'[{"user_id":1,"m":"' + b"x" * 200_000, "message 0 is not JSON, or over SSE_MAX_MESSAGE_BYTES"),
+        (b'\xef\xbb\xbf[{"user_id":1}]', "byte order mark"),
+        ('[{"user_id":1}]'.encode("utf-16"), "UTF-16"),
+        ('[{"user_id":1}]'.encode("utf-16-le"), "UTF-16"),
         (b'[{"user_id":1},]', "not JSON"),
         (b'[{"user_id":1}] x', "not JSON"),
         (b'[{"user_id":1}', "not JSON"),
         (b'["\xff"]', ""),
-        (b"[" + b",".join([b'{"user_id":1}'] * (MAX_MESSAGES + 1)) + b"]", "1001 messages"),
+        (b"[" + b",".join([b'{"user_id":1}'] * (MAX_MESSAGES + 1)) + b"]", "more than 1000 messages"),
     ],
 )  # fmt: skip
 async def test_what_cannot_be_delivered_is_refused_with_the_reason(
@@ -229,8 +244,8 @@ async def test_what_cannot_be_delivered_is_refused_with_the_reason(
     [b"[" * 100_000, b"[" + b'{"a":' * 100_000, b'[{"user_id":1,"m":' + b"[" * 5_000 + b"]" * 5_000 + b"}]"],
     ids=["a list", "a list of objects", "a list that ends"],
 )
-def test_a_deep_list_is_refused(body: bytes) -> None:
-    _, mistakes = _read(body, 1 << 24)
+async def test_a_deep_list_is_refused(body: bytes) -> None:
+    _, mistakes = await _read(body, 1 << 24)
     assert mistakes
 
 
@@ -255,8 +270,8 @@ async def test_as_many_as_may_be_are_published(service: Service, client: QuartCl
 
 
 @given(st.binary() | st.binary().map(lambda junk: b"[" + junk + b"]"))
-def test_no_bytes_make_reading_them_raise(body: bytes) -> None:
-    payloads, mistakes = _read(body, 65536)
+async def test_no_bytes_make_reading_them_raise(body: bytes) -> None:
+    payloads, mistakes = await _read(body, 65536)
     assert bool(mistakes) or all(b"user_id" in payload for payload in payloads)
 
 
@@ -284,16 +299,127 @@ async def test_where_redis_may_have_it_that_is_said(monkeypatch: pytest.MonkeyPa
     assert ("may have the messages" in problem["detail"]) is unsure
 
 
-@pytest.mark.parametrize("values", [{}, {"max_message_bytes": 16 * 1024 * 1024}])
-async def test_a_body_without_end_is_not_read_to_the_end(values: dict[str, Any]) -> None:
-    service = new_service(**values)
-    limit = service.config["MAX_CONTENT_LENGTH"]
-    assert limit >= 2 * service.settings.max_message_bytes
+MEBIBYTE = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("max_message_bytes", "accepted"),
+    [(64, 1000 * 65 + 65536), (65536, 16 * MEBIBYTE), (16 * MEBIBYTE, 32 * MEBIBYTE)],
+)
+async def test_a_body_without_end_is_not_read_to_the_end(max_message_bytes: int, accepted: int) -> None:
+    service = new_service(max_message_bytes=max_message_bytes)
     assert service.config["BODY_TIMEOUT"] == 10
-    service.config["MAX_CONTENT_LENGTH"] = 1000
-    response = await client_of(service).post("/publish", data=b"x" * 1001, headers=ONE)
-    assert response.status_code == 413
-    assert response.content_type == "application/problem+json"
+    for size, status in ((accepted, 422), (accepted + 1, 413)):
+        for length in ({}, {"content-length": str(size)}):
+            response = await client_of(service).post("/publish", data=b"x" * size, headers={**ONE, **length})
+            assert response.status_code == status
+            assert response.content_type == "application/problem+json"
+    assert "SSE_MAX_MESSAGE_BYTES" in (await response.get_json(force=True))["detail"]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "br", "identity, gzip", "deflate,identity", "x"])
+async def test_a_body_that_is_encoded_is_refused_and_says_what_is_not(
+    client: QuartClient, coding: str
+) -> None:
+    status, _, headers = await post(
+        client, gzip.compress(json.dumps(message()).encode()), content_encoding=coding
+    )
+    assert (status, headers["accept-encoding"]) == (415, "identity")
+
+
+@pytest.mark.parametrize("headers", [
+    {}, {"content_encoding": "identity"}, {"content_encoding": ""},
+    {"content_type": "application/x-www-form-urlencoded"},
+    {"content_type": "multipart/form-data; boundary=x"},
+    {"content_type": "application/json; charset=utf-16"}, {"content_type": "nonsense"},
+])  # fmt: skip
+async def test_what_the_body_is_counts_and_not_what_it_is_called(
+    client: QuartClient, headers: dict[str, str]
+) -> None:
+    assert (await post(client, message(), **headers))[0] == 200
+
+
+async def test_a_list_is_passed_on_as_it_is_written(service: Service, client: QuartClient) -> None:
+    reader = Client(opened(service, "ann"))
+    exact = [
+        rb'{"user_id":"ann","created_at":0,"x":"\ud83d","y":["]",{"}":"\\"}]}',
+        rb'{ "user_id" : "ann" , "created_at":0, "z":"\"},{" }',
+        b'{"user_id":"ann","created_at":0,"n":1e999}',
+    ]
+    body = b" [ " + b" ,\t".join(exact) + b"   " * 1000 + b"] "
+    assert (await post(client, body))[0] == 200
+    assert reader.data[1:] == [one.decode() for one in exact]
+
+
+VALUES = st.recursive(
+    st.none() | st.integers() | st.text(st.sampled_from('[]{},"\\ \ud83da'), max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('[]{},"\\a', max_size=3), inner),
+    max_leaves=10,
+)
+
+
+@given(
+    st.lists(VALUES, min_size=1, max_size=5), st.sampled_from([None, 1]), st.sampled_from(["", " ", "\n\t"])
+)
+async def test_a_list_is_taken_apart_as_a_parser_would(
+    values: list[Any], indent: int | None, space: str
+) -> None:
+    text = space + json.dumps(values, indent=indent) + space
+    payloads, _ = await _read(text.encode(), 1 << 20)
+    assert [json.loads(payload) for payload in payloads] == values
+    if indent is None:
+        assert [payload.decode() for payload in payloads] == [json.dumps(value) for value in values]
+
+
+@given(st.binary() | st.text('[]{},"\\ 1').map(str.encode), st.integers(0, 3))
+async def test_a_list_that_is_no_json_is_not_taken(junk: bytes, at: int) -> None:
+    good = b'{"user_id":1}'
+    body = b"[" + b",".join([*[good] * at, junk, good]) + b"]"
+    payloads, mistakes = await _read(body, 1 << 20)
+    try:
+        whole = json.loads(body.decode(), parse_constant=int)
+    except (ValueError, RecursionError):
+        assert mistakes
+    else:
+        assert mistakes or len(payloads) == len(whole)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" + b"1," * 8_000_000 + b"1]", b"[" * 16_000_000, b"[" + b"{}," * 5_000_000,
+     b'["' + b"\\n" * 8_000_000],
+    ids=["numbers", "brackets", "objects", "a text"],
+)  # fmt: skip
+async def test_a_body_of_no_use_is_not_read_far(body: bytes) -> None:
+    """What is made of it is a small part of it."""
+    tracemalloc.start()
+    try:
+        _, mistakes = await _read(body, 65536)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(mistakes) == 1
+    assert most < MEBIBYTE
+
+
+async def test_others_have_their_turn_while_a_long_list_is_read(nursery: trio.Nursery) -> None:
+    turns = 0
+
+    @nursery.start_soon
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    brackets = b"[" + b",".join([b'{"user_id":1,"m":[%b]}' % b",".join([b"[]"] * 15_000)] * 20) + b"]"
+    halves = b"[" + b",".join([b'{"user_id":1,"m":"%b"}' % (b"\\ud83d" * 10_000)] * 20) + b"]"
+    for body in (brackets, halves):
+        turns = 0
+        payloads, mistakes = await _read(body, 65536)
+        assert (len(payloads), mistakes) == (20, [])
+        assert turns > 10
+    nursery.cancel_scope.cancel()
 
 
 async def test_readyz_says_whether_there_is_such_a_route() -> None:

@@ -101,7 +101,8 @@ def _read_exactly(payload: bytes) -> tuple[_UserId, msgspec.Raw, msgspec.Raw]:
         envelope = _raw_envelope.decode(payload)
         return _user_id.decode(envelope.user_id), envelope.event, envelope.created_at
     except msgspec.ValidationError as error:
-        raise MessageError(f'{error} (user_id: an integer, a string, a list of them, or "*")') from None
+        reason = f'{error} (user_id: an integer, a string, a list of them, or "*")'
+        raise MessageError(_other_encoding(payload) or reason) from None
     except msgspec.DecodeError as error:
         raise MessageError(_other_encoding(payload) or f"not JSON: {error}") from None
     except RecursionError:  # whoever calls left too little of the stack

@@ -13,7 +13,8 @@ from quart import Blueprint, Response, current_app, request
 from quart.wrappers.response import ResponseBody
 from werkzeug.exceptions import HTTPException
 
-from trio_sse.connection import StreamSource
+from trio_sse.bodies import MAX_BODY, Body
+from trio_sse.connection import Connection, StreamSource
 from trio_sse.handshake import (
     GUARDS,
     Accepted,
@@ -49,6 +50,19 @@ def _service() -> Service:
     return cast("Service", current_app._get_current_object())  # type: ignore[attr-defined]
 
 
+@blueprint.before_app_request
+async def refuse_long_body() -> Response | None:
+    """What nobody reads is not waited for either. POST /publish reads its body, and bounds it itself."""
+    unread = request.method != "POST" and request.routing_exception is None
+    if unread and _body().too_long:
+        return problem_reply(413, f"the body has more than {MAX_BODY} bytes")
+    return None
+
+
+def _body() -> Body:
+    return cast(Body, request.body)
+
+
 @blueprint.get("/sse")
 async def stream() -> Response:
     """The stream of one user."""
@@ -62,7 +76,9 @@ async def stream() -> Response:
     del response.headers["content-length"]
     if request.method == "HEAD":
         return response
-    response.response = StreamBody(service, answer)
+    stream_body = StreamBody(service, answer)
+    _body().ignore(stream_body.end)
+    response.response = stream_body
     response.timeout = None  # Quart would end the stream after 60 s
     return response
 
@@ -77,15 +93,26 @@ class StreamBody(ResponseBody):
 
     def __init__(self, service: Service, accepted: Accepted) -> None:
         self._stream = OpenStream(service, accepted)
+        self._connection: Connection | None = None
         self._source: StreamSource | None = None
+        self._ended = False
 
     @property
     def ended(self) -> float:
         """When the stream ended, in Trio's time: only what waited by then still leaves. math.inf before."""
         return self._source.ended if self._source else math.inf
 
+    def end(self) -> None:
+        """End the stream, in good order, now or as soon as it has begun."""
+        self._ended = True
+        if self._connection is not None:
+            self._connection.close()
+
     async def __aenter__(self) -> AsyncIterator[bytes]:
-        self._source = StreamSource(self._stream.__enter__())
+        self._connection = self._stream.__enter__()
+        self._source = StreamSource(self._connection)
+        if self._ended:
+            self._connection.close()
         return self
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:

@@ -12,6 +12,7 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 from trio_sse import publish, routes
+from trio_sse.bodies import MAX_BODY, Body, Request
 from trio_sse.gate import Gate
 from trio_sse.history import History
 from trio_sse.hub import Hub
@@ -28,7 +29,6 @@ log = structlog.stdlib.get_logger("trio_sse.service")
 
 BODY_SECONDS = 10
 LAST_SEND_SECONDS = 2
-MAX_BODY = 16 * 1024 * 1024
 
 REPLAY_TURNS = 16
 """Pages of replays written before everybody else gets a turn."""
@@ -45,6 +45,16 @@ class _HTTPConnection(TrioASGIHTTPConnection):
     then ended as a whole one: should it read again, it finds what was sent, and the end, and comes back. One
     that reads a little now and then has as long for all that is left when its stream ends.
     """
+
+    def _create_request_from_scope(self, send: Any) -> Any:
+        """With the bound on its body, before any of it has come: whoever may publish has more room."""
+        request = super()._create_request_from_scope(send)
+        settings: Settings = self.app.settings  # type: ignore[attr-defined]
+        if (request.method, request.path) == ("POST", publish.PATH) and publish.may_publish(
+            request, settings
+        ):
+            request.body = Body(request.content_length, publish.max_body(settings))
+        return request
 
     async def _send_response(self, send: Any, response: Any) -> None:
         settings: Settings = self.app.settings  # type: ignore[attr-defined]
@@ -75,6 +85,7 @@ class Service(QuartTrio):
     """The Quart-Trio application, with what it serves. Raises SettingsError where a key file is no key."""
 
     asgi_http_class = _HTTPConnection
+    request_class = Request
 
     def __init__(self, settings: Settings) -> None:
         super().__init__("trio_sse", static_folder=None)
@@ -99,7 +110,7 @@ class Service(QuartTrio):
         # Quart would wait 5 s for the supervisor, which runs until it is cancelled.
         self.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = None
         self.config["BODY_TIMEOUT"] = BODY_SECONDS
-        self.config["MAX_CONTENT_LENGTH"] = max(MAX_BODY, 2 * settings.max_message_bytes)
+        self.config["MAX_CONTENT_LENGTH"] = MAX_BODY
 
     def not_ready(self) -> str | None:
         """Why the service should be sent no clients now, or None."""
