@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_sse.addresses import client_address, parse
+from trio_sse.settings import UNIX, Proxy
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"), ip_network("127.0.0.1/32"))
 
@@ -147,3 +148,23 @@ def test_no_bytes_make_it_raise(peer: str, forwarded: bytes, x_forwarded_for: by
     for headers in ({b"forwarded": forwarded}, {b"x-forwarded-for": x_forwarded_for}):
         assert isinstance(client_address(peer, headers, PROXIES), str)
         assert isinstance(client_address("10.0.0.1", headers, PROXIES), str)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded_for", "counted"),
+    [
+        ((UNIX,), b"192.0.2.1", "192.0.2.1"),
+        ((UNIX,), b"203.0.113.9, 192.0.2.1", "192.0.2.1"),
+        ((UNIX, *PROXIES), b"192.0.2.1, 10.0.0.1", "192.0.2.1"),
+        ((UNIX,), b"192.0.2.1, unix", UNIX),
+        ((UNIX,), b"", UNIX),
+        (PROXIES, b"192.0.2.1", UNIX),
+        ((), b"192.0.2.1", UNIX),
+    ],
+)
+def test_a_proxy_at_a_unix_socket(trusted: tuple[Proxy, ...], forwarded_for: bytes, counted: str) -> None:
+    assert client_address(UNIX, {b"x-forwarded-for": forwarded_for}, trusted) == counted
+
+
+def test_a_peer_with_an_address_is_not_trusted_because_unix_sockets_are() -> None:
+    assert client_address("192.0.2.7", {b"x-forwarded-for": b"192.0.2.1"}, (UNIX,)) == "192.0.2.7"

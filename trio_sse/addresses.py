@@ -6,30 +6,31 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
-from trio_sse.settings import Network
+from trio_sse.settings import UNIX, Proxy
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def client_address(peer: str, headers: Mapping[bytes, bytes], trusted: tuple[Network, ...]) -> str:
+def client_address(peer: str, headers: Mapping[bytes, bytes], trusted: tuple[Proxy, ...]) -> str:
     """The address that limits count by: an IPv4 address, or the /64 of an IPv6 address.
 
     The peer's own, unless it is a trusted proxy: then that which the last of them saw, read from the right
     of `Forwarded` (RFC 7239) or `X-Forwarded-For`, since whatever stands left of it anybody could have
     written. A proxy writes one of the two and passes the other on as it came, so where they do not agree
-    the peer's own counts. `headers` has lower-case names, lines of one name joined by commas.
+    the peer's own counts. `headers` has lower-case names, lines of one name joined by commas. The peer at a
+    Unix socket is UNIX: it has no address, and is trusted where UNIX is.
     """
-    address = parse(peer)
+    address: Address | str | None = UNIX if peer == UNIX else parse(peer)
     if address is None:
-        return peer  # a Unix socket
+        return peer
     if trusted and _is_trusted(address, trusted):
         found = {_behind(address, hops, trusted) for hops in _hops(headers)}
         if len(found) == 1:
             address = found.pop()
-    return _counted(address)
+    return address if isinstance(address, str) else _counted(address)
 
 
-def _behind(address: Address, hops: list[str], trusted: tuple[Network, ...]) -> Address:
+def _behind(address: Address | str, hops: list[str], trusted: tuple[Proxy, ...]) -> Address | str:
     for hop in reversed(hops):
         behind = parse(hop)
         if behind is None:
@@ -68,8 +69,10 @@ def _hops(headers: Mapping[bytes, bytes]) -> Iterator[list[str]]:
         yield forwarded_for.decode("latin-1").split(",")
 
 
-def _is_trusted(address: Address, networks: tuple[Network, ...]) -> bool:
-    return any(address in network for network in networks)
+def _is_trusted(address: Address | str, trusted: tuple[Proxy, ...]) -> bool:
+    if isinstance(address, str):
+        return address in trusted
+    return any(address in proxy for proxy in trusted if not isinstance(proxy, str))
 
 
 @lru_cache(maxsize=4096)

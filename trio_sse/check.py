@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import secrets
+import socket
 import ssl
-import urllib.error
-import urllib.request
+from urllib.parse import urlsplit
 
 import click
 import msgspec
 
 from trio_sse import embedded, logs
+from trio_sse.listening import ListenError, Url, is_handed, listening, place, urls
 from trio_sse.redis_link import ERRORS, advice, answer_within, call, connected
 from trio_sse.settings import Settings
-from trio_sse.sockets import ListenError, listen
-
-# It is here, whatever the proxy; and its certificate is for another name than 127.0.0.1.
-_opener = urllib.request.build_opener(
-    urllib.request.ProxyHandler({}),
-    urllib.request.HTTPSHandler(context=ssl._create_unverified_context()),  # noqa: S323
-)
 
 
 def run(settings: Settings) -> int:
@@ -38,27 +33,26 @@ def run(settings: Settings) -> int:
 
 
 def _port(settings: Settings) -> bool:
-    where = f"port {settings.host}:{settings.port}"
+    where = place(settings) if settings.host.startswith("unix:") else f"port {place(settings)}"
+    if is_handed(settings):
+        return _say(True, f"{place(settings)}: whoever starts the service hands it over, so it is not tried")
     try:
-        listen(settings.host, settings.port).close()
+        with listening(settings):
+            pass
     except ListenError as error:
-        running = _readiness(settings)
+        running = next(filter(None, map(_readiness, urls(settings))), None)
         if running is None:
             return _say(False, f"{where}: {error}")
         return _say(running == "ready", f"{where}: a trio_sse is running there and says: {running}")
     return _say(True, f"{where} is free")
 
 
-def _readiness(settings: Settings) -> str | None:
+def _readiness(there: Url) -> str | None:
     """What a trio_sse that listens there already says of itself, or None if there is none."""
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    url = f"{settings.scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}/readyz"
     try:
-        with _opener.open(url, timeout=3) as answer:
-            body = answer.read(10_000)
-    except urllib.error.HTTPError as error:
-        with error:
-            body = error.read(10_000)
+        with contextlib.closing(_connection(there)) as connection:
+            connection.request("GET", "/readyz", headers={"Connection": "close"})
+            body = connection.getresponse().read(10_000)
     except (OSError, UnicodeError, http.client.HTTPException):
         return None
     try:
@@ -66,6 +60,30 @@ def _readiness(settings: Settings) -> str | None:
         return str(said["detail"] if said["status"] == 503 else said["status"])
     except (msgspec.DecodeError, LookupError, TypeError):
         return None
+
+
+def _connection(there: Url) -> http.client.HTTPConnection:
+    parts = urlsplit(there.url)
+    host = parts.hostname or ""
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        # Its certificate is for another name than 127.0.0.1.
+        anybody = ssl._create_unverified_context()  # noqa: S323
+        connection = http.client.HTTPSConnection(host, parts.port, timeout=3, context=anybody)
+    else:
+        connection = http.client.HTTPConnection(host, parts.port, timeout=3)
+    if there.unix is not None:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(3)
+        try:
+            sock.connect(there.unix)
+            if isinstance(connection, http.client.HTTPSConnection):
+                sock = anybody.wrap_socket(sock, server_hostname=host)
+        except BaseException:
+            sock.close()
+            raise
+        connection.sock = sock
+    return connection
 
 
 def _redis(settings: Settings) -> bool:

@@ -21,11 +21,12 @@ import hypercorn.trio
 import trio
 from hypercorn.config import Config
 
-from trio_sse import __version__, check, embedded, logs
+from trio_sse import __version__, check, embedded, logs, standard_streams
 from trio_sse.asgi import Application
 from trio_sse.gate import Gate
+from trio_sse.listening import ListenError, listening, place, urls
 from trio_sse.settings import Settings, SettingsError, env_name, is_secret
-from trio_sse.sockets import MAX_BACKLOG, ListenError, listen, widen
+from trio_sse.sockets import MAX_BACKLOG
 from trio_sse.standing_in import standing_in
 
 # A password on a command line is in everybody's process list. An address need not have one.
@@ -77,6 +78,7 @@ def main() -> None:
     Without a command it serves. Settings come from the environment, options come before it. Passwords,
     secrets and tokens are no options, and each can come from a file: REDIS_PASSWORD_FILE and so on.
     """
+    standard_streams.open_missing()
 
 
 @main.command()
@@ -89,8 +91,8 @@ def serve(**options: str | None) -> None:
     with _hangups_ignored():
         settings = _settings(options)
         logs.configure(settings)
-        with _redis(settings), _listener(settings) as listener:
-            sys.exit(_serve(settings, listener))
+        with _redis(settings), _listeners(settings) as listeners:
+            sys.exit(_serve(settings, listeners))
 
 
 @main.command("check")
@@ -153,33 +155,34 @@ def _redis(settings: Settings) -> Iterator[None]:
         payload = json.dumps({"user_id": 1, "message": "hello"}, separators=(",", ":"))
         channel = json.dumps(settings.redis_channel)
         python = f"import json, redis; redis.Redis(port={port}).publish({channel}, json.dumps({payload}))"
-        address = f"{settings.scheme}://127.0.0.1:{settings.port}{settings.root_path}"
         click.echo(
             f"No Redis on 127.0.0.1:{port}, so an embedded Valkey was started there for trying out. Try:\n"
             f"  redis-cli -p {port} PUBLISH {shlex.quote(settings.redis_channel)} {shlex.quote(payload)}\n"
-            f"  {shlex.quote(sys.executable)} -c {shlex.quote(python)}\n"
-            f"and watch {address}/ or: curl -N {address}/sse",
+            f"  {shlex.quote(sys.executable)} -c {shlex.quote(python)}" + "".join(_how_to_watch(settings)),
             err=True,
         )
         yield
 
 
+def _how_to_watch(settings: Settings) -> Iterator[str]:
+    for way in urls(settings)[:1]:
+        browser = "" if way.unix else f"{way.url}{settings.root_path}/ or: "
+        yield f"\nand watch {browser}{way.curl(f'{settings.root_path}/sse')}"
+
+
 @contextlib.contextmanager
-def _listener(settings: Settings) -> Iterator[socket.socket]:
-    """The listening socket, with what every connection inherits from it."""
-    try:
-        listener = listen(settings.host, settings.port)
-    except ListenError as error:
-        _fail(f"cannot listen on {settings.host}:{settings.port}: {error}")
-    with listener:
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        widen(listener, settings.write_timeout_seconds)
-        yield listener
+def _listeners(settings: Settings) -> Iterator[list[socket.socket]]:
+    with contextlib.ExitStack() as stack:
+        try:
+            listeners = stack.enter_context(listening(settings))
+        except ListenError as error:
+            _fail(f"cannot listen on {place(settings)}: {error}")
+        yield listeners
 
 
-def _serve(settings: Settings, listener: socket.socket) -> int:
+def _serve(settings: Settings, listeners: list[socket.socket]) -> int:
     config = Config()
-    config.bind = [f"fd://{listener.detach()}"]
+    config.bind = [f"fd://{listener.detach()}" for listener in listeners]
     config.backlog = MAX_BACKLOG
     config.errorlog = logging.getLogger("trio_sse.hypercorn")
     config.worker_class = "trio"

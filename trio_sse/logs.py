@@ -20,8 +20,12 @@ from trio_sse.settings import Settings
 
 def configure(settings: Settings) -> None:
     """Set up the loggers of this package, and only these, by `log_format` and `log_level`."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_formatter(settings.log_format, colors=sys.stderr.isatty()))
+    handler: logging.Handler
+    if sys.stderr is None:  # it was closed when the process started
+        handler = logging.NullHandler()
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_formatter(settings.log_format, colors=sys.stderr.isatty()))
     logger = logging.getLogger("trio_sse")
     logger.handlers = [handler]
     logger.propagate = False

@@ -42,7 +42,8 @@ _WINDOW = 4096
 async def publish() -> Response:
     """Publish one message, or a list of them: all or none."""
     service = cast("Service", current_app._get_current_object())  # type: ignore[attr-defined]
-    if not may_publish(request, service.settings):
+    token = publish_token(request, service.settings)
+    if token is None:
         detail = "Authorization: Bearer with one of SSE_PUBLISH_TOKENS is required"
         return problem_reply(401, detail, {"www-authenticate": 'Bearer realm="trio_sse publish"'})
     codings = ",".join(request.headers.getlist("content-encoding")).lower()
@@ -62,7 +63,7 @@ async def publish() -> Response:
     if mistakes:
         return problem_reply(422, "nothing was published", more={"errors": mistakes})
     try:
-        published, repeated = await service.publisher.publish(payloads, key, given)
+        published, repeated = await service.publisher.publish(payloads, key, token)
     except ConflictError:
         return problem_reply(422, "the Idempotency-Key was used with other messages")
     except UnavailableError as error:
@@ -74,10 +75,10 @@ async def publish() -> Response:
     return json_reply({"repeated": repeated, "messages": [_told(one) for one in published]})
 
 
-def may_publish(request: Request, settings: Settings) -> bool:
-    """Whether the request has one of the tokens."""
+def publish_token(request: Request, settings: Settings) -> str | None:
+    """The token that the request has, if it is one of SSE_PUBLISH_TOKENS."""
     given = bearer(request.headers.get("authorization", "")) or ""
-    return _is_token(given, settings.publish_token_list)
+    return given if _is_token(given, settings.publish_token_list) else None
 
 
 def max_body(settings: Settings) -> int:

@@ -26,6 +26,7 @@ from trio_sse.handshake import (
 )  # fmt: skip
 from trio_sse.open_stream import OpenStream
 from trio_sse.replies import json_reply, problem_reply
+from trio_sse.settings import UNIX
 
 if TYPE_CHECKING:
     from trio_sse.service import Service
@@ -85,7 +86,7 @@ async def stream() -> Response:
 
 def _peer() -> str:
     client = request.scope.get("client")
-    return client[0] if client else ""
+    return client[0] if client else UNIX
 
 
 class StreamBody(ResponseBody):

@@ -50,9 +50,8 @@ class _HTTPConnection(TrioASGIHTTPConnection):
         """With the bound on its body, before any of it has come: whoever may publish has more room."""
         request = super()._create_request_from_scope(send)
         settings: Settings = self.app.settings  # type: ignore[attr-defined]
-        if (request.method, request.path) == ("POST", publish.PATH) and publish.may_publish(
-            request, settings
-        ):
+        publishes = (request.method, request.path) == ("POST", publish.PATH)
+        if publishes and publish.publish_token(request, settings) is not None:
             request.body = Body(request.content_length, publish.max_body(settings))
         return request
 

@@ -22,7 +22,10 @@ from pydantic_settings import (
 from trio_sse import environment
 from trio_sse.origins import normal_host, normal_origin
 
-Network = IPv4Network | IPv6Network
+UNIX: Literal["unix"] = "unix"
+"""Among proxies: whoever connects to a Unix socket of ours."""
+
+Proxy = IPv4Network | IPv6Network | Literal["unix"]
 
 _ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
 _HOST_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@]+):[0-9]{1,5}")
@@ -66,7 +69,10 @@ class Settings(BaseSettings):
     )
     _notices: tuple[str, ...] = PrivateAttr(())
 
-    host: str = _setting("SSE_HOST", "0.0.0.0", "address to listen on", "an address or a host name")
+    host: str = _setting(
+        "SSE_HOST", "0.0.0.0", "address to listen on",
+        "an address, a host name, unix:/path or fd://3",
+    )  # fmt: skip
     port: int = _setting(
         "SSE_PORT", 8085, "port to listen on", "a number from 0 (any free port) to 65535", ge=0, le=65535
     )
@@ -188,9 +194,9 @@ class Settings(BaseSettings):
         "SSE_CONNECTION_RATE_PER_ADDRESS", 0.0, "new streams per second of one address; 0: no limit",
         "a number from 0 to 1000000", ge=0, le=1_000_000,
     )  # fmt: skip
-    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = _setting(
+    trusted_proxies: Annotated[tuple[Proxy, ...], NoDecode] = _setting(
         "SSE_TRUSTED_PROXIES", (), "proxies whose Forwarded or X-Forwarded-For tells the client's address",
-        "a comma list of addresses and networks such as 10.0.0.0/8,::1",
+        "a comma list of addresses and networks such as 10.0.0.0/8,::1; unix: the peer at a Unix socket",
     )  # fmt: skip
     tls_cert: str | None = _setting(
         "SSE_TLS_CERT",
@@ -285,7 +291,9 @@ class Settings(BaseSettings):
     @classmethod
     def _networks(cls, value: Any) -> Any:
         if isinstance(value, str):
-            value = tuple(ip_network(part, strict=False) for part in _listed(value))
+            value = tuple(
+                UNIX if part.lower() == UNIX else ip_network(part, strict=False) for part in _listed(value)
+            )
         return value
 
     @field_validator("auth", "log_format", "log_level", "slow_client", mode="before")

@@ -14,6 +14,7 @@ from trio_sse.open_stream import OpenStream
 from trio_sse.outlet import SocketOutlet
 from trio_sse.request import StreamRequest
 from trio_sse.service import Service
+from trio_sse.settings import UNIX
 
 MAX_IGNORED = 65536
 """Bytes a client may send after its request. A stream closes the connection, so nobody answers them."""
@@ -37,11 +38,15 @@ async def let_in(service: Service, request: StreamRequest, stream: trio.SocketSt
     else:
         answer = await service.gate.let_in(request.asked, partial(_peer, stream))
     if isinstance(answer, Refused):
-        patience = trio.move_on_after(service.settings.write_timeout_seconds)
-        with patience, contextlib.suppress(trio.BrokenResourceError):  # whoever asked may have left
-            await stream.send_all(request.refusal(answer))
+        await refuse(request.refusal(answer), stream, service.settings.write_timeout_seconds)
         return None
     return Opening(answer, request.head(answer.headers), request.chunked)
+
+
+async def refuse(answer: bytes, stream: trio.SocketStream, seconds: float) -> None:
+    """Say why there is no stream, if whoever asked takes it within so long."""
+    with trio.move_on_after(seconds), contextlib.suppress(trio.BrokenResourceError):
+        await stream.send_all(answer)
 
 
 async def serve_stream(service: Service, opening: Opening, stream: trio.SocketStream) -> None:
@@ -68,11 +73,12 @@ async def serve_stream(service: Service, opening: Opening, stream: trio.SocketSt
 
 
 def _peer(stream: trio.SocketStream) -> str:
+    if stream.socket.family == trio.socket.AF_UNIX:
+        return UNIX
     try:
-        address = stream.socket.getpeername()
+        return str(stream.socket.getpeername()[0])
     except OSError:  # gone already
         return ""
-    return str(address[0]) if isinstance(address, tuple) else ""  # a Unix socket has none
 
 
 async def _until_client_leaves(fd: int) -> None:
