@@ -251,3 +251,25 @@ def test_the_asyncio_worker_ends_its_streams_when_it_stops() -> None:
         writer.close()
 
     under_asyncio(application(), test)
+
+
+async def test_the_heads_of_later_requests_are_bounded_too(port: int) -> None:
+    many = ["a: b"] * 101
+    received = await exchange(port, get("/healthz") + get("/healthz", *many))
+    assert received.count(b"HTTP/1.1 200") == 1
+    assert received.count(b"HTTP/1.1 431") == 1
+    received = await exchange(port, get("/healthz") + get("/healthz", *many[:90], CLOSE))
+    assert received.count(b"HTTP/1.1 200") == 2
+
+
+@pytest.mark.parametrize("target", ["?a", "http://[/", "sse", "*", "host:80", "http:///"])
+async def test_a_target_that_is_none_is_told_so(port: int, target: str) -> None:
+    with capture_logs() as logs:
+        received = await exchange(port, get(target, CLOSE))
+    assert received.startswith(b"HTTP/1.1 400")
+    assert not logs
+
+
+@pytest.mark.parametrize("target", ["http://x/healthz", "/healthz?a", "/healthz?//[", "HTTPS://x:1/healthz"])
+async def test_a_target_may_be_whole(port: int, target: str) -> None:
+    assert (await exchange(port, get(target, CLOSE))).startswith(b"HTTP/1.1 200")

@@ -12,10 +12,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support import get, settings, stream_pair
 from trio_sse.handshake import Asked, Refused, accepted, handshake
-from trio_sse.request import OtherRequest, Replayed, StreamRequest, read_request
+from trio_sse.request import MAX_FIELDS, OtherRequest, Replayed, StreamRequest, TooLarge, read_request
 from trio_sse.settings import Settings
 
-Answer = StreamRequest | OtherRequest | None
+Answer = StreamRequest | OtherRequest | TooLarge | None
 
 _asked = handshake(b"", [], settings())
 assert isinstance(_asked, Asked)
@@ -199,11 +199,44 @@ async def test_a_broken_connection_gets_nothing() -> None:
         await stream.aclose()
 
 
-async def test_a_head_over_the_bound_of_hypercorn_is_its_to_refuse() -> None:
+@pytest.mark.parametrize("path", ["/sse", "/"])
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
+@pytest.mark.parametrize(
+    ("fields", "size", "too_large"),
+    [
+        (MAX_FIELDS, 1, False),
+        (MAX_FIELDS + 1, 1, True),
+        (12_800, 1, True),
+        (2, 15_000, False),
+        (2, 17_000, True),
+    ],
+)
+@pytest.mark.parametrize("complete", [True, False])
+async def test_a_head_beyond_the_bounds_is_refused_however_it_comes(
+    path: str, line_end: bytes, fields: int, size: int, too_large: bool, complete: bool
+) -> None:
+    lines = [f"GET {path} HTTP/1.1".encode(), b"Host: x", *[b"a: %b" % (b"b" * size)] * (fields - 1), b""]
+    head = line_end.join(lines)
+    answer = await ask(head[:40], head[40:] + (line_end if complete else b""))
+    if too_large:
+        assert isinstance(answer, TooLarge)
+        assert answer.answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    elif complete:
+        assert isinstance(answer, StreamRequest if path == "/sse" else OtherRequest)
+    else:
+        assert answer is None
+
+
+async def test_the_bound_of_hypercorn_counts() -> None:
     config = Config()
     config.h11_max_incomplete_size = 100
     answer = await ask(b"GET /sse HTTP/1.1\r\nX: " + b"x" * 200, b"x" * 200, config=config)
-    assert isinstance(answer, OtherRequest)
+    assert isinstance(answer, TooLarge)
+
+
+async def test_a_body_is_no_part_of_the_head() -> None:
+    request = get("/publish", "Content-Length: 40000").replace(b"GET", b"POST") + b"x\n" * 20_000
+    assert isinstance(await ask(request), OtherRequest)
 
 
 @pytest.mark.parametrize("cut", [None, 50, 150])

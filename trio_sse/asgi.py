@@ -10,7 +10,7 @@ import signal
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import sniffio
 import structlog
@@ -22,6 +22,7 @@ from trio_sse.certificates import Certificates, hangup_is_unattended
 from trio_sse.containment import Contained, innermost
 from trio_sse.door import Doors
 from trio_sse.handshake import problem
+from trio_sse.request import bounded_heads
 from trio_sse.routes import ROOT_PATH
 from trio_sse.service import Service, create_app
 from trio_sse.settings import Settings, SettingsError
@@ -127,7 +128,7 @@ class Application:
                 if hangup_is_unattended():
                     await nursery.start(certificates.listen)
                 nursery.start_soon(certificates.watch)
-                with http2.installed(), certificates.installed(), doors.installed():
+                with http2.installed(), bounded_heads(), certificates.installed(), doors.installed():
                     await service(scope, receive_after_connections, send_unless_failed)  # type: ignore[arg-type]
                 nursery.cancel_scope.cancel()
         except Exception as error:
@@ -137,10 +138,27 @@ class Application:
         return failure
 
     async def _respond(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
+        if not _has_target(scope):
+            await _answer(scope, send, 400, "the target of the request is none (RFC 9112, 3.2)")
+            return
         scope = _without_prefix(_without_token(scope), service.settings.root_path)
         # Leaving is enough: the server answers 500, or closes the connection if it has begun to answer.
         with Contained(service.counters, "a request"):
             await service(scope, receive, send)  # type: ignore[arg-type]
+
+
+def _has_target(scope: Scope) -> bool:
+    """Whether the target of a request has one of its forms (RFC 9112, 3.2). Quart fails with others."""
+    path = scope["path"]
+    if path.startswith("/"):
+        return True
+    if path == "*":
+        return bool(scope.get("method") == "OPTIONS")
+    try:
+        parts = urlsplit(path)
+    except ValueError:
+        return False
+    return bool(parts.scheme and parts.netloc)
 
 
 def _without_token(scope: Scope) -> Scope:
@@ -220,7 +238,18 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, reason: str) -> No
     if scope["type"] == "lifespan":
         await receive()
         await send({"type": "lifespan.startup.failed", "message": reason})
-    elif scope["type"] == "http":
-        headers = [(b"content-type", b"application/problem+json")]
-        await send({"type": "http.response.start", "status": 503, "headers": headers})
-        await send({"type": "http.response.body", "body": problem(503, reason)})
+    else:
+        await _answer(scope, send, 503, reason)
+
+
+async def _answer(scope: Scope, send: Send, status: int, detail: str) -> None:
+    if scope["type"] == "http":
+        body = problem(status, detail)
+        headers = [
+            (b"content-type", b"application/problem+json"),
+            (b"content-length", b"%d" % len(body)),
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+    elif scope["type"] == "websocket":
+        await send({"type": "websocket.close"})

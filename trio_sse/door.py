@@ -6,7 +6,9 @@ when the stop begins.
 
 The one room that relies on what Hypercorn does not promise: that `hypercorn.trio.run` and
 `hypercorn.asyncio.run` look the names `TCPServer` and `raise_shutdown` up after the lifespan start-up, await
-what the first returns for every connection, and stop when the second raises.
+what the first returns for every connection, and stop when the second raises; and that from then on they
+accept by `trio.serve_listeners` and `asyncio.start_server`, which is how the server's own listening sockets
+are known from others of the process.
 tests/integration/test_libraries.py tells when that no longer holds.
 """
 
@@ -18,7 +20,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import hypercorn.asyncio.run
 import hypercorn.trio.run
@@ -32,12 +34,13 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import ShutdownError
 
+from trio_sse.accepting import Want, serve_listeners
 from trio_sse.containment import Contained
-from trio_sse.request import OtherRequest, Replayed, StreamRequest, read_request
+from trio_sse.request import OtherRequest, Replayed, StreamRequest, TooLarge, read_request
 from trio_sse.service import Service
-from trio_sse.sockets import listening, widen
-from trio_sse.standing_in import standing_in
-from trio_sse.stream import let_in, serve_stream
+from trio_sse.sockets import MAX_BACKLOG
+from trio_sse.standing_in import standing_in, with_own
+from trio_sse.stream import let_in, refuse, serve_stream
 
 log = structlog.stdlib.get_logger("trio_sse.door")
 
@@ -56,17 +59,25 @@ class Doors:
         self._service = service
         self._open: dict[_Opened, trio.CancelScope | None] = {}
         self._one_left = trio.Event()
-        self._accepting = trio.CancelScope()
+        self._servers: list[_AsyncioServer] = []
         self._context_on_trio: WorkerContext | None = None
+        self._want = Want()
+        self._outage = service.settings.write_timeout_seconds
+        self._enter_on_trio: Callable[[trio.SocketStream], Awaitable[None]] | None = None
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Stand in Hypercorn's place for `TCPServer` and `raise_shutdown` while the service is up."""
         doors = {
-            hypercorn.trio.run: {"TCPServer": self.enter, "raise_shutdown": self._raise_shutdown},
+            hypercorn.trio.run: {
+                "TCPServer": self.enter,
+                "raise_shutdown": self._raise_shutdown,
+                "trio": with_own(trio, serve_listeners=self._serve_listeners),
+            },
             hypercorn.asyncio.run: {
                 "TCPServer": self.enter_asyncio,
                 "raise_shutdown": self._raise_shutdown_asyncio,
+                "asyncio": with_own(asyncio, start_server=self._start_server),
             },
         }
         if not all(name in vars(module) for module, names in doors.items() for name in names):
@@ -89,6 +100,49 @@ class Doors:
         await loop.trio_as_future(after, trio_asyncio.aio_as_trio(trigger, loop=loop))
         raise ShutdownError
 
+    async def _serve_listeners(
+        self, handler: Any, listeners: list[Any], *, handler_nursery: trio.Nursery
+    ) -> NoReturn:
+        await serve_listeners(
+            handler, listeners, outage=self._outage, want=self._want, handler_nursery=handler_nursery
+        )
+
+    async def _start_server(
+        self, callback: Any, *, sock: socket.socket, ssl: Any = None,
+        ssl_handshake_timeout: float | None = None, **_: Any,
+    ) -> _AsyncioServer:  # fmt: skip
+        """Accept by Trio in asyncio's place, which logs a hundred tracebacks a second out of descriptors."""
+        loop: Any = asyncio.get_running_loop()
+        secure = {} if ssl is None else {"ssl": ssl, "ssl_handshake_timeout": ssl_handshake_timeout}
+
+        async def accept(stream: trio.SocketStream) -> None:
+            if self._enter_on_trio is not None and ssl is None:
+                await self._enter_on_trio(stream)
+                return
+            accepted = socket.socket(fileno=stream.socket.detach())
+            hand_over = partial(
+                loop.connect_accepted_socket,
+                lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=loop), callback, loop=loop),
+                accepted,
+                **secure,
+            )
+            with contextlib.suppress(OSError):  # the handshake failed
+                await trio_asyncio.aio_as_trio(hand_over, loop=loop)()
+
+        sock.listen(MAX_BACKLOG)
+        sock.setblocking(False)
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+        server = _AsyncioServer()
+        self._servers.append(server)
+        nursery = self._service.nursery
+
+        @nursery.start_soon
+        async def serve() -> None:
+            with server.accepting:
+                await self._serve_listeners(accept, [listener], handler_nursery=nursery)
+
+        return server
+
     async def enter(
         self, app: Any, config: Config, context: Any, state: Any, stream: Any, received: bytes = b""
     ) -> None:
@@ -99,14 +153,11 @@ class Doors:
         if self._context_on_trio is None:
             self._context_on_trio = context
             self._watch_stop(context.terminated.wait)
-            for _, listener in listening():
-                with listener:
-                    widen(listener, self._service.settings.write_timeout_seconds)
         with _Entered(self, stream):
             if not isinstance(stream, trio.SocketStream):
                 await TrioTCPServer(app, config, context, state, stream).run()
                 return
-            request: StreamRequest | OtherRequest | None = OtherRequest(received)
+            request: StreamRequest | OtherRequest | TooLarge | None = OtherRequest(received)
             if self._service.settings.door:
                 request = await read_request(stream, received, config, self._service.settings)
             if isinstance(request, StreamRequest):
@@ -115,6 +166,8 @@ class Doors:
                 del request  # a browser's header fields, which the stream does not need: see Opening
                 if opening is not None:
                     await serve_stream(self._service, opening, stream)
+            elif isinstance(request, TooLarge):
+                await refuse(request.answer, stream, self._outage)
             elif request is not None:
                 with trio.CancelScope() as scope:
                     self._open[stream] = scope
@@ -127,19 +180,18 @@ class Doors:
     ) -> None:  # fmt: skip
         """One connection under Hypercorn's asyncio worker, whose loop runs on Trio: its socket moves there.
 
-        The first one takes the listening sockets along, so that what comes later is accepted by Trio, which
-        spares asyncio's transport, streams and task for each.
+        From the first one on it is known how to enter, and they enter there at once, which spares asyncio's
+        transport, streams and task for each.
         """
-        movable = (
-            self._service.settings.door
-            and config.max_requests is None
-            and writer.get_extra_info("ssl_object") is None
-        )
+        door = self._service.settings.door and config.max_requests is None
+        movable = door and writer.get_extra_info("ssl_object") is None
         if self._context_on_trio is None:
             self._context_on_trio = WorkerContext(None)
             self._watch_stop(trio_asyncio.aio_as_trio(context.terminated.wait, loop=loop))
-            accept = partial(self.enter, app, config, self._context_on_trio, ConnectionState(state))
-            self._take_listeners(loop, accept if movable and not config.ssl_enabled else None)
+            if door:
+                self._enter_on_trio = partial(
+                    self.enter, app, config, self._context_on_trio, ConnectionState(state)
+                )
         with _Entered(self, writer):
             if not movable:
                 await AsyncioTCPServer(app, loop, config, context, state, reader, writer).run()
@@ -148,24 +200,6 @@ class Doors:
             await loop.trio_as_future(
                 self.enter, app, config, self._context_on_trio, ConnectionState(state), stream, received
             )
-
-    def _take_listeners(self, loop: Any, accept: Callable[[Any], Awaitable[None]] | None) -> None:
-        listeners = []
-        for fd, listener in listening():
-            widen(listener, self._service.settings.write_timeout_seconds)
-            if accept is None:
-                listener.close()
-                continue
-            loop.remove_reader(fd)
-            listener.setblocking(False)
-            listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(listener)))
-        if accept is not None:
-            nursery = self._service.nursery
-            nursery.start_soon(self._accept, accept, listeners)
-
-    async def _accept(self, accept: Callable[[Any], Awaitable[None]], listeners: list[Any]) -> None:
-        with self._accepting:
-            await trio.serve_listeners(accept, listeners, handler_nursery=self._service.nursery)
 
     def _watch_stop(self, wait: Callable[[], Awaitable[Any]]) -> None:
         self._service.nursery.start_soon(self._stop, wait)
@@ -182,7 +216,8 @@ class Doors:
 
     async def finish(self) -> None:
         """End all connections: streams at once, others after STOP_GRACE_SECONDS, however they wait."""
-        self._accepting.cancel()
+        for server in self._servers:
+            server.close()
         self._service.hub.close()
         with trio.move_on_after(STOP_GRACE_SECONDS):
             while self._open:
@@ -192,6 +227,19 @@ class Doors:
             _cut(opened)
             if scope is not None:
                 scope.cancel()
+
+
+class _AsyncioServer:
+    """What Hypercorn closes in the end, in the place of an asyncio.Server."""
+
+    def __init__(self) -> None:
+        self.accepting = trio.CancelScope()
+
+    def close(self) -> None:
+        self.accepting.cancel()
+
+    async def wait_closed(self) -> None:
+        """There is nothing to wait for: who has come in is known to Hypercorn."""
 
 
 class _Entered(Contained):

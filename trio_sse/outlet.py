@@ -12,6 +12,7 @@ import trio
 
 from trio_sse import wire
 from trio_sse.batch import Batch
+from trio_sse.sockets import is_unacknowledged
 
 
 class Backlog(Protocol):
@@ -93,9 +94,10 @@ class SocketOutlet:
 
     What the socket does not take at once is written by a task of its own in `nursery`, which exists only
     while there is such a rest, or a replay. A client that takes nothing for `timeout` seconds is cut off, and
-    so is one that has not taken all so long after the end of its stream. The end of the stream cancels
-    `nursery`. Each page of a replay takes one of `turns`, which all connections share, so that a crowd that
-    comes back leaves time for everybody else.
+    so is one that has not taken all so long after the end of its stream; one that cannot be reached is the
+    kernel's to give up (see sockets.KeepAlive). The end of the stream cancels `nursery`. Each page of a
+    replay takes one of `turns`, which all connections share, so that a crowd that comes back leaves time for
+    everybody else.
     """
 
     __slots__ = (
@@ -179,6 +181,8 @@ class SocketOutlet:
                 with trio.move_on_at(until) as patience:
                     await trio.lowlevel.wait_writable(self._fd)
                 if patience.cancelled_caught:
+                    if trio.current_time() < self._deadline and is_unacknowledged(self._fd):
+                        continue
                     abort(self._fd)
                     self._nursery.cancel_scope.cancel()
                     return

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
+from collections.abc import Iterator
 from functools import lru_cache
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h11
+import hypercorn.protocol.h11
 import trio
 from hypercorn.config import Config
 
-from trio_sse.handshake import Asked, Headers, Refused, handshake
+from trio_sse.handshake import Asked, Headers, Refused, handshake, refused
 from trio_sse.settings import Settings
+from trio_sse.standing_in import standing_in, with_own
 
 _READ = 65536
 _PLAIN_BYTES = 8192
+
+MAX_FIELDS = 100
+"""Header fields of one request. Browsers behind proxies send some thirty."""
+
+TOO_LARGE = f"the head of the request is too large, or has more than {MAX_FIELDS} header fields"
 
 
 class StreamRequest(NamedTuple):
@@ -41,6 +50,18 @@ class StreamRequest(NamedTuple):
         return _head(refused.status, headers, self.chunked, self.config, int(time.time())) + body
 
 
+class TooLarge(NamedTuple):
+    """A request whose head is larger than it may be. Nothing of it was looked at."""
+
+    config: Config
+
+    @property
+    def answer(self) -> bytes:
+        """The whole response (RFC 6585, 5)."""
+        refusal = refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, TOO_LARGE, ())
+        return StreamRequest(refusal, True, self.config).refusal(refusal)
+
+
 class OtherRequest(NamedTuple):
     """A request, or what was to become one, for somebody else to answer: the bytes received so far."""
 
@@ -49,12 +70,13 @@ class OtherRequest(NamedTuple):
 
 async def read_request(
     stream: trio.SocketStream, received: bytes, config: Config, settings: Settings
-) -> StreamRequest | OtherRequest | None:
+) -> StreamRequest | OtherRequest | TooLarge | None:
     """Read the first request of a connection, of which `received` came already. None: the client left, or
     was too slow.
 
     Hypercorn's own bounds hold: the head must be complete after `keep_alive_timeout` seconds, and within
-    `h11_max_incomplete_size` bytes. What h11 refuses is Hypercorn's to refuse, in its own words.
+    `h11_max_incomplete_size` bytes; and it may have MAX_FIELDS. What h11 refuses is Hypercorn's to refuse, in
+    its own words.
     """
     fd = stream.socket.fileno()
     deadline = trio.current_time() + config.keep_alive_timeout
@@ -69,6 +91,8 @@ async def read_request(
     data = received
     try:
         while True:
+            if is_too_large(received, config.h11_max_incomplete_size):
+                return TooLarge(config)
             parser.receive_data(data)
             event = parser.next_event()
             if event is not h11.NEED_DATA:
@@ -107,7 +131,7 @@ _Header = tuple[bytes, bytes]
 
 def _plain_request(received: bytes) -> tuple[bytes, bytes, bool, list[_Header]] | None:
     match = _PLAIN.fullmatch(received)
-    if match is None or len(received) > _PLAIN_BYTES:
+    if match is None or len(received) > _PLAIN_BYTES or match[2].count(b"\n") > MAX_FIELDS:
         return None
     headers = []
     hosts = 0
@@ -119,6 +143,40 @@ def _plain_request(received: bytes) -> tuple[bytes, bytes, bool, list[_Header]] 
         hosts += name == b"host"
         headers.append((name, value.strip(b" \t")))
     return (b"GET", match[1], True, headers) if hosts == 1 else None
+
+
+# The empty line that ends a head, as h11 finds it.
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
+
+
+def is_too_large(received: bytes, most: int) -> bool:
+    """Whether what begins a request is more than the head of one may be: `most` bytes and MAX_FIELDS. Looking
+    costs little, whatever it is; taking it apart would cost up to 50 ms of everybody's time."""
+    end = _END_OF_HEAD.search(received[: most + 2])
+    if end is None:
+        return len(received) > most or received.count(b"\n") > MAX_FIELDS + 1
+    return end.start() > most or received.count(b"\n", 0, end.start()) > MAX_FIELDS
+
+
+class BoundedConnection(h11.Connection):
+    """An h11 connection that refuses such a head before it takes it apart. h11's own bound is for heads that
+    are not complete."""
+
+    def __init__(self, our_role: type[h11.SERVER], max_incomplete_event_size: int) -> None:
+        super().__init__(our_role, max_incomplete_event_size)
+        self._most = max_incomplete_event_size
+
+    def next_event(self) -> Any:
+        if self.their_state is h11.IDLE and is_too_large(self.trailing_data[0], self._most):
+            raise h11.RemoteProtocolError(TOO_LARGE, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        return super().next_event()
+
+
+@contextlib.contextmanager
+def bounded_heads() -> Iterator[None]:
+    """Let Hypercorn read requests so: those over TLS, and later ones of a connection, are not read here."""
+    with standing_in(hypercorn.protocol.h11, {"h11": with_own(h11, Connection=BoundedConnection)}):
+        yield
 
 
 async def _read(fd: int, deadline: float) -> bytes:

@@ -21,6 +21,7 @@ from trio_sse.metrics import Counters
 from trio_sse.publisher import Publisher
 from trio_sse.replays import Replays
 from trio_sse.settings import Settings
+from trio_sse.sockets import KeepAlive
 from trio_sse.stopping import Stopping
 from trio_sse.subscriber import Subscriber
 from trio_sse.supervisor import supervise
@@ -42,8 +43,9 @@ class _HTTPConnection(TrioASGIHTTPConnection):
     connection. tests/integration/test_libraries.py tells when this is no longer needed.
 
     With HTTP/2 a client that opens no window holds up a `send` though all is well with TCP. Its response is
-    then ended as a whole one: should it read again, it finds what was sent, and the end, and comes back. One
-    that reads a little now and then has as long for all that is left when its stream ends.
+    then ended as a whole one: should it read again, it finds what was sent, and the end, and comes back. It
+    may be out of reach instead, so it gets the time that those have. One that reads a little now and then has
+    as long for all that is left when its stream ends.
     """
 
     def _create_request_from_scope(self, send: Any) -> Any:
@@ -57,7 +59,8 @@ class _HTTPConnection(TrioASGIHTTPConnection):
 
     async def _send_response(self, send: Any, response: Any) -> None:
         settings: Settings = self.app.settings  # type: ignore[attr-defined]
-        patience = settings.write_timeout_seconds if self.scope["http_version"] == "2" else math.inf
+        http2 = self.scope["http_version"] == "2"
+        patience = KeepAlive(settings.write_timeout_seconds).give_up if http2 else math.inf
 
         async def send_in_time(message: Any) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body"):

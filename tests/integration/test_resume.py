@@ -192,7 +192,7 @@ async def test_the_end_of_a_long_life_costs_nothing(start: Services) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 async def test_one_who_waits_for_redis_hears_heartbeats(start: Services, variant: Variant) -> None:
-    """A proxy that has waited for a minute would end the connection, and the client come back for it."""
+    """A proxy that has waited for a minute would end the connection, again and again."""
     with breakable(started=False) as valkey:
         service = start(
             variant, ready="/healthz", redis_port=valkey.port,
