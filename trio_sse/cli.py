@@ -21,7 +21,7 @@ import hypercorn.trio
 import trio
 from hypercorn.config import Config
 
-from trio_sse import __version__, check, embedded, logs, standard_streams
+from trio_sse import __version__, check, embedded, logs, redis_url, standard_streams
 from trio_sse.asgi import Application
 from trio_sse.gate import Gate
 from trio_sse.listening import ListenError, listening, place, urls
@@ -104,6 +104,10 @@ def check_command(**options: str | None) -> None:
 
 
 def _settings(options: dict[str, str | None]) -> Settings:
+    if redis_url.has_secret(options.get("redis_url") or ""):
+        _fail(
+            "--redis-url with a password shows in the process list: set REDIS_URL in the environment instead"
+        )
     given = {_variable(option): value for option, value in options.items() if value is not None}
     # An option comes before the environment, in whichever of its two ways that has the setting.
     for name in given:

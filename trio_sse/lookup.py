@@ -60,7 +60,7 @@ class Lookup:
         asked = self._replays.asked
         while True:
             await asked.wait()
-            async with connected(self._settings) as redis:
+            async with connected(self._settings, database=True) as redis:
                 while asked.is_set():
                     await self._answer_those_that_ask(redis, place)
                     try:

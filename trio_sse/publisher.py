@@ -12,7 +12,8 @@ from redis.exceptions import ResponseError
 
 from trio_sse.hub import Hub
 from trio_sse.receipts import Receipt
-from trio_sse.redis_link import ERRORS, advice, answer_within, call, connected
+from trio_sse.redis_errors import ReplicaError, advice
+from trio_sse.redis_link import ERRORS, answer_within, call, connected, replicates
 from trio_sse.settings import Settings
 from trio_sse.subscriber import Subscriber
 
@@ -118,8 +119,8 @@ class Publisher:
         try:
             answer: tuple[bool, str] = await send(payloads, key)
         except ERRORS as error:
-            text = f"Redis at {self._settings.redis_address}: {advice(error)}"
-            raise UnavailableError(text, unsure=not isinstance(error, ResponseError)) from None
+            text = f"Redis at {self._settings.redis_address}: {advice(error, self._settings)}"
+            raise UnavailableError(text, unsure=not isinstance(error, ResponseError | ReplicaError)) from None
         return answer
 
     async def _evaluate(self, payloads: Sequence[bytes], key: str | None) -> tuple[bool, str]:
@@ -128,7 +129,10 @@ class Publisher:
         if settings.redis_stream is not None:
             kind, target = "stream", settings.redis_stream
         keys = [] if key is None else [_redis_key(target, key)]
-        async with connected(settings) as redis, answer_within(ANSWER_SECONDS):
+        in_database = kind == "stream" or key is not None
+        async with connected(settings, database=in_database) as redis, answer_within(ANSWER_SECONDS):
+            if (master := await replicates(redis)) is not None:
+                raise ReplicaError(master)
             repeated, told = await call(
                 redis, "EVAL", _SCRIPT, len(keys), *keys, kind, target, settings.stream_length,
                 _fingerprint(payloads), IDEMPOTENCY_SECONDS, *payloads,

@@ -1,17 +1,20 @@
-"""A connection to Redis: where it is, how to log in, what its errors mean. asyncio only."""
+"""A connection to Redis, by way of Sentinels if there are any. asyncio only."""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
+import contextlib
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from redis.asyncio import Connection, ConnectionPool
+from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
+from trio_sse.redis_errors import NoMasterError, of_sentinel, text_of
+from trio_sse.redis_url import RedisServer
 from trio_sse.settings import Settings
 
 ERRORS = (RedisError, OSError)
@@ -25,24 +28,30 @@ SENTINEL_SECONDS = 1.0
 
 
 class connected:  # noqa: N801  used as `async with connected(settings) as redis`
-    """A connection of its own to Redis: authenticated, database selected. Raises one of ERRORS.
+    """A connection of its own to Redis: authenticated, and with `database` in REDIS_MAIN_DB. Raises one of
+    ERRORS.
 
     With Sentinels, they are asked each time where the master is. The connection is closed on leaving,
     without waiting for the other side.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, database: bool = False) -> None:
         self._settings = settings
+        self._database = database
         self._connection: Connection | None = None
 
     async def __aenter__(self) -> Connection:
-        address = await _master(self._settings) if self._settings.redis_sentinels else None
-        self._connection = _connection(self._settings, address)
+        settings = self._settings
         try:
-            async with answer_within(CONNECT_SECONDS):
-                await self._connection.connect()  # type: ignore[no-untyped-call]
-                if address is not None:
-                    await _check_master(self._connection, address)
+            if settings.redis_sentinels:
+                self._connection = await _connect_to_master(settings)
+            else:
+                self._connection = _connection(settings.redis_server)
+                async with answer_within(CONNECT_SECONDS):
+                    await self._connection.connect()  # type: ignore[no-untyped-call]
+            if self._database:
+                async with answer_within(CONNECT_SECONDS):
+                    await _select(self._connection, settings)
         except BaseException:
             await self.__aexit__()
             raise
@@ -53,14 +62,26 @@ class connected:  # noqa: N801  used as `async with connected(settings) as redis
             await self._connection.disconnect(nowait=True)
 
 
-async def _check_master(redis: Connection, address: tuple[str, int]) -> None:
-    if (await call(redis, "ROLE"))[0] != b"master":
-        raise ConnectionError(f"{address[0]}:{address[1]} is no master any more")
+async def _select(redis: Connection, settings: Settings) -> None:
+    """A channel has no database, and clusters and many hosted Redis have only number 0: the others are
+    selected only by those who need one."""
+    database = settings.redis_database
+    if database == 0:
+        return
+    try:
+        await call(redis, "SELECT", database)
+    except ResponseError as error:
+        # Nobody chose number 1, and where there is none, 0 is the only one there is.
+        if settings.redis_database_is_chosen or type(error) is not ResponseError:
+            raise
+    else:
+        redis.db = database
 
 
 async def call(redis: Connection, *command: str | int | bytes) -> Any:
-    """One command and its answer, as bytes. Raises one of ERRORS."""
-    await redis.send_command(*command)
+    """One command and its answer, as bytes; without a command the next answer. Raises one of ERRORS."""
+    if command:
+        await redis.send_command(*command)
     return await redis.read_response(disable_decoding=True)
 
 
@@ -83,31 +104,73 @@ class answer_within:  # noqa: N801  used as `async with answer_within(5)`
             raise TimeoutError(f"no answer for {self._seconds:g} s") from None
 
 
-async def _master(settings: Settings) -> tuple[str, int]:
-    """Where the Sentinels say that the master is: the first that answers counts."""
-    errors = []
-    for address in settings.redis_sentinels:
-        host, _, port = address.rpartition(":")
-        password = settings.redis_sentinel_password
-        sentinel = Connection(
-            host=host.strip("[]"),
-            port=int(port),
-            password=password.get_secret_value() if password else None,
-            **_COMMON,
-        )
+async def _connect_to_master(settings: Settings) -> Connection:
+    """Ask one Sentinel after the other, until one leads to a server that says itself that it is the master.
+
+    redis-py's `Sentinel` asks the next only where one does not answer: a Sentinel that still names the old
+    master, which is gone or a replica by now, would be believed.
+    """
+    told, tried = [], set()
+    refused: RedisError | None = None
+    for sentinel in settings.sentinel_servers:
         try:
-            async with answer_within(SENTINEL_SECONDS):
-                await sentinel.connect()  # type: ignore[no-untyped-call]
-                master = settings.redis_sentinel_master
-                found = await call(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", master)
-            if found is not None:
-                return found[0].decode(), int(found[1])
-            errors.append(f"{address} knows no master {master!r}")
+            address = await _ask_sentinel(sentinel, settings.redis_sentinel_master)
         except ERRORS as error:
-            errors.append(f"{address}: {error}")
-        finally:
-            await sentinel.disconnect(nowait=True)
-    raise ConnectionError("; ".join(errors) + " (REDIS_SENTINELS, REDIS_SENTINEL_MASTER)")
+            told.append(f"{sentinel}: {of_sentinel(error)}")
+            continue
+        if address is None:
+            told.append(f"{sentinel} knows no master {settings.redis_sentinel_master!r}")
+            continue
+        if address in tried:
+            continue
+        tried.add(address)
+        master = replace(settings.redis_server, host=address[0], port=address[1])
+        redis = _connection(master)
+        try:
+            async with answer_within(CONNECT_SECONDS):
+                await redis.connect()  # type: ignore[no-untyped-call]
+                if (await call(redis, "ROLE"))[0] == b"master":
+                    return redis
+            told.append(f"{master} is no master any more, though {sentinel} says so")
+        except ERRORS as error:
+            if isinstance(error, ResponseError | AuthenticationError):
+                refused = error
+            told.append(f"{master}, which {sentinel} names: {text_of(error)}")
+        except BaseException:
+            await redis.disconnect(nowait=True)
+            raise
+        await redis.disconnect(nowait=True)
+    if refused is not None:
+        raise refused
+    raise NoMasterError("; ".join(told) + " (REDIS_SENTINELS, REDIS_SENTINEL_MASTER)")
+
+
+async def _ask_sentinel(sentinel: RedisServer, name: str) -> tuple[str, int] | None:
+    """Where this Sentinel says that the master is. None if it knows none of this name."""
+    redis = _connection(sentinel)
+    try:
+        async with answer_within(SENTINEL_SECONDS):
+            await redis.connect()  # type: ignore[no-untyped-call]
+            found = await call(redis, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
+    finally:
+        await redis.disconnect(nowait=True)
+    return None if found is None else (found[0].decode(), int(found[1]))
+
+
+async def replicates(redis: Connection) -> str | None:
+    """The master's address if this server is a replica, on which a message that is published reaches only its
+    own subscribers; in a cluster it reaches those of all nodes. None for a master, and where it is not said:
+    ROLE may be forbidden, and hosted ones and proxies may not know it."""
+    try:
+        role = await call(redis, "ROLE")
+        if role[0] not in (b"slave", b"replica"):
+            return None
+        with contextlib.suppress(ResponseError):
+            if b"cluster_enabled:1" in await call(redis, "INFO", "cluster"):
+                return None
+    except ResponseError:
+        return None
+    return f"{role[1].decode()}:{role[2]}"
 
 
 # RESP 2: the same replies from every Redis and Valkey since 2.0.
@@ -118,45 +181,22 @@ _COMMON: dict[str, Any] = {
     "socket_connect_timeout": None,
     "socket_timeout": None,
     "retry": Retry(NoBackoff(), 0),  # the subscriber retries itself, and tells
+    # Without CLIENT SETINFO, whose errors redis-py swallows: a Redis in protected mode answers to the first
+    # command why it refuses, and closes.
+    "driver_info": None,
 }
 
 
-def _connection(settings: Settings, master: tuple[str, int] | None) -> Connection:
-    if settings.redis_url is not None and master is None:
-        pool = ConnectionPool.from_url(settings.redis_url.get_secret_value(), **_COMMON)
-    else:
-        host, port = master or (settings.redis_host, settings.redis_port)
-        password = settings.redis_password
-        pool = ConnectionPool(
-            host=host,
-            port=port,
-            db=settings.redis_main_db,
-            username=settings.redis_username,
-            password=password.get_secret_value() if password else None,
-            **_COMMON,
-        )
-    connection: Connection = pool.make_connection()  # type: ignore[no-untyped-call]
-    return connection
-
-
-def advice(error: BaseException) -> str:
-    """An error from Redis as one line that names the setting to look at."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    lower = text.lower()
-    cause = error.__cause__ or error.__context__ or error
-    if isinstance(error, AuthenticationError) or "noauth" in lower or "wrongpass" in lower:
-        return f"{text} (REDIS_USERNAME, REDIS_PASSWORD)"
-    if "noperm" in lower or "no permissions" in lower:
-        return (
-            f"{text} (the ACL of REDIS_USERNAME, for SSE_REDIS_CHANNEL, SSE_REDIS_STREAM and POST /publish: "
-            "see docs/security.md)"
-        )
-    if "wrongtype" in lower:
-        return f"{text} (SSE_REDIS_STREAM must name a stream, or nothing yet)"
-    if "redis_" in lower:
-        return text
-    if isinstance(error, ResponseError) and "db index" in lower:
-        return f"{text} (REDIS_MAIN_DB)"
-    if isinstance(error, ssl.SSLError) or isinstance(cause, ssl.SSLError) or "ssl" in lower:
-        return f"{text} (REDIS_URL: rediss:// is TLS, redis:// is not)"
-    return f"{text} (REDIS_HOST, REDIS_PORT or REDIS_URL)"
+def _connection(server: RedisServer) -> Connection:
+    common = {
+        "username": server.username,
+        "password": server.password,
+        "client_name": server.client_name,
+        **_COMMON,
+    }
+    if server.path is not None:
+        unix: Connection = UnixDomainSocketConnection(path=server.path, **common)  # type: ignore[assignment]
+        return unix
+    if server.tls is None:
+        return Connection(host=server.host, port=server.port, **common)
+    return SSLConnection(host=server.host, port=server.port, **server.tls, **common)

@@ -47,6 +47,15 @@ _PAGE_POLICY = (
 )
 
 
+_NOT_READY = {
+    "stopping": "stopping",
+    "redis_not_tried": "Redis was not tried yet (redis_not_tried)",
+    "redis_unreachable": "Redis is not reachable (redis_unreachable): the log says why",
+    "redis_refused": "Redis refuses the service (redis_refused): the log says why",
+    "redis_silent": "Redis does not answer (redis_silent)",
+}
+
+
 def _service() -> Service:
     return cast("Service", current_app._get_current_object())  # type: ignore[attr-defined]
 
@@ -147,11 +156,14 @@ async def healthz() -> Response:
 
 @blueprint.get("/readyz")
 async def readyz() -> Response:
-    """200 while messages can arrive, else 503 and the reason. `publish`: whether there is POST /publish."""
+    """200 while messages can arrive, else 503 and the reason, but not where Redis is: anybody may ask. The
+    log has that. `publish`: whether there is POST /publish."""
     service = _service()
     publish = bool(service.settings.publish_token_list)
-    if reason := service.not_ready():
-        return _for_any_page(problem_reply(503, reason, more={"publish": publish}))
+    if service.not_ready():
+        code = service.not_ready_code
+        more = {"code": code, "publish": publish}
+        return _for_any_page(problem_reply(503, _NOT_READY[code], more=more))
     return _for_any_page(
         json_reply(
             {

@@ -115,8 +115,13 @@ class Service(QuartTrio):
         self.config["MAX_CONTENT_LENGTH"] = MAX_BODY
 
     def not_ready(self) -> str | None:
-        """Why the service should be sent no clients now, or None."""
+        """Why the service should be sent no clients now, or None. For the log: it says where Redis is."""
         return "stopping" if self.hub.draining else self.subscriber.problem
+
+    @property
+    def not_ready_code(self) -> str:
+        """The kind of `not_ready()`, for strangers."""
+        return "stopping" if self.hub.draining else self.subscriber.problem_code
 
 
 def create_app(settings: Settings) -> Service:

@@ -6,9 +6,9 @@ import os
 import re
 import ssl
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -19,8 +19,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from trio_sse import environment
+from trio_sse import contradictions, environment, unknown_variables
 from trio_sse.origins import normal_host, normal_origin
+from trio_sse.redis_url import MAX_DATABASE, RedisServer, RedisURLError, parse
 
 UNIX: Literal["unix"] = "unix"
 """Among proxies: whoever connects to a Unix socket of ours."""
@@ -28,7 +29,11 @@ UNIX: Literal["unix"] = "unix"
 Proxy = IPv4Network | IPv6Network | Literal["unix"]
 
 _ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
-_HOST_PORT = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@]+):[0-9]{1,5}")
+_SENTINEL = re.compile(
+    r"(rediss?://)?(\[[0-9a-fA-F:.]+\]|[^\s:/@?#]+)(:[0-9]{1,5})?(\?[^\s,]+)?", re.IGNORECASE
+)
+
+SENTINEL_PORT = 26379
 
 _HEADER_NAME = re.compile(r"[-!#$%&'+.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2, but for *
 
@@ -239,8 +244,8 @@ class Settings(BaseSettings):
     redis_username: str | None = _setting("REDIS_USERNAME", None, "Redis user (ACL)", "a name")
     redis_password: SecretStr | None = _setting("REDIS_PASSWORD", None, "Redis password", "any text")
     redis_main_db: int = _setting(
-        "REDIS_MAIN_DB", 1, "Redis database selected on connecting", "a number from 0 to 65535",
-        ge=0, le=65535,
+        "REDIS_MAIN_DB", 1, "Redis database of stream and idempotency keys; 0 where there is no other",
+        "a number from 0 to 65535", ge=0, le=MAX_DATABASE,
     )  # fmt: skip
     redis_url: SecretStr | None = _setting(
         "REDIS_URL", None, "Redis address, instead of the single settings",
@@ -249,10 +254,13 @@ class Settings(BaseSettings):
 
     redis_sentinels: Annotated[tuple[str, ...], NoDecode] = _setting(
         "REDIS_SENTINELS", (), "Sentinels that know where the master is, instead of host and port",
-        "a comma list of host:port, such as 10.0.0.1:26379,10.0.0.2:26379",
+        "a comma list of host or host:port, with rediss:// in front for TLS, such as 10.0.0.1,rediss://10.0.0.2:26380",
     )  # fmt: skip
     redis_sentinel_master: str = _setting(
         "REDIS_SENTINEL_MASTER", "mymaster", "the master's name there", "a name", min_length=1
+    )
+    redis_sentinel_username: str | None = _setting(
+        "REDIS_SENTINEL_USERNAME", None, "user of the Sentinels (ACL)", "a name"
     )
     redis_sentinel_password: SecretStr | None = _setting(
         "REDIS_SENTINEL_PASSWORD", None, "password of the Sentinels", "any text"
@@ -283,8 +291,10 @@ class Settings(BaseSettings):
     def _sentinels(cls, value: Any) -> Any:
         if isinstance(value, str):
             value = tuple(_listed(value))
-        if not all(_HOST_PORT.fullmatch(address) for address in value):
-            raise ValueError("not a list of host:port")
+        if not all(_SENTINEL.fullmatch(address) for address in value):
+            raise ValueError("not a list of hosts")
+        for address in value:
+            _sentinel(address)
         return value
 
     @field_validator("trusted_proxies", mode="before")
@@ -334,16 +344,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return None
-        parts = urlsplit(value.get_secret_value())
-        if parts.scheme not in ("redis", "rediss", "unix"):
-            raise ValueError("unknown scheme")
-        if parts.scheme == "unix":
-            if not parts.path:
-                raise ValueError("no path")
-        elif not parts.hostname or parts.port == 0 or not re.fullmatch(r"/?\d*", parts.path):
-            raise ValueError("no host, or a wrong port or database")
+        if value is not None:
+            parse(value.get_secret_value(), host_needed=False)
         return value
 
     @field_validator("*", mode="before")  # the last one defined is the first one asked
@@ -380,16 +382,51 @@ class Settings(BaseSettings):
         return tuple(_listed(value))
 
     @property
+    def redis_server(self) -> RedisServer:
+        """Where Redis is and how to get in. With Sentinels, the address is theirs to tell."""
+        if self.redis_url is not None:
+            return parse(self.redis_url.get_secret_value(), host_needed=False)
+        password = self.redis_password
+        return RedisServer(
+            host=self.redis_host,
+            port=self.redis_port,
+            username=self.redis_username,
+            password=password.get_secret_value() if password else None,
+            database=self.redis_main_db if self.redis_database_is_chosen else None,
+        )
+
+    @property
+    def sentinel_servers(self) -> tuple[RedisServer, ...]:
+        """The Sentinels. Those with TLS and no options of their own take those of REDIS_URL."""
+        password = self.redis_sentinel_password
+        common = self.redis_server.tls
+        found = (_sentinel(address) for address in self.redis_sentinels)
+        return tuple(
+            replace(
+                one,
+                username=self.redis_sentinel_username,
+                password=password.get_secret_value() if password else None,
+                tls=(one.tls or common or {}) if one.tls is not None else None,
+            )
+            for one in found
+        )
+
+    @property
+    def redis_database(self) -> int:
+        """The database of the stream and of idempotency keys."""
+        return (self.redis_server.database or 0) if self.redis_url is not None else self.redis_main_db
+
+    @property
+    def redis_database_is_chosen(self) -> bool:
+        """Whether the operator said which, so that no other will do."""
+        return self.redis_url is not None or "redis_main_db" in self.model_fields_set
+
+    @property
     def redis_address(self) -> str:
         """Where Redis is expected, for messages: never with a password."""
         if self.redis_sentinels:
             return f"{self.redis_sentinel_master} (REDIS_SENTINELS)"
-        if self.redis_url is None:
-            return f"{self.redis_host}:{self.redis_port}"
-        parts = urlsplit(self.redis_url.get_secret_value())
-        if parts.scheme == "unix":
-            return parts.path
-        return f"{parts.hostname}:{parts.port or 6379}"
+        return str(self.redis_server)
 
     @classmethod
     def load(cls, **overrides: Any) -> Settings:
@@ -401,9 +438,9 @@ class Settings(BaseSettings):
             settings = cls(**overrides)
         except ValidationError as error:
             raise SettingsError([_line(cls, mistake) for mistake in error.errors()]) from None
-        if lines := list(_contradictions(settings)):
+        if lines := [*_contradictions(settings), *contradictions.of_redis(settings, os.environ)]:
             raise SettingsError(lines)
-        settings._notices = tuple(_found(cls).notices)
+        settings._notices = (*_found(cls).notices, *_remarks(settings))
         return settings
 
 
@@ -436,9 +473,26 @@ def is_secret(field: FieldInfo) -> bool:
     return "SecretStr" in str(field.annotation)
 
 
+def _sentinel(address: str) -> RedisServer:
+    """One of REDIS_SENTINELS. Raises RedisURLError."""
+    server = parse(address if "://" in address else f"redis://{address}", default_port=SENTINEL_PORT)
+    if server.username or server.password or server.database is not None:
+        raise RedisURLError("user and password are REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD")
+    return server
+
+
 def env_name(field: str) -> str:
     """The environment variable of a field: `env_name("port") == "SSE_PORT"`."""
     return str(Settings.model_fields[field].validation_alias)
+
+
+def _remarks(settings: Settings) -> list[str]:
+    """What has no effect and does no harm, and what the environment has that is no setting."""
+    names = {env_name(field) for field in Settings.model_fields}
+    return [
+        *contradictions.remarks(settings, os.environ),
+        *unknown_variables.unknown(os.environ, names),
+    ]
 
 
 _JWT = frozenset(name for name in Settings.model_fields if name.startswith("jwt_"))
@@ -486,9 +540,12 @@ def _line(cls: type[Settings], mistake: Any) -> str:
     extra = field.json_schema_extra
     accepts = extra["accepts"] if isinstance(extra, dict) else ""
     found, own = mistake["input"], env_name(name)
-    shown = "(hidden)" if is_secret(field) else repr(getattr(found, "text", found))[:80]
+    hidden = is_secret(field) or "password=" in str(found)
+    shown = "(hidden)" if hidden else repr(getattr(found, "text", found))[:80]
     if not isinstance(found, environment.Refused):
-        return f"{own}={shown} is not accepted. Accepted: {accepts}."
+        error = mistake.get("ctx", {}).get("error")
+        why = f": {error}" if isinstance(error, RedisURLError) and str(error) else ""
+        return f"{own}={shown} is not accepted{why}. Accepted: {accepts}."
     if found.name is not None:  # a path, which hides nothing
         return f"{found.name}={found.text[:200]!r} is not accepted: {found.reason}."
     return f"{own}={shown} is not accepted: {found.reason}. Accepted: {accepts}."

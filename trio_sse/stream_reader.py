@@ -50,7 +50,7 @@ class StreamReader:
         self._pace = Pace()
 
     async def __aenter__(self) -> None:
-        self._link = connected(self._settings)
+        self._link = connected(self._settings, database=True)
         self._redis = await self._link.__aenter__()
         try:
             await self._find_place()

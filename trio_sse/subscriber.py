@@ -15,7 +15,8 @@ from redis.asyncio import Connection
 from trio_sse import messages
 from trio_sse.hub import MAX_PENDING_BYTES, Hub
 from trio_sse.positions import StreamId
-from trio_sse.redis_link import CONNECT_SECONDS, ERRORS, advice, answer_within, connected
+from trio_sse.redis_errors import advice, is_refusal
+from trio_sse.redis_link import CONNECT_SECONDS, ERRORS, answer_within, connected, replicates
 from trio_sse.replays import Replays
 from trio_sse.settings import Settings
 from trio_sse.stream_reader import StreamReader
@@ -49,6 +50,7 @@ class Subscriber:
         self._pong_seconds = pong_seconds
         self._subscribed = False
         self._problem = "Redis: not connected yet"
+        self._code = "redis_not_tried"
         self._ever_tried = False
         self.loop: asyncio.AbstractEventLoop | None = None
         """Where redis-py runs, while the subscriber does."""
@@ -59,13 +61,18 @@ class Subscriber:
 
     @property
     def problem(self) -> str | None:
-        """Why no messages can arrive now, or None when all is well."""
+        """Why no messages can arrive now, or None when all is well. For the log: it says where Redis is."""
         if not self._subscribed:
             return self._problem
         silence = trio.current_time() - self._last_answer
         if silence > SILENCE_SECONDS:
             return f"Redis at {self._settings.redis_address} has not answered for {silence:.0f} s"
         return None
+
+    @property
+    def problem_code(self) -> str:
+        """The kind of `problem`, for strangers."""
+        return "redis_silent" if self._subscribed else self._code
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Subscribe, read, and on any of ERRORS begin again, until cancelled.
@@ -113,11 +120,18 @@ class Subscriber:
     async def _subscribe(self, redis: Connection) -> None:
         channel = self._settings.redis_channel
         async with answer_within(CONNECT_SECONDS):
+            master = await replicates(redis)
             await redis.send_command("SUBSCRIBE", channel)
             await redis.read_response()
         self._last_answer = trio.current_time()
         self._subscribed = True
         log.info("subscribed to Redis", redis=self._settings.redis_address, channel=channel)
+        if master is not None:
+            log.warning(
+                "Redis is a replica: what is published at it, and not at its master, reaches only its own "
+                "subscribers, and POST /publish is refused",
+                redis=self._settings.redis_address, master=master,
+            )  # fmt: skip
         if self._ever_tried:
             # Nobody knows what was published while we were away, so everybody is told. With a stream, that
             # concerns those only who use the channel as well.
@@ -127,12 +141,13 @@ class Subscriber:
 
     def _lost(self, error: BaseException) -> None:
         """Note why, and say so if that is news: one line per change of state, not per try."""
-        problem = f"Redis at {self._settings.redis_address}: {advice(error)}"
+        problem = f"Redis at {self._settings.redis_address}: {advice(error, self._settings)}"
         if self._subscribed or problem != self._problem:
             lost = self._subscribed
             log.warning("lost Redis, trying again" if lost else "no Redis, trying again", problem=problem)
         self._subscribed = False
         self._problem = problem
+        self._code = "redis_refused" if is_refusal(error) else "redis_unreachable"
 
     async def _read_and_ping(self, redis: Connection) -> None:
         async with asyncio.TaskGroup() as tasks:

@@ -247,7 +247,7 @@ def test_redis_away_is_shown(start: Services, open_page: Open) -> None:
         page = open_page(start(redis_port=valkey.port, ready="/healthz"))
         stream = page.connect("1")
         is_open(stream)
-        expect(stream.get_by_test_id("notice")).to_contain_text("REDIS_HOST")
+        expect(stream.get_by_test_id("notice")).to_contain_text("redis_unreachable")
         page.check(errors_expected=True)
 
 

@@ -44,7 +44,8 @@ def test_no_embedded_valkey_where_a_redis_is_configured(start: Services, setting
     value = "127.0.0.1" if setting == "REDIS_HOST" else f"redis://127.0.0.1:{port}"
     other: dict[str, None] = {} if setting == "REDIS_HOST" else {"REDIS_HOST": None}
     service = start(TRIO_SSE, **{"redis_port": port, "ready": "/healthz", setting: value, **other})  # type: ignore[arg-type]
-    assert setting in service.get("/readyz").json["detail"]
+    assert setting in service.log
+    assert "redis_unreachable" in service.get("/readyz").json["detail"]
     assert not is_answering(port)
 
 

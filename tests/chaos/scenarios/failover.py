@@ -109,9 +109,7 @@ async def failover(bench: Bench) -> None:
     cluster = Cluster(bench)
     await cluster.start()
     bench.redis = cluster.redis[0]
-    await bench.start_service(
-        {"REDIS_SENTINELS": cluster.addresses, "REDIS_SENTINEL_MASTER": MASTER, "REDIS_HOST": "192.0.2.1"}
-    )
+    await bench.start_service({"REDIS_SENTINELS": cluster.addresses, "REDIS_SENTINEL_MASTER": MASTER})
     bench.open_ledger(20)
     await bench.start_clients(bench.to(bench.services[0].port))
     await bench.start_publisher(Publisher(bench.ledger, cluster.where, replicas=1), 200)

@@ -82,7 +82,7 @@ async def redis_locked(bench: Bench) -> None:
         await bench.redis.kill()
         bench.redis.options["requirepass"] = "another"
         await bench.redis.start()
-        while "REDIS_PASSWORD" not in bench.services[0].get("/readyz").body.decode():
+        while "redis_refused" not in bench.services[0].get("/readyz").body.decode():
             await trio.sleep(0.05)
         await bench.traffic(0.3)
         await bench.redis.ask("CONFIG", "SET", "requirepass", "right", password="another")

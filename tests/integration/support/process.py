@@ -203,11 +203,12 @@ class Services:
     ) -> Service:  # fmt: skip
         redis_port = redis_port or self._redis_port
         number = len(self._started)
+        elsewhere = settings.keys() & {"REDIS_URL", "REDIS_SENTINELS"}
         environment: dict[str, str | None] = {
             "SSE_HOST": "127.0.0.1",
             "SSE_PORT": str(port),
-            "REDIS_HOST": "127.0.0.1",
-            "REDIS_PORT": str(redis_port),
+            "REDIS_HOST": None if elsewhere else "127.0.0.1",
+            "REDIS_PORT": None if elsewhere else str(redis_port),
             "SSE_DRAIN_SECONDS": "0",
             "SSE_REDIS_CHANNEL": f"test-{port}-{number}",  # tests share a Valkey, and hear only themselves
             **variant.environment,

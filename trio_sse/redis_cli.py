@@ -1,0 +1,41 @@
+"""The redis-cli command that reaches a Redis (pure)."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from trio_sse.redis_url import RedisServer
+
+
+def command(server: RedisServer, *words: str, password: str) -> str:
+    """A line for a shell that says `words` to that server, in that database. `password`, quoted for the
+    shell, stands in the place of the real one, if there is one."""
+    login = f" -a {password}" if server.password else ""
+    return f"{shlex.join(['redis-cli', *_address(server)])}{login} {shlex.join(words)}"
+
+
+def _address(server: RedisServer) -> Iterator[str]:
+    if server.path is not None:
+        yield from ("-s", server.path)
+    else:
+        yield from ("-h", server.host, "-p", str(server.port))
+    if server.database:
+        yield from ("-n", str(server.database))
+    if server.tls is not None:
+        yield "--tls"
+        if server.tls.get("ssl_cert_reqs") == "none":
+            yield "--insecure"
+        for option, name in _TLS.items():
+            if name in server.tls:
+                yield from (option, server.tls[name])
+    if server.username:
+        yield from ("--user", server.username)
+
+
+_TLS = {
+    "--cacert": "ssl_ca_certs",
+    "--cacertdir": "ssl_ca_path",
+    "--cert": "ssl_certfile",
+    "--key": "ssl_keyfile",
+}

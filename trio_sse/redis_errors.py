@@ -1,0 +1,162 @@
+"""What the errors of Redis, and of the way to it, mean: one line that names what cures them."""
+
+from __future__ import annotations
+
+import ssl
+
+from redis.exceptions import AuthenticationError, InvalidResponse, RedisError, ResponseError
+
+from trio_sse.settings import Settings
+
+
+class NoMasterError(ConnectionError):
+    """No Sentinel led to a master. The text says what each said, and names the settings."""
+
+
+class ReplicaError(RedisError):
+    """What is published at a replica reaches only the subscribers of that replica."""
+
+    def __init__(self, master: str) -> None:
+        super().__init__(
+            f"it is a replica of {master}: what is published there reaches only those subscribed there"
+        )
+
+
+def text_of(error: BaseException) -> str:
+    """The error as one line, with the code that Redis gave it, which redis-py takes off: a MOVED would be
+    `9643 127.0.0.1:7001`."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    code = getattr(error, "status_code", None)
+    text = f"{code} {text}" if code and code != "ERR" and not text.startswith(code) else text
+    if text.startswith("DENIED"):
+        text = text.partition(". ")[0]  # it goes on for 800 letters
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+_LONGEST = 400
+
+_SLOTS = (
+    "SSE_REDIS_STREAM and Idempotency-Keys are in different slots: {where} must name a Redis that is no "
+    "cluster"
+)
+
+# By the code that an error begins with. {where} and {login} are the settings that the operator used.
+_BY_CODE = {
+    "NOAUTH": "{login}",
+    "WRONGPASS": "{login}",
+    "NOPERM": "{login}: the ACL of this user, for SSE_REDIS_CHANNEL, SSE_REDIS_STREAM and POST /publish, see "
+    "docs/security.md",
+    "DENIED": "{login}: it has none, and takes only clients of its own machine; protected-mode in redis.conf",
+    "WRONGTYPE": "SSE_REDIS_STREAM must name a stream, or nothing yet",
+    "MOVED": "{where}: another node of this cluster keeps SSE_REDIS_STREAM, or the Idempotency-Key of a POST "
+    "/publish. A channel without keys works at any node, a stream at the node that keeps it",
+    "ASK": "the cluster is moving SSE_REDIS_STREAM to another node: {where} must name that",
+    "TRYAGAIN": "the cluster is moving keys: it is tried again",
+    "CROSSSLOT": _SLOTS,
+    "CLUSTERDOWN": "the cluster at {where} is not whole: see `redis-cli CLUSTER INFO`",
+    "LOADING": "Redis reads its data and will be there: it is tried again",
+    "MASTERDOWN": "{where} names a replica that has lost its master: name the master",
+    "READONLY": "{where} names a replica: name the master, or REDIS_SENTINELS that know it",
+    "OOM": "Redis has no memory left: its maxmemory; SSE_STREAM_LENGTH bounds the stream",
+    "MISCONF": "Redis cannot write to its disk: see its log; it takes no writes until it can",
+    "NOREPLICAS": "Redis misses replicas: its min-replicas-to-write",
+    "BUSY": "a script keeps Redis busy: `redis-cli SCRIPT KILL`",
+    "NOPROTO": "RESP 2 is spoken here, which every Redis knows: {where}",
+}
+
+# By a part of the text, in lower case, for what Redis calls ERR or nothing, and what the way to it says.
+_BY_TEXT = (
+    ("select is not allowed in cluster mode", "{database}: a cluster has only number 0"),
+    ("db index is out of range", "{database}: this Redis has fewer databases"),
+    ("only 0th database", "{database}: this Redis has only number 0"),
+    ("invalid password", "{login}"),
+    ("without any password configured", "{login}: this Redis has no password, leave it out"),
+    ("wrong number of arguments for 'auth'", "{login}: this Redis is older than 6 and knows no users"),
+    ("max number of clients", "Redis has too many clients: its maxclients"),
+    ("non local key", "another node of this cluster keeps SSE_REDIS_STREAM: {where}"),
+    ("do not hash to the same slot", _SLOTS),
+    ("unknown command", "SSE_REDIS_STREAM takes Redis 5 or newer, POST /publish one with EVAL: {where}"),
+    ("unknown subcommand", "SSE_REDIS_STREAM takes Redis 5 or newer: {where}"),
+    ("hostname mismatch", "{tls}: ssl_check_hostname=false, or a certificate for this name"),
+    ("ip address mismatch", "{tls}: ssl_check_hostname=false, or a certificate for this address"),
+    ("certificate verify failed", "{tls}: ssl_ca_certs=/path/of/the/ca.pem names who signed it"),
+    ("certificate required", "{tls}: ssl_certfile and ssl_keyfile are the client's own"),
+    ("wrong version number", "{tls}: rediss:// is TLS, redis:// is not"),
+    ("record layer failure", "{tls}: rediss:// is TLS, redis:// is not"),
+)  # fmt: skip
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether Redis is there, and does not want us."""
+    return isinstance(error, ResponseError | AuthenticationError) or bool(getattr(error, "status_code", None))
+
+
+def advice(error: BaseException, settings: Settings) -> str:
+    """An error from Redis as one line that names the setting to look at."""
+    text = text_of(error)
+    if isinstance(error, NoMasterError):
+        return text
+    tls = settings.redis_server.tls is not None
+    used = {
+        "perhaps": "; if it wants a certificate of ours, ssl_certfile and ssl_keyfile in REDIS_URL"
+        if tls
+        else "; if it wants TLS, REDIS_URL=rediss://…",
+        "where": _where(settings),
+        "login": _login(settings),
+        "database": "the database in REDIS_URL" if settings.redis_url is not None else "REDIS_MAIN_DB",
+        "tls": "REDIS_URL",
+    }
+    return f"{text} ({_cure(error, text, tls=tls).format(**used)})"
+
+
+def of_sentinel(error: BaseException) -> str:
+    """An error from a Sentinel, likewise."""
+    text = text_of(error)
+    if isinstance(error, AuthenticationError) or text.startswith("NOPERM"):
+        return f"{text} (REDIS_SENTINEL_USERNAME, REDIS_SENTINEL_PASSWORD)"
+    if "unknown command" in text.lower():
+        return "is no Sentinel"
+    if _is_tls(error):
+        return f"{text} (rediss:// in REDIS_SENTINELS is TLS; ssl_ca_certs=… there or in REDIS_URL)"
+    return text
+
+
+def _cure(error: BaseException, text: str, *, tls: bool) -> str:
+    if isinstance(error, ReplicaError):
+        return "{where} must name the master, or REDIS_SENTINELS those who know it"
+    code, lower = text.partition(" ")[0], text.lower()
+    if code in _BY_CODE:
+        return _BY_CODE[code]
+    for part, cure in _BY_TEXT:
+        if part in lower:
+            return cure
+    if isinstance(error, AuthenticationError):
+        return "{login}"
+    if _is_tls(error):
+        return "{tls}: rediss:// is TLS, redis:// is not"
+    if isinstance(error, InvalidResponse) or "protocol error" in lower:
+        return "{where}: what answers there is no Redis, or wants TLS, which is rediss:// in REDIS_URL"
+    if isinstance(error, ResponseError):
+        return "Redis at {where} refuses it"
+    if "closed" in lower or "reset" in lower:
+        return "{where}{perhaps}"
+    if "no answer" in lower and tls:
+        return "{where}: this may be a Redis without TLS, and rediss:// is TLS"
+    return "{where}"
+
+
+def _is_tls(error: BaseException) -> bool:
+    cause = error.__cause__ or error.__context__ or error
+    return isinstance(error, ssl.SSLError) or isinstance(cause, ssl.SSLError) or "ssl" in str(error).lower()
+
+
+def _where(settings: Settings) -> str:
+    if settings.redis_sentinels:
+        return "REDIS_SENTINELS"
+    return "REDIS_HOST, REDIS_PORT or REDIS_URL" if settings.redis_url is None else "REDIS_URL"
+
+
+def _login(settings: Settings) -> str:
+    return (
+        "REDIS_USERNAME, REDIS_PASSWORD" if settings.redis_url is None else "user and password in REDIS_URL"
+    )
