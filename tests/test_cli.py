@@ -332,7 +332,7 @@ def test_a_worker_that_failed_is_not_forgotten(
     monkeypatch.setattr(hypercorn.run, "_join_exited", lambda _processes: next(left))
     monkeypatch.setattr(hypercorn.run, "run", run_workers)
     result = run("--workers", "2", "--host", "127.0.0.1", "--port", "0", REDIS_HOST="127.0.0.1")
-    assert seen == [(2, "trio_sse:app", "trio")]
+    assert seen == [(2, "trio_sse.asgi:worker", "trio")]
     assert result.exit_code == code
 
 

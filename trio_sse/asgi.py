@@ -40,12 +40,19 @@ WRONG_LOOP = "trio_sse runs on Trio: start it with `trio-sse`, or `hypercorn -k 
 
 class Application:
     """Without `settings` they are read from the environment at start-up. `signals` are those that ask for the
-    end and that no server takes."""
+    end and that no server takes. `by_settings`: whether the server, too, was started by them."""
 
-    def __init__(self, settings: Settings | None = None, signals: Iterable[signal.Signals] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        signals: Iterable[signal.Signals] = (),
+        *,
+        by_settings: bool = False,
+    ) -> None:
         self.crashed = False
         """Whether a task of the service failed. The process is then asked to end."""
         self._settings = settings
+        self._by_settings = by_settings or settings is not None
         self._signals = list(signals)
         self._service: Service | None = None
 
@@ -82,7 +89,7 @@ class Application:
         for notice in settings.notices:
             log.warning(notice)
         service.gate.warn_if_open()
-        if self._settings is None and settings.tls_cert is not None:
+        if not self._by_settings and settings.tls_cert is not None:
             log.warning(
                 "SSE_TLS_CERT is for `trio-sse`: this server has options of its own (--certfile, --keyfile)"
             )
@@ -145,6 +152,10 @@ class Application:
         # Leaving is enough: the server answers 500, or closes the connection if it has begun to answer.
         with Contained(service.counters, "a request"):
             await service(scope, receive, send)  # type: ignore[arg-type]
+
+
+worker = Application(by_settings=True)
+"""What the workers of `trio-sse` serve."""
 
 
 def _has_target(scope: Scope) -> bool:

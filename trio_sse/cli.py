@@ -193,7 +193,7 @@ def _serve(settings: Settings, listeners: list[socket.socket]) -> int:
     config.certfile, config.keyfile = settings.tls_cert, settings.tls_key
     config.ssl_handshake_timeout = 10
     config.workers = settings.workers
-    config.application_path = "trio_sse:app"
+    config.application_path = "trio_sse.asgi:worker"
     if settings.workers > 1:
         return _run_workers(config)
     application = Application(settings, signals=(signal.SIGINT, signal.SIGTERM))

@@ -78,10 +78,15 @@ async def test_trio_sse_takes_a_new_certificate_up(
 ) -> None:
     cert, key = certificate(tmp_path)
     service = start(TRIO_SSE, SSE_TLS_CERT=str(cert), SSE_TLS_KEY=str(key), SSE_WORKERS=workers_count)
+    started = int(workers_count)
+    await eventually(
+        lambda: service.log.count("Running on") == started, "all of them have read the first one"
+    )
     before = workers(service)
     await check_renewal(service, tmp_path, [service.process.pid] if signalled else [])
     assert workers(service) == before
-    assert len(before) == int(workers_count)
+    assert len(before) == started
+    assert "options of its own" not in service.log
 
 
 @pytest.mark.parametrize("variant", COMMANDS[1:], ids=str)
