@@ -19,6 +19,8 @@ from hypercorn.trio.worker_context import WorkerContext
 from structlog.testing import capture_logs
 
 from tests.support import PATIENCE_SECONDS, events, exchange, get, process_kept, read, served, settings
+from tests.tokens import ec_key, key_server, token
+from trio_sse import key_set
 from trio_sse.asgi import Application
 from trio_sse.door import Doors
 from trio_sse.handshake import Asked
@@ -273,3 +275,19 @@ async def test_a_target_that_is_none_is_told_so(port: int, target: str) -> None:
 @pytest.mark.parametrize("target", ["http://x/healthz", "/healthz?a", "/healthz?//[", "HTTPS://x:1/healthz"])
 async def test_a_target_may_be_whole(port: int, target: str) -> None:
     assert (await exchange(port, get(target, CLOSE))).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("door", [True, False])
+async def test_whoever_waits_for_keys_does_not_hold_up_the_stop(
+    monkeypatch: pytest.MonkeyPatch, door: bool
+) -> None:
+    monkeypatch.setattr(key_set, "JWKS_TIMEOUT_SECONDS", 3600)
+    with key_server() as keys:
+        keys.may_answer.clear()
+        values = {"auth": "jwt", "jwt_jwks_url": keys.url, "drain_seconds": 0, "door": door}
+        async with served(application(**values)) as port:
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            bearer = f"Authorization: Bearer {token(ec_key(), {'kid': 'one'})}"
+            await stream.send_all(get("/sse", bearer))
+            await trio.to_thread.run_sync(keys.being_asked.wait)
+        await stream.aclose()

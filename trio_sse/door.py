@@ -162,8 +162,14 @@ class Doors:
                 request = await read_request(stream, received, config, self._service.settings)
             if isinstance(request, StreamRequest):
                 await context.mark_request()
-                opening = await let_in(self._service, request, stream)
-                del request  # a browser's header fields, which the stream does not need: see Opening
+                opening = None
+                with (
+                    trio.CancelScope() as scope
+                ):  # it may wait for keys, and the stop does not wait for those
+                    self._open[stream] = scope
+                    opening = await let_in(self._service, request, stream)
+                self._open[stream] = None
+                del scope, request  # a browser's header fields, which the stream does not need: see Opening
                 if opening is not None:
                     await serve_stream(self._service, opening, stream)
             elif isinstance(request, TooLarge):

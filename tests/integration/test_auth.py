@@ -174,7 +174,7 @@ async def test_keys_from_an_address(start: Services) -> None:
                     wrong = bearer(token(ed_key(), {"kid": f"made up {made_up}"}))
                     nursery.start_soon(_refused, service, wrong)
                 nursery.start_soon(_welcome, service, bearer(token(ed_key(), {"kid": "new"}, sub="ann")))
-        assert keys.asked == 2 * len(services)
+        assert keys.asked < 20, "and not one for each"
 
 
 async def _refused(service: Service, headers: dict[str, str]) -> None:
@@ -250,8 +250,8 @@ async def test_a_page_that_is_not_listed_cannot_use_the_cookie(guarded: Service)
         answer = guarded.get("/sse", headers={"Cookie": cookie, **headers})
         assert (answer.status, "SSE_CORS_ORIGINS" in answer.json["detail"]) == (403, True)
     assert await user_of(guarded, Cookie=cookie, Origin=ORIGIN) == "ann"
-    own = f"http://127.0.0.1:{guarded.port}"
-    assert await user_of(guarded, Cookie=cookie, Origin=own, Host=own.partition("//")[2]) == "ann"
+    own = {"Cookie": cookie, "Origin": "https://front.example", "Sec-Fetch-Site": "same-origin"}
+    assert await user_of(guarded, **own) == "ann", "whatever a proxy made of its Host"
 
 
 COOKIE = b'tok="\\015\\012X-Injected: 1"'
@@ -347,7 +347,7 @@ async def test_no_token_is_in_any_line_of_the_log(all_guarded: list[Service], tm
     """The last of this file: tokens have come in every place, right ones and wrong ones."""
     for service in all_guarded:
         for path in (
-            f"/sse?access_token={made()}",
+            f"/sse?access_token={made(exp=1)}",
             f"/nothing?x=y&access_token={made()}",
             f"/?access_token={made()}",
         ):
