@@ -194,10 +194,7 @@ async def test_it_stops_in_time_with_streams_open(
 async def test_streams_asked_for_and_reset_over_and_over_end_their_connection(
     all_secure: list[Service], pair: Pair
 ) -> None:
-    """HTTP/2 rapid reset, CVE-2023-44487: bounded by Hypercorn's `keep_alive_max_requests`, 1,000.
-
-    With Hypercorn's asyncio worker too, which then complains about coroutines of its own.
-    """
+    """HTTP/2 rapid reset, CVE-2023-44487: bounded by `http2_bounds.Waste`."""
     for service in all_secure[:2]:
         async with http2(service.port, str(pair[0])) as beside, http2(service.port, str(pair[0])) as client:
             stream = await beside.get("/sse", cookie("ann"))
