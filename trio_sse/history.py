@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from operator import itemgetter
+from sys import getsizeof
 from typing import Any, Generic, TypeVar
 
 from trio_sse.positions import StreamId, stream_text
@@ -15,8 +16,11 @@ from trio_sse.positions import StreamId, stream_text
 PAGE_BYTES = 65536
 """How much of a replay is made at a time: about what a socket takes at once."""
 
-_ENTRY_BYTES = 300
-"""What an entry costs beside its frame: tuples, its place in the lists, and an index of its own at worst."""
+_ENTRY_BYTES = 290
+"""What an entry costs beside its frame: tuples and its place in the lists."""
+
+_INDEX_BYTES = 240
+"""What it costs beside for each of its users and their id, if they have no index yet."""
 
 
 class History:
@@ -77,7 +81,9 @@ class History:
         """Keep the message numbered last. `users` None: it is everybody's. `age` in seconds."""
         sequence = self.latest
         shelves: tuple[str | None, ...] = (None,) if users is None else users
-        size = len(frame) + _ENTRY_BYTES * len(shelves)
+        size = len(frame) + _ENTRY_BYTES
+        if users is not None:
+            size += sum(map(getsizeof, users)) + _INDEX_BYTES * len(users)
         self._kept.append((sequence, self._clock() + self._seconds - age, shelves, size))
         self._bytes += size
         if stream is not None:
