@@ -339,6 +339,7 @@ def test_received_and_declared_lost_is_what_was_published_in_order_and_once(
         elif action == "catch up":
             reader.client.catch_up()
         else:
+            reader.client.catch_up()
             hub.leave(reader.connection)
             readers.remove(reader)
             owed.pop(id(reader), None)
@@ -346,8 +347,8 @@ def test_received_and_declared_lost_is_what_was_published_in_order_and_once(
     flush()
     hub.close()
     for reader in readers + gone:
-        hub.leave(reader.connection)
         reader.client.catch_up()
+        hub.leave(reader.connection)
         reader.check_account()
     assert (len(hub), hub.users) == (0, [])
     everything = b"".join(reader.client.received for reader in readers + gone)
