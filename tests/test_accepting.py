@@ -20,7 +20,7 @@ class Failing:
 
     def __init__(self, *errors: int) -> None:
         self._errors = list(errors)
-        self._far: trio.socket.SocketType | None = None
+        self._far: list[trio.socket.SocketType] = []
         self.socket = socket.create_server(("127.0.0.1", 0))
 
     async def accept(self) -> Any:
@@ -28,20 +28,22 @@ class Failing:
         if self._errors:
             number = self._errors.pop()
             raise OSError(number, os.strerror(number))
-        near, self._far = trio.socket.socketpair()
+        near, far = trio.socket.socketpair()
+        self._far.append(far)
         return trio.SocketStream(near)
 
     async def aclose(self) -> None:
         self.socket.close()
-        if self._far is not None:
-            self._far.close()
+        for far in self._far:
+            far.close()
 
 
 async def serve(*listeners: Failing) -> None:
     """Until one is accepted."""
     async with trio.open_nursery() as nursery:
 
-        async def accepted(_: Any) -> None:
+        async def accepted(stream: trio.SocketStream) -> None:
+            stream.socket.close()
             nursery.cancel_scope.cancel()
 
         await serve_listeners(accepted, list(listeners), outage=20, want=Want(), handler_nursery=nursery)

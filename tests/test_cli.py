@@ -115,6 +115,7 @@ def test_a_secret_is_no_option_but_its_file_is(loaded: list[Settings], tmp_path:
 
 def test_an_option_comes_before_the_file_of_its_setting(loaded: list[Settings], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("redis://file")
+    del os.environ["REDIS_HOST"]
     run("--redis-url", "redis://option", REDIS_URL_FILE=str(tmp_path / "file"))
     assert loaded[0].redis_address == "option:6379"
 

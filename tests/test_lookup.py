@@ -625,7 +625,7 @@ async def test_of_large_entries_few_are_read_at_a_time(
         await until(lambda: 60 in told(client))
     assert told(client) == ["connected", *range(3, 61)]
     assert max(map(sum, pages)) < 4 * large
-    assert sum(map(len, pages)) > 100
+    assert sum(map(len, pages)) >= 58 + 28  # those of the replay are looked at twice
 
 
 async def test_what_is_too_large_to_be_delivered_is_not_kept_while_memory_is_filled(

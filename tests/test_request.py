@@ -133,6 +133,9 @@ async def test_the_head_of_the_response_is_http_with_the_headers_of_a_stream() -
         "cache-control": "no-store, no-transform",
         "x-accel-buffering": "no",
         "access-control-allow-origin": "*",
+        "cross-origin-resource-policy": "same-origin",
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
         "transfer-encoding": "chunked",
         "connection": "close",
     }
@@ -247,7 +250,7 @@ async def test_the_bound_holds_however_the_head_comes(more: int, allowed: bool, 
     empty = len(get("/sse", "X: "))
     head = get("/sse", "X: " + "x" * (200 - empty + more))
     answer = await ask(*([head] if cut is None else [head[:cut], head[cut:]]), config=config)
-    assert isinstance(answer, StreamRequest if allowed else OtherRequest)
+    assert isinstance(answer, StreamRequest if allowed else TooLarge)
 
 
 async def test_what_hypercorn_was_told_to_look_at_is_left_to_it() -> None:

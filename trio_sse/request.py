@@ -91,7 +91,7 @@ async def read_request(
     data = received
     try:
         while True:
-            if is_too_large(received, config.h11_max_incomplete_size):
+            if is_too_large(received, limit):
                 return TooLarge(config)
             parser.receive_data(data)
             event = parser.next_event()
@@ -102,9 +102,6 @@ async def read_request(
                 return None
             received += data
         if not isinstance(event, h11.Request) or event.http_version not in (b"1.1", b"1.0"):
-            return OtherRequest(received)
-        if len(received) - len(parser.trailing_data[0]) > limit:
-            # h11 counts only what it must keep, and would take a longer head that comes at once.
             return OtherRequest(received)
         if parser.they_are_waiting_for_100_continue:
             return OtherRequest(received)
@@ -152,10 +149,10 @@ _END_OF_HEAD = re.compile(rb"\n\r?\n")
 def is_too_large(received: bytes, most: int) -> bool:
     """Whether what begins a request is more than the head of one may be: `most` bytes and MAX_FIELDS. Looking
     costs little, whatever it is; taking it apart would cost up to 50 ms of everybody's time."""
-    end = _END_OF_HEAD.search(received[: most + 2])
+    end = _END_OF_HEAD.search(received, 0, most)
     if end is None:
         return len(received) > most or received.count(b"\n") > MAX_FIELDS + 1
-    return end.start() > most or received.count(b"\n", 0, end.start()) > MAX_FIELDS
+    return received.count(b"\n", 0, end.start()) > MAX_FIELDS
 
 
 class BoundedConnection(h11.Connection):

@@ -59,8 +59,10 @@ class _HTTPConnection(TrioASGIHTTPConnection):
 
     async def _send_response(self, send: Any, response: Any) -> None:
         settings: Settings = self.app.settings  # type: ignore[attr-defined]
-        http2 = self.scope["http_version"] == "2"
-        patience = KeepAlive(settings.write_timeout_seconds).give_up if http2 else math.inf
+        patience = at_the_end = math.inf
+        if self.scope["http_version"] == "2":
+            at_the_end = settings.write_timeout_seconds
+            patience = KeepAlive(at_the_end).give_up
 
         async def send_in_time(message: Any) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body"):
@@ -68,7 +70,7 @@ class _HTTPConnection(TrioASGIHTTPConnection):
                     await send(message)
                 return
             ended = response.response.ended if isinstance(response.response, routes.StreamBody) else math.inf
-            with trio.move_on_at(min(trio.current_time(), ended) + patience) as sending:
+            with trio.move_on_at(min(trio.current_time() + patience, ended + at_the_end)) as sending:
                 await send(message)
             if sending.cancelled_caught:
                 raise _NoRoomError
