@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import trio
 
-from tests.integration.support.process import Service, Services
-from tests.integration.support.variants import VARIANTS, Variant
-from tests.ports import free_port
+from tests.support.ports import free_port
+from tests.support.process import Service, Services
+from tests.support.variants import VARIANTS, Variant
 from trio_sse import embedded
 
 DEADLINE_SECONDS = 90

@@ -104,7 +104,7 @@ def chaos(session: nox.Session) -> None:
 @in_dev()
 def endurance(session: nox.Session) -> None:
     """Half an hour of clients that come and go: nothing is left of them. `-- 600`: so many seconds."""
-    session.run(DEV, "-m", "tests.integration.support.endurance", *(session.posargs or ["1800"]))
+    session.run(DEV, "-m", "tests.support.endurance", *(session.posargs or ["1800"]))
 
 
 @in_dev()

@@ -15,8 +15,7 @@ import redis
 import trio
 from quart import request
 
-from tests.integration.support.valkeys import certificate
-from tests.support import (
+from tests.support.inside import (
     AsgiRequest,
     asgi,
     events,
@@ -29,9 +28,10 @@ from tests.support import (
     served,
     settings,
 )
+from tests.support.valkeys import certificate
 from trio_sse import asgi as asgi_module
 from trio_sse.asgi import WRONG_LOOP, Application
-from trio_sse.settings import Settings
+from trio_sse.settings import load
 
 
 @pytest.fixture(autouse=True)
@@ -190,7 +190,7 @@ async def test_a_certificate_that_is_not_this_server_s_is_no_silent_http(
     monkeypatch.setenv("REDIS_PORT", "1")
     lifespan = Lifespan()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lifespan.run, Application(Settings.load() if of_the_command else None))
+        nursery.start_soon(lifespan.run, Application(load() if of_the_command else None))
         await lifespan.up.wait()
         lifespan.stop.set()
     assert ("--certfile" in capfd.readouterr().err) != of_the_command

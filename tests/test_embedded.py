@@ -8,7 +8,7 @@ import socket
 import pytest
 import redis
 
-from tests.ports import free_port
+from tests.support.ports import free_port
 from trio_sse import embedded
 
 

@@ -13,19 +13,20 @@ import trio
 from hypercorn.config import Config
 from trio.testing import wait_all_tasks_blocked
 
-from tests.ports import free_port
-from tests.streams import BackEnd, has_read, new_service, real
-from tests.support import AsgiRequest, asgi, flush_now, get, http_scope, note, stream_pair, until
-from trio_sse import embedded, routes
-from trio_sse.connection import Connection, StreamSource
-from trio_sse.events import farewell
-from trio_sse.flusher import flush_forever
-from trio_sse.outlet import AsgiOutlet, SocketOutlet
-from trio_sse.replays import Question
-from trio_sse.request import StreamRequest, read_request
-from trio_sse.routes import StreamBody
+from tests.support.inside import AsgiRequest, asgi, flush_now, get, http_scope, note, stream_pair, until
+from tests.support.log import BackEnd, has_read, new_service, real
+from tests.support.ports import free_port
+from trio_sse import embedded
+from trio_sse.delivery.connection import Connection, StreamSource
+from trio_sse.delivery.flusher import flush_forever
+from trio_sse.delivery.notices import farewell
+from trio_sse.delivery.outlet import AsgiOutlet, SocketOutlet
+from trio_sse.delivery.resume import Question
+from trio_sse.server.http1 import StreamRequest, read_request
+from trio_sse.server.stream import let_in, serve_stream
 from trio_sse.service import Service
-from trio_sse.stream import let_in, serve_stream
+from trio_sse.web import routes
+from trio_sse.web.routes import StreamBody
 
 LARGE = 100_000
 

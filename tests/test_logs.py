@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from tests.support import process_kept, settings
+from tests.support.inside import process_kept, settings
 from trio_sse import logs
 
 log = structlog.stdlib.get_logger("trio_sse.test")

@@ -9,11 +9,11 @@ import pytest
 import trio
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
-from tests.support import Client, events, flush_now, note, settings
-from trio_sse import wire
-from trio_sse.connection import Connection
-from trio_sse.handshake import Accepted, Asked, handshake
-from trio_sse.history import PAGE_BYTES
+from tests.support.inside import Client, events, flush_now, note, settings
+from trio_sse.access.handshake import Accepted, Asked, handshake
+from trio_sse.delivery import sse
+from trio_sse.delivery.connection import Connection
+from trio_sse.delivery.history import PAGE_BYTES
 from trio_sse.open_stream import OpenStream
 from trio_sse.service import Service, create_app
 
@@ -128,10 +128,10 @@ async def test_one_who_waits_for_its_place_sees_at_once_that_the_stream_is_open(
     service = service_of(redis_stream="notes")
     with OpenStream(service, accepted(last_event_id="5-0")) as connection:
         client = Client(connection)
-        assert client.take_page() == wire.COMMENT
+        assert client.take_page() == sse.COMMENT
         assert not connection.begun
     with OpenStream(service, accepted()) as connection:
-        assert wire.COMMENT not in Client(connection).received
+        assert sse.COMMENT not in Client(connection).received
 
 
 async def test_whichever_end_comes_first_counts(autojump_clock: MockClock, nursery: trio.Nursery) -> None:

@@ -13,7 +13,11 @@ import pytest
 import trio_sse
 
 PACKAGE = Path(trio_sse.__file__).parent
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path.stem != "__init__"
+)
 
 IMPORTING = """
 import os, sys
@@ -58,96 +62,114 @@ def test_it_offers_the_application_and_its_version_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_has_its_tests(module: str) -> None:
-    assert (Path(__file__).parent / f"test_{module}.py").exists()
+    *folders, name = module.split(".")
+    assert Path(__file__).parent.joinpath(*folders, f"test_{name}.py").exists()
 
 
 @functools.cache
 def imports(module: str) -> frozenset[str]:
-    """What a module imports when it is loaded: `trio_sse.hub` as that, anything else by its first name."""
+    """What a module imports when it is loaded: modules of this package by their names in it (`delivery.hub`),
+    anything else by its first name, such as `trio`."""
     found: set[str] = set()
-    for node in ast.parse((PACKAGE / f"{module}.py").read_text()).body:
+    for node in ast.walk(ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text())):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == "trio_sse":
-            names = [f"trio_sse.{alias.name}" for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names = [node.module or ""]
-        else:
-            continue
-        found |= {".".join(name.split(".")[: 2 if name.startswith("trio_sse") else 1]) for name in names}
-    return frozenset(found)
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {
+                name if name.removeprefix("trio_sse.") in MODULES else node.module or "" for name in names
+            }
+    ours = {name.removeprefix("trio_sse.") for name in found if name.startswith("trio_sse.")}
+    return frozenset(ours | {name.partition(".")[0] for name in found if not name.startswith("trio_sse")})
 
 
 @functools.cache
 def reach(module: str) -> frozenset[str]:
     """`imports`, and what the modules of this package among them import in turn."""
     found: set[str] = set()
-    new = {f"trio_sse.{module}"}
+    new = {module}
     while new:
         found |= new
-        inside = {name.partition(".")[2] for name in new if name.startswith("trio_sse.")} & set(MODULES)
-        new = set().union(*map(imports, inside)) - found
+        new = set().union(*(imports(name) for name in new & set(MODULES))) - found
     return frozenset(found)
 
 
-PURE = {"wire", "messages", "metrics", "positions", "history", "events"}
+def folder(module: str) -> str:
+    """`delivery` of `delivery.hub`, `top` of a module outside of all folders."""
+    return module.partition(".")[0] if "." in module else "top"
 
 
-@pytest.mark.parametrize("module", sorted(PURE))
-def test_pure_modules_know_nothing_but_each_other(module: str) -> None:
-    allowed = {f"trio_sse.{name}" for name in PURE} | {"msgspec"} | set(sys.stdlib_module_names)
-    forbidden = {"asyncio", "socket", "os", "logging", "threading", "subprocess"}
-    assert reach(module) <= allowed - forbidden
+SHARED = {"compat", "counters", "settings"}
+"""What everybody may know."""
+
+BELOW = {
+    "settings": set[str](),
+    "delivery": set[str](),
+    "access": {"delivery", "version"},
+    "broker": {"delivery"},
+    "server": {"access", "delivery", "service"},
+    "web": {"access", "broker", "delivery", "server", "service"},
+}
+"""For each folder what it may import beside itself and SHARED. Imports point downwards."""
+
+FOREIGN = {"quart", "quart_trio", "redis", "hypercorn", "trio_asyncio", "h11", "h2", "asyncio"}
+MAY_KNOW = {
+    "settings": set[str](),
+    "delivery": set[str](),
+    "access": set[str](),
+    "broker": {"redis", "trio_asyncio", "asyncio"},
+    "server": {"hypercorn", "trio_asyncio", "h11", "h2", "asyncio"},
+    "web": {"quart", "quart_trio"},
+}
+"""For each folder which of FOREIGN it may import."""
 
 
-@pytest.mark.parametrize("module", ["handshake", "addresses"])
-def test_reading_a_request_does_no_io(module: str) -> None:
-    assert not reach(module) & {"trio", "quart", "redis", "socket", "asyncio", "h11", "hypercorn"}
-
-
-@pytest.mark.parametrize("module", ["hub", "connection", "outlet", "flusher", "batch", "receipts"])
-def test_the_hub_knows_no_quart_and_no_redis(module: str) -> None:
-    assert not reach(module) & {"quart", "quart_trio", "redis", "trio_asyncio", "hypercorn"}
-
-
-def test_routes_know_no_redis() -> None:
-    assert not reach("routes") & {"redis", "trio_asyncio", "trio_sse.subscriber"}
-
-
-def test_few_know_redis_and_all_of_them_are_below_the_subscriber_or_publish() -> None:
-    know = {module for module in MODULES if "redis" in imports(module)}
-    assert know == {
-        "redis_errors",
-        "redis_link",
-        "redis_stream",
-        "lookup",
-        "subscriber",
-        "publisher",
-        "check",
+@pytest.mark.parametrize("module", [module for module in MODULES if folder(module) != "top"])
+def test_a_folder_imports_what_is_below_it(module: str) -> None:
+    own = folder(module)
+    ours = {
+        name if name in MODULES and folder(name) == "top" else folder(f"{name}.")
+        for name in imports(module)
+        if name in MODULES or name in BELOW
     }
-    above = {"trio_sse.publisher", "trio_sse.check"}
-    assert {f"trio_sse.{module}" for module in know} <= reach("subscriber") | above
+    assert ours <= BELOW[own] | {own} | SHARED
+    assert imports(module) & FOREIGN <= MAY_KNOW[own]
 
 
-@pytest.mark.parametrize("module", ["gate", "auth", "limits", "addresses", "handshake", "open_stream"])
-def test_who_may_have_a_stream_is_decided_without_redis_and_without_quart(module: str) -> None:
-    assert not reach(module) & {"redis", "trio_asyncio", "quart", "quart_trio", "hypercorn"}
+@pytest.mark.parametrize(
+    "module", [module for module in MODULES if folder(module) in ("server", "access", "delivery")]
+)
+def test_the_fast_way_loads_no_quart(module: str) -> None:
+    assert not reach(module) & {"quart", "quart_trio"}
 
 
-def test_where_clients_go_on_is_decided_without_redis() -> None:
-    """`replays` hands questions over by an asyncio.Event: nothing else of asyncio, and no loop."""
-    assert not reach("replays") & {"redis", "trio_asyncio", "quart", "quart_trio", "hypercorn"}
-    tree = ast.walk(ast.parse((PACKAGE / "replays.py").read_text()))
-    names = [node for node in tree if isinstance(node, ast.Attribute)]
-    used = {node.attr for node in names if isinstance(node.value, ast.Name) and node.value.id == "asyncio"}
-    assert used == {"Event"}
+PURE = ("sse", "messages", "event_ids", "history", "notices", "batch")
 
 
-def test_only_the_settings_know_how_settings_are_read() -> None:
-    assert [module for module in MODULES if "pydantic_settings" in imports(module)] == ["settings"]
+@pytest.mark.parametrize("module", [f"delivery.{name}" for name in PURE])
+def test_pure_modules_do_no_io(module: str) -> None:
+    allowed = {"msgspec"} | set(sys.stdlib_module_names) - {
+        "asyncio",
+        "socket",
+        "os",
+        "logging",
+        "threading",
+        "subprocess",
+    }
+    assert {name for name in reach(module) if name not in MODULES} <= allowed
+
+
+def test_only_the_settings_read_the_environment_and_know_how() -> None:
+    assert {folder(module) for module in MODULES if "pydantic_settings" in imports(module)} == {"settings"}
 
 
 def test_nothing_imports_in_a_circle() -> None:
     for module in MODULES:
-        for below in imports(module) & {f"trio_sse.{name}" for name in MODULES}:
-            assert f"trio_sse.{module}" not in reach(below.partition(".")[2])
+        for below in imports(module) & set(MODULES):
+            assert module not in reach(below), f"{module} and {below}"
+
+
+def test_no_import_is_for_the_type_checker_alone() -> None:
+    """It would hide an arrow that points upwards."""
+    for module in MODULES:
+        assert "TYPE_CHECKING" not in PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text()

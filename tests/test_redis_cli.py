@@ -7,7 +7,7 @@ import ssl
 import pytest
 
 from trio_sse.redis_cli import command
-from trio_sse.redis_url import RedisServer
+from trio_sse.settings.redis_url import RedisServer
 
 
 @pytest.mark.parametrize(

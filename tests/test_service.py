@@ -8,7 +8,17 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support import AsgiRequest, Client, asgi, events, flush_now, http_scope, note, opened, settings
+from tests.support.inside import (
+    AsgiRequest,
+    Client,
+    asgi,
+    events,
+    flush_now,
+    http_scope,
+    note,
+    opened,
+    settings,
+)
 from trio_sse.service import create_app
 
 

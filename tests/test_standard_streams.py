@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.integration.support.process import with_code_under_test
+from tests.support.process import with_code_under_test
 
 PROGRAM = """
 import os, socket, sys

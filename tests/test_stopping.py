@@ -12,8 +12,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support import Client, events, joined, new_hub
-from trio_sse.hub import Hub
+from tests.support.inside import Client, events, joined, new_hub
+from trio_sse.delivery.hub import Hub
 from trio_sse.stopping import Stopping, unattended
 
 BOTH = (signal.SIGTERM, signal.SIGINT)

@@ -9,11 +9,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support import PATIENCE_SECONDS, Client, joined, new_hub, new_replays, settings
-from trio_sse.connection import Connection, StreamSource
-from trio_sse.hub import Hub
-from trio_sse.lifetimes import Lifetimes
-from trio_sse.subscriber import Subscriber
+from tests.support.inside import PATIENCE_SECONDS, Client, joined, new_hub, new_replays, settings
+from trio_sse.broker.subscriber import Subscriber
+from trio_sse.delivery.connection import Connection, StreamSource
+from trio_sse.delivery.hub import Hub
+from trio_sse.delivery.lifetimes import Lifetimes
 from trio_sse.supervisor import beat_forever, supervise
 
 

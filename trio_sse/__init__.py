@@ -6,8 +6,8 @@ and reads no environment; settings are read when the server starts the applicati
 
 import trio_sse.compat  # noqa: F401  (before anything that imports trio_asyncio)
 from trio_sse.asgi import Application
+from trio_sse.version import __version__
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "app"]
 
 app = Application()

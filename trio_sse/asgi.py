@@ -17,16 +17,17 @@ import structlog
 import trio
 from trio_asyncio import aio_as_trio
 
-from trio_sse import http2, logs
-from trio_sse.certificates import Certificates, hangup_is_unattended
-from trio_sse.containment import Contained, innermost
-from trio_sse.door import Doors
-from trio_sse.handshake import problem
-from trio_sse.request import bounded_heads
-from trio_sse.routes import ROOT_PATH
+from trio_sse import logs
+from trio_sse.access.handshake import problem
+from trio_sse.server.certificates import Certificates, hangup_is_unattended
+from trio_sse.server.containment import Contained, innermost
+from trio_sse.server.front import Doors
+from trio_sse.server.http1 import bounded_heads
+from trio_sse.server.http2 import installing
 from trio_sse.service import Service, create_app
-from trio_sse.settings import Settings, SettingsError
+from trio_sse.settings import Settings, SettingsError, load
 from trio_sse.stopping import unattended
+from trio_sse.web.routes import ROOT_PATH
 
 log = structlog.stdlib.get_logger("trio_sse.asgi")
 
@@ -80,7 +81,7 @@ class Application:
 
     async def _lifespan(self, loop: Any, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            settings = self._settings or Settings.load()
+            settings = self._settings or load()
             self._service = service = create_app(settings)
         except SettingsError as error:
             await _refuse(scope, receive, send, "\n".join(["wrong settings:", *error.lines]))
@@ -135,7 +136,7 @@ class Application:
                 if hangup_is_unattended():
                     await nursery.start(certificates.listen)
                 nursery.start_soon(certificates.watch)
-                with http2.installed(), bounded_heads(), certificates.installed(), doors.installed():
+                with installing.installed(), bounded_heads(), certificates.installed(), doors.installed():
                     await service(scope, receive_after_connections, send_unless_failed)  # type: ignore[arg-type]
                 nursery.cancel_scope.cancel()
         except Exception as error:

@@ -16,13 +16,13 @@ import msgspec
 from redis.asyncio import Connection
 from redis.exceptions import NoPermissionError, ResponseError
 
-from trio_sse import contradictions, embedded, logs, redis_cli
-from trio_sse.listening import ListenError, Url, is_handed, listening, place, urls
-from trio_sse.redis_errors import ReplicaError, advice
-from trio_sse.redis_link import ERRORS, answer_within, call, connected, replicates
-from trio_sse.redis_stream import read_info
-from trio_sse.redis_url import RedisServer
-from trio_sse.settings import Settings
+from trio_sse import embedded, logs, redis_cli
+from trio_sse.broker.errors import ReplicaError, advice
+from trio_sse.broker.link import ERRORS, answer_within, call, connected, replicates
+from trio_sse.broker.log import read_info
+from trio_sse.server.listening import ListenError, Url, is_handed, listening, place, urls
+from trio_sse.settings import Settings, contradictions
+from trio_sse.settings.redis_url import RedisServer
 
 MESSAGE = '{"user_id":1,"message":"hello"}'
 

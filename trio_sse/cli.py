@@ -21,13 +21,14 @@ import hypercorn.trio
 import trio
 from hypercorn.config import Config
 
-from trio_sse import __version__, check, embedded, logs, redis_url, standard_streams
+from trio_sse import check, embedded, logs, standard_streams
+from trio_sse.access.gate import Gate
 from trio_sse.asgi import Application
-from trio_sse.gate import Gate
-from trio_sse.listening import ListenError, listening, place, urls
-from trio_sse.settings import Settings, SettingsError, env_name, is_secret
-from trio_sse.sockets import MAX_BACKLOG
+from trio_sse.server.listening import ListenError, listening, place, urls
+from trio_sse.server.sockets import MAX_BACKLOG
+from trio_sse.settings import Settings, SettingsError, env_name, is_secret, load, redis_url
 from trio_sse.standing_in import standing_in
+from trio_sse.version import __version__
 
 # A password on a command line is in everybody's process list. An address need not have one.
 _SECRET = {name for name, field in Settings.model_fields.items() if is_secret(field)} - {"redis_url"}
@@ -116,7 +117,7 @@ def _settings(options: dict[str, str | None]) -> Settings:
             os.environ.pop(way, None)
     os.environ.update(given)  # worker processes read it
     try:
-        settings = Settings.load()
+        settings = load()
         Gate(settings)  # reads the key file
     except SettingsError as error:
         for line in error.lines:

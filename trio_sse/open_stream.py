@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_sse import wire
-from trio_sse.batch import Batch
-from trio_sse.connection import HEARTBEAT, Connection
-from trio_sse.events import farewell
-from trio_sse.gate import overloaded_words
-from trio_sse.handshake import Accepted
+from trio_sse.access.gate import overloaded_words
+from trio_sse.access.handshake import Accepted
+from trio_sse.delivery import sse
+from trio_sse.delivery.batch import Batch
+from trio_sse.delivery.connection import HEARTBEAT, Connection
+from trio_sse.delivery.notices import farewell
 
 if TYPE_CHECKING:
     from trio_sse.service import Service
@@ -59,7 +59,7 @@ class OpenStream:
             service.hub.join(connection)
             service.replays.begin(connection, accepted.last_event_id)
             if not connection.begun:  # nobody knows for how long
-                connection.tell(HEARTBEAT, Batch.unnumbered(wire.COMMENT))
+                connection.tell(HEARTBEAT, Batch.unnumbered(sse.COMMENT))
             self._set_end(connection)
         return connection
 

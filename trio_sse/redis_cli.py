@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from trio_sse.redis_url import RedisServer
+from trio_sse.settings.redis_url import RedisServer
 
 
 def command(server: RedisServer, *words: str, password: str) -> str:

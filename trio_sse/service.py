@@ -11,20 +11,20 @@ import trio
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 
-from trio_sse import publish, routes
-from trio_sse.bodies import MAX_BODY, Body, Request
-from trio_sse.gate import Gate
-from trio_sse.history import History
-from trio_sse.hub import Hub
-from trio_sse.lifetimes import Lifetimes
-from trio_sse.metrics import Counters
-from trio_sse.publisher import Publisher
-from trio_sse.replays import Replays
+from trio_sse.access.gate import Gate
+from trio_sse.broker.publisher import Publisher
+from trio_sse.broker.subscriber import Subscriber
+from trio_sse.counters import Counters
+from trio_sse.delivery.history import History
+from trio_sse.delivery.hub import Hub
+from trio_sse.delivery.lifetimes import Lifetimes
+from trio_sse.delivery.resume import Replays
+from trio_sse.server.sockets import KeepAlive
 from trio_sse.settings import Settings
-from trio_sse.sockets import KeepAlive
 from trio_sse.stopping import Stopping
-from trio_sse.subscriber import Subscriber
 from trio_sse.supervisor import supervise
+from trio_sse.web import publish, routes
+from trio_sse.web.bodies import MAX_BODY, Body, Request
 
 log = structlog.stdlib.get_logger("trio_sse.service")
 

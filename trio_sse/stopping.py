@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 import trio
 
-from trio_sse.events import farewell
-from trio_sse.hub import Hub
+from trio_sse.delivery.hub import Hub
+from trio_sse.delivery.notices import farewell
 
 log = structlog.stdlib.get_logger("trio_sse.stopping")
 

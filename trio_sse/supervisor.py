@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from trio_sse.flusher import flush_forever
-from trio_sse.hub import Hub
-from trio_sse.lifetimes import Lifetimes
-from trio_sse.subscriber import Subscriber
+from trio_sse.broker.subscriber import Subscriber
+from trio_sse.delivery.flusher import flush_forever
+from trio_sse.delivery.hub import Hub
+from trio_sse.delivery.lifetimes import Lifetimes
 
 
 async def supervise(

@@ -18,8 +18,8 @@ from tests.chaos.ledger import EVERYBODY, Count, Gap, Lane, Ledger
 from tests.chaos.publisher import CHANNEL, STREAM, Parcel, Publisher
 from tests.chaos.servers import DURABLE, Server
 from tests.chaos.witness import Witness
-from tests.integration.support.client import connect
-from tests.integration.support.process import Service, Services
+from tests.support.client import connect
+from tests.support.process import Service, Services
 
 Source = Literal["channel", "stream", "both"]
 Resource = TypeVar("Resource")

@@ -9,7 +9,7 @@ import h11
 import trio
 
 from tests.chaos.witness import Witness
-from tests.integration.support.client import EventParser, linger_none
+from tests.support.client import EventParser, linger_none
 
 Dial = Callable[[], Awaitable[trio.SocketStream]]
 """Makes a TCP connection to the service, or raises OSError."""

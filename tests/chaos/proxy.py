@@ -7,8 +7,8 @@ import random
 
 import trio
 
-from tests.integration.support.client import connect, linger_none
-from tests.ports import free_port
+from tests.support.client import connect, linger_none
+from tests.support.ports import free_port
 
 BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError)
 

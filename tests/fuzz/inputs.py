@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from hypothesis import strategies as st
 
-from tests.integration.support.hostile import REQUESTS, Attack
+from tests.support.hostile import REQUESTS, Attack
 
 # Text that breaks out of a field of an event, of a line of the log, or of UTF-8.
 _BREAKS = st.sampled_from([

@@ -14,8 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.inputs import PAYLOADS, damaged
-from trio_sse import messages
-from trio_sse.messages import EVERYBODY, RESERVED_EVENTS, MessageError, Notification, decode, user_id_problem
+from trio_sse.delivery import messages
+from trio_sse.delivery.messages import (
+    EVERYBODY,
+    RESERVED_EVENTS,
+    MessageError,
+    Notification,
+    decode,
+    user_id_problem,
+)
 
 MAX_BYTES = 1 << 20
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.inputs import PAYLOADS, damaged, lawful_request, request
-from tests.test_request import ask
-from trio_sse import wire
-from trio_sse.messages import RESERVED_EVENTS, MessageError, decode, user_id_problem
-from trio_sse.request import OtherRequest, StreamRequest
+from tests.server.test_http1 import ask
+from trio_sse.delivery import sse
+from trio_sse.delivery.messages import RESERVED_EVENTS, MessageError, decode, user_id_problem
+from trio_sse.server.http1 import OtherRequest, StreamRequest
 
 MAX_BYTES = 65536
 
@@ -24,7 +24,7 @@ def test_a_payload_is_refused_or_becomes_an_event_with_all_its_fields(payload: b
         return
     assert notification.users is None or not any(map(user_id_problem, notification.users))
     assert notification.event not in RESERVED_EVENTS
-    assert wire.event(notification.data, name=notification.event).decode()
+    assert sse.event(notification.data, name=notification.event).decode()
     try:
         published = json.loads(payload, parse_int=str, parse_float=str)
         carried = json.loads(notification.data, parse_int=str, parse_float=str)

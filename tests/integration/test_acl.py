@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import redis
 
-from tests.integration.support.client import streaming
-from tests.integration.support.process import Services
-from tests.integration.support.valkeys import breakable
 from tests.integration.test_publish import TOKENS, post
+from tests.support.client import streaming
+from tests.support.process import Services
+from tests.support.valkeys import breakable
 
 pytestmark = pytest.mark.integration
 

@@ -13,11 +13,11 @@ import pytest
 import trio
 from trio import Path as TrioPath
 
-from tests.integration.support.client import connect, streaming
-from tests.integration.support.each_of import each_of
-from tests.integration.support.process import Answer, Service, Services
-from tests.integration.support.variants import COMMANDS, TRIO_SSE, VARIANTS, Variant
-from tests.tokens import SECRET, ec_key, ed_key, forgeries, key_server, rsa_key, secret, token
+from tests.support.client import connect, streaming
+from tests.support.each_of import each_of
+from tests.support.process import Answer, Service, Services
+from tests.support.tokens import SECRET, ec_key, ed_key, forgeries, key_server, rsa_key, secret, token
+from tests.support.variants import COMMANDS, TRIO_SSE, VARIANTS, Variant
 
 pytestmark = pytest.mark.integration
 

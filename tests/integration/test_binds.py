@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.integration.support.client import Stream, eventually
-from tests.integration.support.process import Services
-from tests.integration.support.variants import VARIANTS, Variant
+from tests.support.client import Stream, eventually
+from tests.support.process import Services
+from tests.support.variants import VARIANTS, Variant
 
 pytestmark = pytest.mark.integration
 

@@ -15,9 +15,9 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 import trio_sse
-from tests.integration.support.process import Service, Services, wait_until
-from tests.integration.support.valkeys import breakable
-from tests.tokens import SECRET, token
+from tests.support.process import Service, Services, wait_until
+from tests.support.tokens import SECRET, token
+from tests.support.valkeys import breakable
 
 pytestmark = pytest.mark.browser
 

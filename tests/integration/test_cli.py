@@ -8,10 +8,10 @@ import subprocess
 import pytest
 import trio
 
-from tests.integration.support.client import streaming
-from tests.integration.support.process import Services, with_code_under_test
-from tests.integration.support.variants import COMMANDS, TRIO_SSE, Variant, script
-from tests.ports import free_port
+from tests.support.client import streaming
+from tests.support.ports import free_port
+from tests.support.process import Services, with_code_under_test
+from tests.support.variants import COMMANDS, TRIO_SSE, Variant, script
 from trio_sse.embedded import is_answering
 
 pytestmark = pytest.mark.integration

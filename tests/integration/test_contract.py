@@ -7,9 +7,9 @@ import re
 import pytest
 import redis
 
-from tests.integration.support.client import eventually, streaming, streams
-from tests.integration.support.process import Service, Services
-from tests.integration.support.variants import COMMANDS, TRIO_SSE, VARIANTS, Variant
+from tests.support.client import eventually, streaming, streams
+from tests.support.process import Service, Services
+from tests.support.variants import COMMANDS, TRIO_SSE, VARIANTS, Variant
 
 pytestmark = pytest.mark.integration
 

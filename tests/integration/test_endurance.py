@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.integration.support.client import connect
-from tests.integration.support.counting import Inside
-from tests.integration.support.endurance import BOTH, SHORT, counted, endure
-from tests.integration.support.hostile import GET_SSE
-from tests.integration.support.process import Service, Services
-from tests.integration.support.valkeys import breakable
-from tests.integration.support.variants import TRIO_SSE
+from tests.support.client import connect
+from tests.support.endurance import BOTH, SHORT, counted, endure
+from tests.support.hostile import GET_SSE
+from tests.support.process import Service, Services
+from tests.support.process_counts import Inside
+from tests.support.valkeys import breakable
+from tests.support.variants import TRIO_SSE
 
 pytestmark = pytest.mark.integration
 

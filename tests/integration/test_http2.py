@@ -16,11 +16,11 @@ import trio
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
-from tests.integration.support.client import connect, eventually
-from tests.integration.support.http2 import Http2, Stream2, http2
-from tests.integration.support.process import Service, Services
-from tests.integration.support.valkeys import certificate
-from tests.integration.support.variants import COMMANDS, HYPERCORN, HYPERCORN_TRIO, TRIO_SSE, Variant
+from tests.support.client import connect, eventually
+from tests.support.http2 import Http2, Stream2, http2
+from tests.support.process import Service, Services
+from tests.support.valkeys import certificate
+from tests.support.variants import COMMANDS, HYPERCORN, HYPERCORN_TRIO, TRIO_SSE, Variant
 
 pytestmark = pytest.mark.integration
 

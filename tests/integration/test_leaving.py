@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import trio
 
-from tests.integration.support.client import Stream, connect, eventually, linger_none, streams
-from tests.integration.support.hostile import GET_HEALTH, GET_SSE
-from tests.integration.support.process import Service, Services
-from tests.integration.support.variants import COMMANDS
+from tests.support.client import Stream, connect, eventually, linger_none, streams
+from tests.support.hostile import GET_HEALTH, GET_SSE
+from tests.support.process import Service, Services
+from tests.support.variants import COMMANDS
 
 pytestmark = pytest.mark.integration
 

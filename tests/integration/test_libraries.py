@@ -33,11 +33,11 @@ from redis.asyncio import Connection
 from trio.testing import wait_all_tasks_blocked
 from trio_asyncio import BaseTrioEventLoop, aio_as_trio, open_loop
 
-from tests.integration.support.client import connect
-from tests.integration.support.hostile import attacks, launch
-from tests.integration.support.process import Services
-from tests.integration.support.variants import Variant
-from tests.support import http2_protocol
+from tests.support.client import connect
+from tests.support.hostile import attacks, launch
+from tests.support.inside import http2_protocol
+from tests.support.process import Services
+from tests.support.variants import Variant
 
 pytestmark = pytest.mark.integration
 

@@ -13,12 +13,12 @@ import pytest
 import trio
 import trio.lowlevel
 
-from tests.integration.support.client import Stream, connect, eventually, streaming
-from tests.integration.support.each_of import each_of
-from tests.integration.support.hostile import GET_HEALTH
-from tests.integration.support.process import Answer, Service, Services
-from tests.integration.support.valkeys import certificate
-from tests.integration.support.variants import COMMANDS, TRIO_SSE, VARIANTS, Variant
+from tests.support.client import Stream, connect, eventually, streaming
+from tests.support.each_of import each_of
+from tests.support.hostile import GET_HEALTH
+from tests.support.process import Answer, Service, Services
+from tests.support.valkeys import certificate
+from tests.support.variants import COMMANDS, TRIO_SSE, VARIANTS, Variant
 
 pytestmark = pytest.mark.integration
 

@@ -14,12 +14,12 @@ import trio
 
 from tests.chaos.bench import LeftOutError
 from tests.chaos.netns import Cable, namespace
-from tests.integration.support.client import Stream, eventually
-from tests.integration.support.http2 import Http2, Stream2
-from tests.integration.support.process import Service, Services
-from tests.integration.support.valkeys import certificate
-from tests.integration.support.variants import COMMANDS, TRIO_SSE, VARIANTS, Variant
-from tests.ports import free_port
+from tests.support.client import Stream, eventually
+from tests.support.http2 import Http2, Stream2
+from tests.support.ports import free_port
+from tests.support.process import Service, Services
+from tests.support.valkeys import certificate
+from tests.support.variants import COMMANDS, TRIO_SSE, VARIANTS, Variant
 
 pytestmark = pytest.mark.integration
 

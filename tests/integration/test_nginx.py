@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.integration.support.client import Stream, connect, eventually, streaming
-from tests.integration.support.process import Services, wait_until
-from tests.integration.support.variants import VARIANTS, Variant
-from tests.ports import free_port
+from tests.support.client import Stream, connect, eventually, streaming
+from tests.support.ports import free_port
+from tests.support.process import Services, wait_until
+from tests.support.variants import VARIANTS, Variant
 from trio_sse.embedded import is_answering
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")

@@ -13,11 +13,11 @@ import httpx
 import pytest
 import trio
 
-from tests.integration.support.client import Stream, connect, eventually, streaming, streams
-from tests.integration.support.each_of import each_of
-from tests.integration.support.process import Answer, Service, Services
-from tests.integration.support.variants import HYPERCORN, TRIO_SSE, VARIANTS
-from tests.streams import durable
+from tests.support.client import Stream, connect, eventually, streaming, streams
+from tests.support.each_of import each_of
+from tests.support.log import durable
+from tests.support.process import Answer, Service, Services
+from tests.support.variants import HYPERCORN, TRIO_SSE, VARIANTS
 
 pytestmark = pytest.mark.integration
 

@@ -11,10 +11,10 @@ import pytest
 import redis
 import trio
 
-from tests.integration.support.client import Event, Stream, connect, eventually, streaming
-from tests.integration.support.process import Service, Services
-from tests.integration.support.valkeys import breakable
-from tests.integration.support.variants import COMMANDS, TRIO_SSE, VARIANTS, Variant
+from tests.support.client import Event, Stream, connect, eventually, streaming
+from tests.support.process import Service, Services
+from tests.support.valkeys import breakable
+from tests.support.variants import COMMANDS, TRIO_SSE, VARIANTS, Variant
 
 pytestmark = pytest.mark.integration
 

@@ -7,9 +7,9 @@ import json
 import pytest
 import trio
 
-from tests.integration.support.client import Event, Stream, account, streaming, streams
-from tests.integration.support.process import Service
-from tests.integration.support.variants import VARIANTS
+from tests.support.client import Event, Stream, account, streaming, streams
+from tests.support.process import Service
+from tests.support.variants import VARIANTS
 
 pytestmark = pytest.mark.integration
 

@@ -13,9 +13,9 @@ import h11
 import pytest
 import trio
 
-from tests.integration.support.client import Stream, connect, eventually, streams
-from tests.integration.support.process import Service, Services, Stopped
-from tests.integration.support.variants import COMMANDS, VARIANTS, Variant
+from tests.support.client import Stream, connect, eventually, streams
+from tests.support.process import Service, Services, Stopped
+from tests.support.variants import COMMANDS, VARIANTS, Variant
 
 pytestmark = pytest.mark.integration
 

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.support.client import streaming
-from tests.integration.support.process import Services
-from tests.integration.support.variants import COMMANDS, Variant
+from tests.support.client import streaming
+from tests.support.process import Services
+from tests.support.variants import COMMANDS, Variant
 
 pytestmark = pytest.mark.integration
 
 BROKEN = """
 import sys
-import trio_sse.messages
+import trio_sse.delivery.messages
 from trio_sse import app, cli
 
 def broken(*_):
     1 / 0
 
-trio_sse.messages.decode = broken
+trio_sse.delivery.messages.decode = broken
 if __name__ == "__main__":
     cli.main()
 """

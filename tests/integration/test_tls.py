@@ -15,13 +15,13 @@ import httpx
 import pytest
 import trio
 
-from tests.integration.support.client import Stream, connect, eventually
-from tests.integration.support.each_of import each_of
-from tests.integration.support.http2 import http2
-from tests.integration.support.process import Service, Services
-from tests.integration.support.valkeys import certificate
-from tests.integration.support.variants import COMMANDS, TRIO_SSE, Variant, script
-from tests.tokens import SECRET, token
+from tests.support.client import Stream, connect, eventually
+from tests.support.each_of import each_of
+from tests.support.http2 import http2
+from tests.support.process import Service, Services
+from tests.support.tokens import SECRET, token
+from tests.support.valkeys import certificate
+from tests.support.variants import COMMANDS, TRIO_SSE, Variant, script
 
 pytestmark = pytest.mark.integration
 

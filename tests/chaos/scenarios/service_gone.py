@@ -13,7 +13,7 @@ from tests.chaos.bench import Bench
 from tests.chaos.proxy import Proxy
 from tests.chaos.publisher import Publisher
 from tests.chaos.scenario import scenario
-from tests.integration.support.process import Service
+from tests.support.process import Service
 
 
 def workers(service: Service) -> list[int]:

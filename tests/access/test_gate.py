@@ -1,0 +1,323 @@
+"""Who is let in, and what everybody else is told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+from trio.testing import MockClock, assert_no_checkpoints
+
+from tests.support.inside import events, settings
+from tests.support.tokens import SECRET, ec_key, token
+from trio_sse.access.gate import Gate
+from trio_sse.access.handshake import Accepted, Asked, Refused, handshake
+
+ACCEPT = (b"accept", b"text/event-stream")
+JWT = {"auth": "jwt", "jwt_secret": SECRET}
+
+
+def asking(query: bytes = b"", *headers: tuple[bytes, bytes], **values: Any) -> Asked:
+    asked = handshake(query, headers, settings(**values))
+    assert isinstance(asked, Asked)
+    return asked
+
+
+async def ask(
+    query: bytes = b"", *headers: tuple[bytes, bytes], peer: str = "192.0.2.1", **values: Any
+) -> Accepted | Refused:
+    return await Gate(settings(**values)).let_in(asking(query, *headers, **values), lambda: peer)
+
+
+def bearer(made: str) -> tuple[bytes, bytes]:
+    return (b"authorization", b"Bearer " + made.encode())
+
+
+async def accepted(query: bytes = b"", *headers: tuple[bytes, bytes], **values: Any) -> Accepted:
+    answer = await ask(query, *headers, **values)
+    assert isinstance(answer, Accepted)
+    return answer
+
+
+async def refused(query: bytes = b"", *headers: tuple[bytes, bytes], **values: Any) -> Refused:
+    answer = await ask(query, *headers, **values)
+    assert isinstance(answer, Refused)
+    document = json.loads(answer.body)
+    assert (document["status"], document["detail"]) == (answer.status, answer.detail)
+    return answer
+
+
+async def test_with_nothing_configured_everybody_is_let_in() -> None:
+    assert (await accepted()).user_id == "1"
+    answer = await accepted(b"user_id=ann&access_token=x", (b"last-event-id", b"7-1"), bearer("x"))
+    assert (answer.user_id, answer.last_event_id) == ("ann", "7-1")
+    assert (answer.seconds, answer.last_words, answer.address) == (None, b"", "")
+
+
+def test_that_everybody_is_let_in_is_said_once_at_the_start() -> None:
+    with capture_logs() as lines:
+        Gate(settings()).warn_if_open()
+        Gate(settings(**JWT)).warn_if_open()
+    (line,) = lines
+    assert line["log_level"] == "warning"
+    assert "SSE_AUTH" in line["event"]
+
+
+async def test_a_user_that_was_not_filled_in_is_said_in_the_log_once_a_minute(
+    autojump_clock: MockClock,
+) -> None:
+    gate = Gate(settings())
+    queries = [b"user_id=", b"user_id=", b"", b"user_id=7", b"user_id=undefined", b"user_id=%1B", b"user_id"]
+
+    async def come() -> list[Any]:
+        with capture_logs() as lines:
+            for query in queries:
+                asked = handshake(query, (), settings())
+                if isinstance(asked, Asked):
+                    assert isinstance(await gate.let_in(asked, str), Accepted)
+        return lines
+
+    (line,) = await come()
+    assert (line["found"], line["stream_of"], line["unlogged"]) == ("empty", "user 1, the default", 0)
+    await trio.sleep(59)
+    assert await come() == []
+    await trio.sleep(2)
+    (line,) = await come()
+    assert line["unlogged"] == 3 + 4
+    queries[:] = [b"user_id=%7B%E2%80%AE%7D"]
+    await trio.sleep(61)
+    (line,) = await come()
+    assert (line["found"], line["stream_of"]) == ("a template", "the user of that name")
+
+
+async def test_whose_user_a_token_names_need_not_fill_it_in() -> None:
+    with capture_logs() as lines:
+        answer = await accepted(b"user_id=", bearer(token()), **JWT)
+    assert answer.user_id == "ann"
+    assert lines == []
+
+
+async def test_nobody_waits_but_for_keys() -> None:
+    with assert_no_checkpoints():
+        await accepted(b"user_id=ann")
+        await accepted(b"", bearer(token()), **JWT, max_connections=5)
+
+
+async def test_the_user_is_the_token_s() -> None:
+    assert (await accepted(b"", bearer(token(sub="ann")), **JWT)).user_id == "ann"
+    answer = await accepted(b"user_id=ann", bearer(token(sub="ann")), **JWT)
+    assert answer.user_id == "ann"
+    assert answer.seconds is not None
+    assert 3600 < answer.seconds <= 3630
+
+
+@pytest.mark.parametrize("query", [b"user_id=bob", b"user_id=1", b"user_id=ANN", b"user_id=ann%20"])
+async def test_another_user_s_stream_is_forbidden(query: bytes) -> None:
+    answer = await refused(query, bearer(token(sub="ann")), **JWT)
+    assert answer.status == 403
+    assert 'error="insufficient_scope"' in dict(answer.headers)["www-authenticate"]
+
+
+async def test_without_a_token_the_answer_says_that_one_is_needed() -> None:
+    answer = await refused(b"user_id=ann", ACCEPT, **JWT)
+    assert answer.status == 401
+    assert dict(answer.headers)["www-authenticate"] == 'Bearer realm="trio_sse"'
+
+
+async def test_a_wrong_token_is_told_what_is_wrong_with_it() -> None:
+    answer = await refused(b"", ACCEPT, bearer(token(ec_key())), **JWT)
+    assert answer.status == 401
+    challenge = dict(answer.headers)["www-authenticate"]
+    assert challenge.startswith(
+        'Bearer realm="trio_sse", error="invalid_token", error_description="the token'
+    )
+
+
+@pytest.mark.parametrize("made", ["", token(sub="bob"), "x.y.z"])
+async def test_a_page_of_a_listed_origin_may_read_every_refusal(made: str) -> None:
+    origin = (b"origin", b"https://a.example")
+    answer = await refused(b"user_id=ann", origin, bearer(made), cors_origins=("https://a.example",), **JWT)
+    headers = dict(answer.headers)
+    assert headers["access-control-allow-origin"] == "https://a.example"
+    assert headers["access-control-allow-credentials"] == "true"
+    assert headers["access-control-expose-headers"] == "www-authenticate"
+    assert headers["content-type"] == "application/problem+json"
+
+
+GOOD = token(sub="good").encode()
+BAD = token(sub="bad").encode()
+OLD = token(sub="good", exp=5).encode()
+ANYWHERE = {**JWT, "jwt_cookie": "tok", "jwt_query": True}
+CONFIGURED = settings(**ANYWHERE)
+GATE = Gate(CONFIGURED)
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        (b"", [(b"authorization", b"Bearer " + GOOD)]),
+        (b"", [(b"Authorization", b"bearer   " + GOOD + b" ")]),
+        (b"", [(b"cookie", b"tok=" + GOOD)]),
+        (b"", [(b"cookie", b"a=1; tok=" + GOOD + b"; b=2")]),
+        (b"", [(b"cookie", b"a=1"), (b"cookie", b"tok=" + GOOD)]),
+        (b"", [(b"cookie", b'x=\xff\xfe; ;=;broken; tok="' + GOOD + b'"')]),
+        (b"", [(b"cookie", b"tok=" + GOOD + b"; tok=" + BAD)]),
+        (b"access_token=" + GOOD, []),
+        (b"access_token=" + GOOD, [(b"cookie", b"tok=; other=x")]),
+        (b"access_token=" + GOOD, [(b"authorization", b"Basic Z29vZDp4")]),
+        (b"access_token=" + BAD, [(b"cookie", b"tok=" + GOOD)]),
+        (b"", [(b"cookie", b"tok=" + OLD + b"; tok=" + GOOD)]),
+        (b"", [(b"cookie", b"tok=; tok=x; tok=" + GOOD)]),
+        (b"", [(b"cookie", b"tok=" + GOOD), (b"authorization", b"Bearer")]),
+        (b"", [(b"cookie", b"tok=" + GOOD), (b"authorization", b"Bearer ")]),
+        (b"", [(b"cookie", b"tok=" + GOOD), (b"authorization", b"Bearer undefined")]),
+        (b"", [(b"cookie", b"tok=" + GOOD), (b"authorization", b"Bearer " + OLD)]),
+        (b"", [(b"cookie", b"tok=" + GOOD), (b"authorization", b"Basic Z29vZDp4")]),
+        (b"access_token=" + GOOD, [(b"cookie", b"tok=" + OLD), (b"authorization", b"Bearer x")]),
+        (b"user_id=good", [(b"cookie", b"tok=" + BAD + b"; tok=" + GOOD)]),
+        (b"access_token=" + BAD, [(b"cookie", b"tok=" + BAD), (b"authorization", b"Bearer " + GOOD)]),
+    ],
+)
+async def test_header_then_cookie_then_query(query: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    assert (await accepted(query, *headers, **ANYWHERE)).user_id == "good"
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "values"),
+    [
+        (b"access_token=" + GOOD, [], {**JWT, "jwt_cookie": "tok"}),
+        (b"", [(b"cookie", b"tok=" + GOOD)], {**JWT, "jwt_query": True}),
+        (b"", [(b"cookie", b"TOK=" + GOOD)], ANYWHERE),
+        (b"", [(b"authorization", GOOD)], ANYWHERE),
+        (b"", [(b"authorization", b"Basic " + GOOD)], ANYWHERE),
+        (b"", [(b"x-authorization", b"Bearer " + GOOD)], ANYWHERE),
+        (b"token=" + GOOD, [], ANYWHERE),
+    ],
+)
+async def test_a_token_counts_only_where_it_may_be(
+    query: bytes, headers: list[tuple[bytes, bytes]], values: dict[str, Any]
+) -> None:
+    assert (await refused(query, *headers, **values)).detail == "a token is required"
+
+
+FOREIGN = ((b"origin", b"https://evil.example"), (b"cookie", b"tok=" + GOOD))
+
+
+async def test_a_foreign_page_may_not_use_the_cookie_but_a_token_of_its_own() -> None:
+    answer = await refused(b"", *FOREIGN, **ANYWHERE)
+    assert (answer.status, "SSE_CORS_ORIGINS" in answer.detail) == (403, True)
+    assert (await accepted(b"access_token=" + BAD, *FOREIGN, **ANYWHERE)).user_id == "bad"
+    assert (await accepted(b"", *FOREIGN, cors_origins="https://evil.example", **ANYWHERE)).user_id == "good"
+
+
+async def test_two_tokens_in_two_header_lines_are_none() -> None:
+    answer = await refused(b"", bearer(GOOD.decode()), bearer(BAD.decode()), **ANYWHERE)
+    assert answer.status == 401
+
+
+@given(st.binary(), st.binary(), st.binary())
+async def test_no_bytes_make_it_raise_or_let_anybody_in(header: bytes, cookie: bytes, query: bytes) -> None:
+    headers = [(b"authorization", b"Bearer " + header), (b"cookie", cookie), (b"cookie", b"tok=" + cookie)]
+    asked = handshake(b"access_token=" + query, headers, CONFIGURED)
+    if isinstance(asked, Asked):
+        for without in ({}, {b"authorization": b""}, {b"authorization": b"", b"cookie": b""}):
+            stripped = asked._replace(fields={**asked.fields, **without})
+            answer = await GATE.let_in(stripped, lambda: "")
+            assert isinstance(answer, Refused)
+            for name, value in answer.headers:
+                assert not set(f"{name}{value}") & set("\r\n\0")
+                value.encode("latin-1")
+
+
+async def full(*headers: tuple[bytes, bytes], **values: Any) -> Accepted | Refused:
+    gate = Gate(settings(**values))
+    gate.limits.begin("ann", "192.0.2.1")
+    return await gate.let_in(asking(b"user_id=ann", *headers), lambda: "192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("max_connections", 503), ("max_connections_per_user", 429), ("max_connections_per_address", 429),
+     ("connection_rate_per_address", 429)],
+)  # fmt: skip
+async def test_who_asks_for_no_stream_is_told_to_try_later(name: str, status: int) -> None:
+    answer = await full((b"accept", b"*/*"), **{name: 1})
+    assert isinstance(answer, Refused)
+    assert answer.status == status
+    headers = dict(answer.headers)
+    assert int(headers["retry-after"]) >= 1
+    assert headers["access-control-expose-headers"] == "retry-after"
+    assert f"SSE_{name.upper()}" in answer.detail
+
+
+@pytest.mark.parametrize(
+    "accept", [b"text/event-stream", b"Text/Event-Stream", b"*/*, text/event-stream;q=0.5"]
+)
+async def test_an_event_source_is_told_when_to_come_back_by_a_stream(accept: bytes) -> None:
+    answers = [await full((b"accept", accept), max_connections=1) for _ in range(20)]
+    retries = set()
+    for answer in answers:
+        assert isinstance(answer, Accepted)
+        assert ("content-type", "text/event-stream") in answer.headers
+        (said,) = events(answer.last_words)
+        assert said.event == "overloaded"
+        assert said.retry == said.json()["retry_milliseconds"]
+        assert "SSE_MAX_CONNECTIONS" in said.json()["detail"]
+        retries.add(said.retry)
+    assert len(retries) > 3, "spread, so that a crowd does not return as one"
+
+
+async def test_who_is_nobody_is_not_told_how_full_it_is() -> None:
+    answer = await full(ACCEPT, max_connections=1, **JWT)
+    assert isinstance(answer, Refused)
+    assert answer.status == 401
+
+
+@pytest.mark.parametrize("headers", [[ACCEPT], []])
+async def test_while_keys_cannot_be_had_everybody_is_told_to_try_later(
+    headers: list[tuple[bytes, bytes]], nursery: trio.Nursery
+) -> None:
+    values = {"auth": "jwt", "jwt_jwks_url": "http://127.0.0.1:1/keys"}
+    gate = Gate(settings(**values))
+    nursery.start_soon(gate.run)
+    asked = asking(b"", *headers, bearer(token(ec_key(), {"kid": "one"})), **values)
+    answer = await gate.let_in(asked, lambda: "192.0.2.1")
+    if headers:
+        assert isinstance(answer, Accepted)
+        assert b"event: overloaded" in answer.last_words
+    else:
+        assert isinstance(answer, Refused)
+        assert (answer.status, "retry-after" in dict(answer.headers)) == (503, True)
+
+
+async def test_the_address_is_asked_for_only_where_it_counts() -> None:
+    def peer() -> str:
+        raise AssertionError
+
+    await Gate(settings()).let_in(asking(), peer)
+
+
+async def test_the_address_is_the_client_s_behind_a_trusted_proxy() -> None:
+    values = {"max_connections_per_address": 5, "trusted_proxies": "10.0.0.0/8"}
+    forwarded = (b"x-forwarded-for", b"192.0.2.66, 192.0.2.1")
+    assert (await accepted(b"", forwarded, peer="10.0.0.1", **values)).address == "192.0.2.1"
+    assert (await accepted(b"", forwarded, peer="192.0.2.7", **values)).address == "192.0.2.7"
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        "https://a.example/user",
+        "用户",
+        'a"b',
+    ],
+)
+async def test_a_claim_of_any_name_makes_a_header_that_can_be_sent(claim: str) -> None:
+    answer = await refused(b"", bearer(token()), jwt_user_claim=claim, **JWT)
+    challenge = dict(answer.headers)["www-authenticate"]
+    challenge.encode("latin-1")
+    assert challenge.count('"') == 6

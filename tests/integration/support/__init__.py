@@ -1,1 +1,0 @@
-"""What the integration tests share: processes, clients, hostile input."""

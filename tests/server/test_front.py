@@ -1,0 +1,293 @@
+"""Every connection comes in here, and whatever it does ends it and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import hypercorn.asyncio.run
+import hypercorn.trio.run
+import pytest
+import trio
+from hypercorn.asyncio import serve as serve_asyncio
+from hypercorn.config import Config
+from hypercorn.trio.worker_context import WorkerContext
+from structlog.testing import capture_logs
+
+from tests.support.inside import PATIENCE_SECONDS, events, exchange, get, process_kept, read, served, settings
+from tests.support.tokens import ec_key, key_server, token
+from trio_sse.access import key_set
+from trio_sse.access.handshake import Asked
+from trio_sse.asgi import Application
+from trio_sse.server.front import Doors
+from trio_sse.server.http1 import StreamRequest
+from trio_sse.server.stream import serve_stream
+from trio_sse.service import create_app
+
+CLOSE = "Connection: close"
+HELLO_END = b'"replayed":0}\n\n'
+
+
+def application(**values: Any) -> Application:
+    """Without a Redis: what comes in by the door does not need one."""
+    return Application(settings(redis_host="127.0.0.1", redis_port=1, log_level="error", **values))
+
+
+async def opened(port: int, path: str = "/sse") -> tuple[trio.SocketStream, bytes]:
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    await stream.send_all(get(path, version="1.0"))
+    return stream, await read(stream, HELLO_END)
+
+
+@pytest.fixture(params=[True, False], ids=["door", "quart"])
+async def port(request: pytest.FixtureRequest) -> AsyncIterator[int]:
+    async with served(application(door=request.param)) as port:
+        yield port
+
+
+async def test_streams_and_pages_come_through_the_same_port(port: int) -> None:
+    stream, received = await opened(port, "/sse?user_id=ann")
+    async with stream:
+        head, _, body = received.partition(b"\r\n\r\n")
+        assert b"200" in head.splitlines()[0]
+        assert b"content-type: text/event-stream" in head.lower()
+        assert events(body)[0].json()["user_id"] == "ann"
+        page = await exchange(port, get("/", CLOSE))
+        assert page.startswith(b"HTTP/1.1 200")
+        refused = await exchange(port, get("/sse?user_id=*", CLOSE))
+        assert refused.startswith(b"HTTP/1.1 400")
+        assert json.loads(refused.partition(b"\r\n\r\n")[2])["status"] == 400
+
+
+async def test_a_request_that_comes_in_pieces_is_answered(port: int) -> None:
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        for piece in (b"GET /hea", b"lthz HTTP/1.1\r\n", b"Host: x\r\nConnection: close\r\n\r\n"):
+            await stream.send_all(piece)
+        assert b'"ok"' in await read(stream)
+
+
+async def test_the_stop_of_the_server_ends_the_body_of_every_stream() -> None:
+    async with served(application()) as port:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await stream.send_all(get("/sse"))
+        await read(stream, HELLO_END)
+    async with stream:
+        assert (await read(stream)).endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("door", [True, False])
+async def test_before_the_server_stops_every_stream_is_told_when_to_come_back(door: bool) -> None:
+    async with served(application(door=door, drain_seconds=0.1)) as port:
+        streams = [(await opened(port))[0] for _ in range(3)]
+    for stream in streams:
+        async with stream:
+            assert b"event: draining" in await read(stream)
+
+
+async def test_the_stop_of_the_server_does_not_wait_for_a_request_that_never_comes() -> None:
+    async with served(application()) as port:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await exchange(port, get("/healthz", CLOSE))
+        await stream.send_all(b"GET /sse HT")
+    async with stream:
+        assert await read(stream) == b""
+
+
+async def test_what_a_client_sent_does_not_stay_in_memory_with_its_stream() -> None:
+    async with served(application()) as port:
+        stream, _ = await opened(port)
+        async with stream:
+            requests = [held for held in gc.get_objects() if isinstance(held, Asked | StreamRequest)]
+            assert requests == []
+
+
+class BrokenError(Exception):
+    pass
+
+
+async def test_what_one_connection_raises_ends_it_alone_and_is_counted(
+    monkeypatch: pytest.MonkeyPatch, valkey: int
+) -> None:
+
+    async def sometimes_broken(service: Any, opening: Any, stream: Any) -> None:
+        if opening.accepted.user_id == "broken":
+            raise BrokenError
+        await serve_stream(service, opening, stream)
+
+    monkeypatch.setattr("trio_sse.server.front.serve_stream", sometimes_broken)
+    app = Application(settings(redis_host="127.0.0.1", redis_port=valkey, log_level="error"))
+    async with served(app) as port:
+        stream, _ = await opened(port)
+        async with stream:
+            for _ in range(3):
+                assert await exchange(port, get("/sse?user_id=broken")) == b""
+            answer = await exchange(port, get("/readyz", CLOSE))
+            told = json.loads(answer.partition(b"\r\n\r\n")[2])
+            assert told["totals"]["connection_errors"] == 3
+            assert told["connections"] == 1
+
+
+async def test_a_malformed_chunk_does_not_end_the_server() -> None:
+    """pgjones/hypercorn#203: without the door this ends the process."""
+    async with served(application()) as port:
+        for _ in range(3):
+            head = b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            await exchange(port, head + b"zz\r\n", until=b"\r\n")
+        assert b'"ok"' in await exchange(port, get("/healthz", CLOSE))
+
+
+@pytest.mark.parametrize("inside", [BrokenError(), ExceptionGroup("", [BrokenError()])])
+async def test_an_error_beside_a_cancellation_does_not_hide_it(
+    monkeypatch: pytest.MonkeyPatch, inside: Exception
+) -> None:
+    async def broken_when_cancelled(*_: Any) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise inside
+
+    monkeypatch.setattr("trio_sse.server.front.read_request", broken_when_cancelled)
+    service = create_app(settings())
+    doors = Doors(service)
+    monkeypatch.setattr(doors, "_watch_stop", lambda _: None)
+    near, far = trio.socket.socketpair()
+    with far, trio.move_on_after(0) as scope:
+        async with trio.open_nursery() as nursery:
+            context = WorkerContext(None)
+            stream = trio.SocketStream(near)
+            nursery.start_soon(doors.enter, service, Config(), context, {}, stream)
+    near.close()
+    assert scope.cancelled_caught
+    assert service.counters.connection_errors == 1
+
+
+async def test_after_the_service_hypercorn_has_its_own_server_back() -> None:
+    names = [
+        (module, name)
+        for module in (hypercorn.trio.run, hypercorn.asyncio.run)
+        for name in ("TCPServer", "raise_shutdown")
+    ]
+    before = [getattr(*name) for name in names]
+    with Doors(create_app(settings())).installed():
+        assert all(getattr(*name) is not own for name, own in zip(names, before, strict=True))
+    assert [getattr(*name) for name in names] == before
+
+
+@pytest.mark.parametrize("name", ["TCPServer", "raise_shutdown"])
+async def test_a_hypercorn_without_a_place_for_the_door_is_told_and_left_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delattr(hypercorn.asyncio.run, name)
+    left = dict(vars(hypercorn.trio.run))
+    with capture_logs() as lines, Doors(create_app(settings())).installed():
+        assert not hasattr(hypercorn.asyncio.run, name)
+        assert vars(hypercorn.trio.run) == left
+    assert "no place for the door" in lines[0]["event"]
+
+
+def under_asyncio(app: Application, test: Callable[[int, asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run `test` beside Hypercorn's asyncio worker, as plain `hypercorn trio_sse:app` has it.
+
+    It gets the port, and the event that asks the worker to stop."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.errorlog = None
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        worker = asyncio.ensure_future(
+            serve_asyncio(app, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]
+        )
+        try:
+            await asyncio.wait_for(test(port, stop), PATIENCE_SECONDS)
+        finally:
+            stop.set()
+            await asyncio.wait_for(worker, PATIENCE_SECONDS)
+
+    with process_kept():
+        asyncio.run(main())
+
+
+async def ask(port: int, request: bytes, until: bytes | None = None) -> bytes:
+    for _ in range(1000):
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            break
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.005)
+    writer.write(request)
+    received = await (reader.readuntil(until) if until else reader.read())
+    writer.close()
+    return received
+
+
+@pytest.mark.parametrize("values", [{"door": True}, {"door": False}], ids=["door", "quart"])
+def test_the_asyncio_worker_serves_the_same(values: dict[str, Any]) -> None:
+    async def test(port: int, _stop: asyncio.Event) -> None:
+        for _ in range(3):
+            assert b'"ok"' in await ask(port, get("/healthz", CLOSE))
+            assert b"event: connected" in await ask(port, get("/sse"), until=HELLO_END)
+        assert (await ask(port, get("/nothing", CLOSE))).startswith(b"HTTP/1.1 404")
+
+    under_asyncio(application(**values), test)
+
+
+def test_the_asyncio_worker_ends_its_streams_when_it_stops() -> None:
+    async def test(port: int, stop: asyncio.Event) -> None:
+        await ask(port, get("/healthz", CLOSE))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(get("/sse"))
+        await reader.readuntil(HELLO_END)
+        stop.set()
+        rest = await reader.read()
+        assert b"event: draining" in rest
+        assert rest.endswith(b"0\r\n\r\n")
+        writer.close()
+
+    under_asyncio(application(), test)
+
+
+async def test_the_heads_of_later_requests_are_bounded_too(port: int) -> None:
+    many = ["a: b"] * 101
+    received = await exchange(port, get("/healthz") + get("/healthz", *many))
+    assert received.count(b"HTTP/1.1 200") == 1
+    assert received.count(b"HTTP/1.1 431") == 1
+    received = await exchange(port, get("/healthz") + get("/healthz", *many[:90], CLOSE))
+    assert received.count(b"HTTP/1.1 200") == 2
+
+
+@pytest.mark.parametrize("target", ["?a", "http://[/", "sse", "*", "host:80", "http:///"])
+async def test_a_target_that_is_none_is_told_so(port: int, target: str) -> None:
+    with capture_logs() as logs:
+        received = await exchange(port, get(target, CLOSE))
+    assert received.startswith(b"HTTP/1.1 400")
+    assert not logs
+
+
+@pytest.mark.parametrize("target", ["http://x/healthz", "/healthz?a", "/healthz?//[", "HTTPS://x:1/healthz"])
+async def test_a_target_may_be_whole(port: int, target: str) -> None:
+    assert (await exchange(port, get(target, CLOSE))).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("door", [True, False])
+async def test_whoever_waits_for_keys_does_not_hold_up_the_stop(
+    monkeypatch: pytest.MonkeyPatch, door: bool
+) -> None:
+    monkeypatch.setattr(key_set, "JWKS_TIMEOUT_SECONDS", 3600)
+    with key_server() as keys:
+        keys.may_answer.clear()
+        values = {"auth": "jwt", "jwt_jwks_url": keys.url, "drain_seconds": 0, "door": door}
+        async with served(application(**values)) as port:
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            bearer = f"Authorization: Bearer {token(ec_key(), {'kid': 'one'})}"
+            await stream.send_all(get("/sse", bearer))
+            await trio.to_thread.run_sync(keys.being_asked.wait)
+        await stream.aclose()

@@ -1,0 +1,79 @@
+"""REDIS_… settings that are fine alone: what ends the start, what is said, what is nobody's business."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from unittest import mock
+
+import pytest
+
+from trio_sse.settings import SettingsError, load
+
+URL = {"REDIS_URL": "redis://ann:s3cret@h:7000/3"}
+SENTINELS = {"REDIS_SENTINELS": "a,b"}
+STREAM = {"SSE_REDIS_STREAM": "events"}
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment() -> Iterator[None]:
+    with mock.patch.dict(os.environ, clear=True):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({**URL, "REDIS_HOST": "other"}, "REDIS_HOST"),
+        ({**URL, "REDIS_PORT": "6379"}, "REDIS_PORT"),
+        ({**URL, "REDIS_USERNAME": "bob"}, "REDIS_USERNAME"),
+        ({**URL, "REDIS_PASSWORD": "oth3r"}, "REDIS_PASSWORD"),
+        ({"REDIS_URL": "redis://h", "REDIS_PASSWORD": "oth3r"}, "REDIS_PASSWORD"),
+        ({"REDIS_URL": "unix:///r.sock", "REDIS_HOST": "h"}, "REDIS_HOST"),
+        ({**URL, **STREAM, "REDIS_MAIN_DB": "1"}, "REDIS_MAIN_DB"),
+        ({**URL, "SSE_PUBLISH_TOKENS": "a" * 32, "REDIS_MAIN_DB": "1"}, "REDIS_MAIN_DB"),
+        ({"REDIS_URL": "redis://h", **STREAM, "REDIS_MAIN_DB": "1"}, "REDIS_MAIN_DB"),
+        ({**URL, **SENTINELS}, "REDIS_SENTINELS and REDIS_URL"),
+        ({"REDIS_URL": "unix:///r.sock", **SENTINELS}, "REDIS_SENTINELS and REDIS_URL"),
+        ({"REDIS_URL": "redis://:s3cret@/3", **SENTINELS, "REDIS_PASSWORD": "oth3r"}, "REDIS_PASSWORD"),
+        ({**SENTINELS, "REDIS_HOST": "h"}, "REDIS_HOST"),
+        ({**SENTINELS, "REDIS_PORT": "7000"}, "REDIS_PORT"),
+        ({"REDIS_URL": "redis://:s3cret@/3"}, "it has no host"),
+        ({"REDIS_SENTINEL_MASTER": "front"}, "REDIS_SENTINEL_MASTER"),
+        ({"REDIS_SENTINEL_USERNAME": "eye"}, "REDIS_SENTINEL_USERNAME"),
+        ({"REDIS_SENTINEL_PASSWORD": "s3cret"}, "REDIS_SENTINEL_PASSWORD"),
+    ],
+)
+def test_what_would_have_no_effect_ends_the_start_with_one_line(
+    environment: dict[str, str], named: str
+) -> None:
+    os.environ.update(environment)
+    with pytest.raises(SettingsError) as caught:
+        load()
+    (line,) = caught.value.lines
+    assert named in line
+    assert "s3cret" not in line
+    assert "oth3r" not in line
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({**URL, "REDIS_HOST": "h", "REDIS_PORT": "7000"}, ["REDIS_HOST, REDIS_PORT: no effect"]),
+        ({**URL, "REDIS_PASSWORD": "s3cret", "REDIS_USERNAME": "ann"}, ["REDIS_PASSWORD, REDIS_USERNAME"]),
+        ({**URL, **STREAM, "REDIS_MAIN_DB": "3"}, ["REDIS_MAIN_DB"]),
+        ({**URL, "REDIS_MAIN_DB": "1"}, ["REDIS_MAIN_DB: no effect beside REDIS_URL; a channel"]),
+        ({**URL, "REDIS_MAIN_DB": "1", "REDIS_HOST": "h"}, ["REDIS_HOST", "REDIS_MAIN_DB"]),
+        (URL, []),
+        ({"REDIS_URL": "rediss://:s3cret@/3", **SENTINELS, "REDIS_SENTINEL_MASTER": "front"}, []),
+        ({"REDIS_HOST": "h", "REDIS_PORT": "7", "REDIS_PASSWORD": "s3cret", "REDIS_MAIN_DB": "7"}, []),
+        ({**SENTINELS, "REDIS_USERNAME": "ann", "REDIS_PASSWORD": "s3cret", "REDIS_MAIN_DB": "7"}, []),
+    ],
+)
+def test_what_is_harmless_is_said_in_one_line(environment: dict[str, str], said: list[str]) -> None:
+    os.environ.update(environment)
+    lines = load().notices
+    assert len(lines) == len(said)
+    for line, start in zip(lines, said, strict=True):
+        assert line.startswith(start)
+        assert "s3cret" not in line

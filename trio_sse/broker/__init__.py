@@ -1,0 +1,1 @@
+"""Redis. The asyncio side of the service, and nothing else of it."""

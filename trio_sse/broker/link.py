@@ -1,0 +1,202 @@
+"""A connection to Redis, by way of Sentinels if there are any. asyncio only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from trio_sse.broker.errors import NoMasterError, of_sentinel, text_of
+from trio_sse.settings import Settings
+from trio_sse.settings.redis_url import RedisServer
+
+ERRORS = (RedisError, OSError)
+"""What Redis, or the way to it, may do to us at any time. Anything else is a mistake of ours."""
+
+CONNECT_SECONDS = 5.0
+SENTINEL_SECONDS = 1.0
+
+# Classes, not generators: when trio-asyncio closes a loop inside of another one (plain `hypercorn`), it fails
+# over asynchronous generators that the garbage collector has not seen yet.
+
+
+class connected:  # noqa: N801  used as `async with connected(settings) as redis`
+    """A connection of its own to Redis: authenticated, and with `database` in REDIS_MAIN_DB. Raises one of
+    ERRORS.
+
+    With Sentinels, they are asked each time where the master is. The connection is closed on leaving,
+    without waiting for the other side.
+    """
+
+    def __init__(self, settings: Settings, *, database: bool = False) -> None:
+        self._settings = settings
+        self._database = database
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> Connection:
+        settings = self._settings
+        try:
+            if settings.redis_sentinels:
+                self._connection = await _connect_to_master(settings)
+            else:
+                self._connection = _connection(settings.redis_server)
+                async with answer_within(CONNECT_SECONDS):
+                    await self._connection.connect()  # type: ignore[no-untyped-call]
+            if self._database:
+                async with answer_within(CONNECT_SECONDS):
+                    await _select(self._connection, settings)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self._connection
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._connection is not None:
+            await self._connection.disconnect(nowait=True)
+
+
+async def _select(redis: Connection, settings: Settings) -> None:
+    """A channel has no database, and clusters and many hosted Redis have only number 0: the others are
+    selected only by those who need one."""
+    database = settings.redis_database
+    if database == 0:
+        return
+    try:
+        await call(redis, "SELECT", database)
+    except ResponseError as error:
+        # Nobody chose number 1, and where there is none, 0 is the only one there is.
+        if settings.redis_database_is_chosen or type(error) is not ResponseError:
+            raise
+    else:
+        redis.db = database
+
+
+async def call(redis: Connection, *command: str | int | bytes) -> Any:
+    """One command and its answer, as bytes; without a command the next answer. Raises one of ERRORS."""
+    if command:
+        await redis.send_command(*command)
+    return await redis.read_response(disable_decoding=True)
+
+
+class answer_within:  # noqa: N801  used as `async with answer_within(5)`
+    """asyncio only. Raises TimeoutError, which is one of ERRORS, with a text fit for a log line."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._timeout = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            raise TimeoutError(f"no answer for {self._seconds:g} s") from None
+
+
+async def _connect_to_master(settings: Settings) -> Connection:
+    """Ask one Sentinel after the other, until one leads to a server that says itself that it is the master.
+
+    redis-py's `Sentinel` asks the next only where one does not answer: a Sentinel that still names the old
+    master, which is gone or a replica by now, would be believed.
+    """
+    told, tried = [], set()
+    refused: RedisError | None = None
+    for sentinel in settings.sentinel_servers:
+        try:
+            address = await _ask_sentinel(sentinel, settings.redis_sentinel_master)
+        except ERRORS as error:
+            told.append(f"{sentinel}: {of_sentinel(error)}")
+            continue
+        if address is None:
+            told.append(f"{sentinel} knows no master {settings.redis_sentinel_master!r}")
+            continue
+        if address in tried:
+            continue
+        tried.add(address)
+        master = replace(settings.redis_server, host=address[0], port=address[1])
+        redis = _connection(master)
+        try:
+            async with answer_within(CONNECT_SECONDS):
+                await redis.connect()  # type: ignore[no-untyped-call]
+                if (await call(redis, "ROLE"))[0] == b"master":
+                    return redis
+            told.append(f"{master} is no master any more, though {sentinel} says so")
+        except ERRORS as error:
+            if isinstance(error, ResponseError | AuthenticationError):
+                refused = error
+            told.append(f"{master}, which {sentinel} names: {text_of(error)}")
+        except BaseException:
+            await redis.disconnect(nowait=True)
+            raise
+        await redis.disconnect(nowait=True)
+    if refused is not None:
+        raise refused
+    raise NoMasterError("; ".join(told) + " (REDIS_SENTINELS, REDIS_SENTINEL_MASTER)")
+
+
+async def _ask_sentinel(sentinel: RedisServer, name: str) -> tuple[str, int] | None:
+    """Where this Sentinel says that the master is. None if it knows none of this name."""
+    redis = _connection(sentinel)
+    try:
+        async with answer_within(SENTINEL_SECONDS):
+            await redis.connect()  # type: ignore[no-untyped-call]
+            found = await call(redis, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
+    finally:
+        await redis.disconnect(nowait=True)
+    return None if found is None else (found[0].decode(), int(found[1]))
+
+
+async def replicates(redis: Connection) -> str | None:
+    """The master's address if this server is a replica, on which a message that is published reaches only its
+    own subscribers; in a cluster it reaches those of all nodes. None for a master, and where it is not said:
+    ROLE may be forbidden, and hosted ones and proxies may not know it."""
+    try:
+        role = await call(redis, "ROLE")
+        if role[0] not in (b"slave", b"replica"):
+            return None
+        with contextlib.suppress(ResponseError):
+            if b"cluster_enabled:1" in await call(redis, "INFO", "cluster"):
+                return None
+    except ResponseError:
+        return None
+    return f"{role[1].decode()}:{role[2]}"
+
+
+# RESP 2: the same replies from every Redis and Valkey since 2.0.
+_COMMON: dict[str, Any] = {
+    "protocol": 2,
+    # Time limits are set around the calls. redis-py would use asyncio.wait_for, which in Python 3.11
+    # swallows a cancellation that comes together with the result: the service then never stopped.
+    "socket_connect_timeout": None,
+    "socket_timeout": None,
+    "retry": Retry(NoBackoff(), 0),  # the subscriber retries itself, and tells
+    # Without CLIENT SETINFO, whose errors redis-py swallows: a Redis in protected mode answers to the first
+    # command why it refuses, and closes.
+    "driver_info": None,
+}
+
+
+def _connection(server: RedisServer) -> Connection:
+    common = {
+        "username": server.username,
+        "password": server.password,
+        "client_name": server.client_name,
+        **_COMMON,
+    }
+    if server.path is not None:
+        unix: Connection = UnixDomainSocketConnection(path=server.path, **common)  # type: ignore[assignment]
+        return unix
+    if server.tls is None:
+        return Connection(host=server.host, port=server.port, **common)
+    return SSLConnection(host=server.host, port=server.port, **server.tls, **common)

@@ -1,0 +1,183 @@
+"""One Redis stream: the commands it is read by, and what tells whether it is still the one that was read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from redis.asyncio import Connection
+from redis.exceptions import ResponseError
+
+from trio_sse.broker.link import CONNECT_SECONDS, answer_within, call
+from trio_sse.delivery.event_ids import StreamId, stream_id, stream_text
+
+PAGE = 250
+"""Entries read at a time: publishing so many takes a few milliseconds, then others have a turn."""
+
+PAGE_BYTES = 1024 * 1024
+"""As long as entries are small enough, a page has so many bytes at most."""
+
+FIRST_PAGE = 2
+_GROWTH = 4
+_WHEN_ALL_IS_READ = 32
+
+_FIELD = b"payload"
+_LAST_NUMBER = 2**64 - 1
+
+Entry = tuple[StreamId, bytes | None]
+"""An id and the message in the field `payload`, None where an entry has no such field."""
+
+
+class Info(NamedTuple):
+    """What Redis says about the stream (`XINFO STREAM`)."""
+
+    last: StreamId
+    first: StreamId | None
+    """The oldest entry still there."""
+    added: int | None
+    """Entries ever added. None where Redis is older than 7.0 and does not say."""
+    length: int
+
+    @property
+    def untrimmed(self) -> bool:
+        """Whether it still has every entry ever added."""
+        return self.added == self.length
+
+
+class Pace:
+    """How many entries to read at a time. Redis bounds an answer by their number alone, whatever their size:
+    so the first page is small, and each next one fits the largest entry of the one before."""
+
+    __slots__ = ("count", "full")
+
+    def __init__(self, first: int = FIRST_PAGE) -> None:
+        self.count = min(first, PAGE)
+        self.full = False
+        """Whether the last page had all that was asked for: there may be more."""
+
+    def saw(self, raw: list[Any]) -> None:
+        """These are the entries of the last page, as Redis sends them."""
+        self.full = len(raw) >= self.count
+        largest = max((sum(map(len, entry[1] or ())) for entry in raw), default=0)
+        if raw:
+            most = _GROWTH * self.count if self.full else min(self.count, _WHEN_ALL_IS_READ)
+            self.count = max(1, min(PAGE, most, PAGE_BYTES // max(largest, 1)))
+
+
+@dataclass(slots=True)
+class Place:
+    """How far a stream has been read."""
+
+    last: StreamId
+    added: int | None
+    """Entries added up to there, as Redis counts them."""
+    broken_off: StreamId = (0, 0)
+    """Where the stream became another one: what it had before is not to be had from it."""
+
+    def is_unbroken(self, info: Info, since: StreamId) -> bool:
+        """Whether the stream, as it is now, is the one that was read and has every entry after `since`."""
+        if not self.is_in(info):
+            return False
+        return info.untrimmed or since >= before(info.first or behind(info.last))
+
+    def is_in(self, info: Info) -> bool:
+        """Whether the stream is still the one that was read. It is not when it was made anew under the same
+        name, or is that of a replica that had not got everything."""
+        counted = self.added is not None and info.added is not None
+        return info.last >= self.last and not (counted and info.added < self.added)  # type: ignore[operator]
+
+    def misses_trimmed(self, info: Info) -> bool:
+        """Whether entries after this place were trimmed away."""
+        if info.untrimmed or info.last == self.last:
+            return False
+        if info.first is not None and info.first <= self.last:
+            return False
+        return self.added is None or info.added is None or info.added - self.added > info.length
+
+    def skip_trimmed(self, info: Info) -> None:
+        """Count what was trimmed away as read."""
+        self.added = None if info.added is None else info.added - info.length
+
+    def advance(self, entry: StreamId) -> None:
+        """This entry has been read."""
+        self.last = entry
+        if self.added is not None:
+            self.added += 1
+
+
+async def read_info(redis: Connection, key: str) -> Info:
+    """A key that is not there is an empty stream. Raises one of redis_link.ERRORS."""
+    async with answer_within(CONNECT_SECONDS):
+        try:
+            return _info(await call(redis, "XINFO", "STREAM", key))
+        except ResponseError as error:
+            return _info(error)
+
+
+def _info(answer: Any) -> Info:
+    if isinstance(answer, ResponseError):
+        if "no such key" in str(answer).lower():
+            return Info((0, 0), None, 0, 0)
+        raise answer
+    facts: dict[bytes, Any] = dict(zip(answer[::2], answer[1::2], strict=True))
+    first = facts[b"first-entry"]
+    return Info(
+        stream_id(facts[b"last-generated-id"]),
+        stream_id(first[0]) if first else None,
+        facts.get(b"entries-added"),
+        facts[b"length"],
+    )
+
+
+async def wait_for_entry(redis: Connection, key: str, after: StreamId, milliseconds: int) -> None:
+    """Wait until there is an entry after this one, or for so long. Raises one of redis_link.ERRORS."""
+    await call(redis, "XREAD", "COUNT", 1, "BLOCK", milliseconds, "STREAMS", key, stream_text(after))
+
+
+async def read_after(redis: Connection, key: str, after: StreamId, pace: Pace) -> tuple[Info, list[Entry]]:
+    """The next entries, a page at most, and the stream as it was when they were read: without a transaction
+    something could be trimmed away between the two. Raises one of redis_link.ERRORS."""
+    commands = (
+        ("MULTI",),
+        ("XINFO", "STREAM", key),
+        ("XREAD", "COUNT", pace.count, "STREAMS", key, stream_text(after)),
+        ("EXEC",),
+    )
+    async with answer_within(CONNECT_SECONDS):
+        await redis.send_packed_command(redis.pack_commands(commands))
+        for _ in commands:
+            answer = await redis.read_response(disable_decoding=True)
+    about, found = answer
+    if isinstance(found, ResponseError):
+        raise found
+    raws = found[0][1] if found else []
+    pace.saw(raws)
+    return _info(about), [_entry(raw) for raw in raws]
+
+
+async def read_back(redis: Connection, key: str, end: StreamId, start: StreamId, pace: Pace) -> list[Entry]:
+    """Entries from `end` down to `start`, newest first, a page at most. Raises one of redis_link.ERRORS."""
+    async with answer_within(CONNECT_SECONDS):
+        found = await call(redis, "XREVRANGE", key, stream_text(end), stream_text(start), "COUNT", pace.count)
+    pace.saw(found)
+    return [_entry(raw) for raw in found]
+
+
+def _entry(raw: Any) -> Entry:
+    fields = raw[1] or []
+    payload = next((fields[at + 1] for at in range(0, len(fields), 2) if fields[at] == _FIELD), None)
+    return stream_id(raw[0]), payload
+
+
+def before(entry: StreamId) -> StreamId:
+    """The greatest id below."""
+    milliseconds, number = entry
+    if number:
+        return milliseconds, number - 1
+    return (milliseconds - 1, _LAST_NUMBER) if milliseconds else (0, 0)
+
+
+def behind(entry: StreamId) -> StreamId:
+    """The least id above."""
+    milliseconds, number = entry
+    return (milliseconds, number + 1) if number < _LAST_NUMBER else (milliseconds + 1, 0)

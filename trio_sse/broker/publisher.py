@@ -1,0 +1,153 @@
+"""Messages that come over HTTP → Redis, all or nothing, so that every node has them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import trio
+import trio_asyncio
+from redis.exceptions import ResponseError
+
+from trio_sse.broker.errors import ReplicaError, advice
+from trio_sse.broker.link import ERRORS, answer_within, call, connected, replicates
+from trio_sse.broker.subscriber import Subscriber
+from trio_sse.delivery.hub import Hub
+from trio_sse.delivery.receipts import Receipt
+from trio_sse.settings import Settings
+
+ANSWER_SECONDS = 5.0
+DELIVERY_SECONDS = 1.0
+"""How long an answer waits for the messages to come back from Redis and leave, before it is given without."""
+IDEMPOTENCY_SECONDS = 24 * 3600
+_AT_ONCE = 16
+
+# One script, so that all of it happens or nothing, however Redis or the way to it fails.
+_SCRIPT = b"""
+local key, kind, target, length, fingerprint = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+if key then
+  local seen = redis.call('GET', key)
+  if seen then return {1, seen} end
+end
+local function keep(told)
+  if key then redis.call('SET', key, told, 'EX', ARGV[5]) end
+end
+-- Kept before anything is published: where that cannot be written, nothing is.
+keep(fingerprint)
+local ids = {}
+for i = 6, #ARGV do
+  local answer
+  if kind == 'stream' then
+    answer = redis.pcall('XADD', target, 'MAXLEN', '~', length, '*', 'payload', ARGV[i])
+    ids[#ids + 1] = answer
+  else
+    answer = redis.pcall('PUBLISH', target, ARGV[i])
+  end
+  if type(answer) == 'table' and answer.err then
+    if key then redis.call('DEL', key) end
+    return answer
+  end
+end
+local told = fingerprint .. ' ' .. table.concat(ids, ' ')
+if kind == 'stream' then keep(told) end
+return {0, told}
+"""
+
+
+class UnavailableError(Exception):
+    """Redis did not take the messages, or did not say so (`unsure`). The text is fit for a log line."""
+
+    def __init__(self, text: str, *, unsure: bool) -> None:
+        super().__init__(text)
+        self.unsure = unsure
+
+
+class ConflictError(Exception):
+    """The Idempotency-Key was used with other messages."""
+
+
+class Published(NamedTuple):
+    """A message in Redis: its id where it is known, and its way on this node, None where that is not."""
+
+    id: str | None
+    receipt: Receipt | None
+
+
+class Publisher:
+    """Publishes to the stream if there is one, else to the channel."""
+
+    def __init__(self, settings: Settings, hub: Hub, subscriber: Subscriber) -> None:
+        self._settings = settings
+        self._hub = hub
+        self._subscriber = subscriber
+        self._turns = trio.CapacityLimiter(_AT_ONCE)
+
+    async def publish(
+        self, payloads: Sequence[bytes], key: str | None, token: str = ""
+    ) -> tuple[list[Published], bool]:
+        """Publish all of `payloads`. Returns what became of each, and whether they had been published before
+        with the same Idempotency-Key `key` by the holder of `token`, so that nothing was done now.
+
+        Raises UnavailableError or ConflictError. Cancelled, it is not known whether Redis has them.
+        """
+        receipts = [self._hub.receipts.expect(payload) for payload in payloads]
+        try:
+            async with self._turns:
+                repeated, told = await self._send(payloads, key and _own(key, token))
+            fingerprint, *entries = told.split()
+            if repeated and fingerprint != _fingerprint(payloads):
+                raise ConflictError
+            ids: list[str | None] = [*entries] or [None] * len(payloads)
+            if not repeated:
+                with trio.move_on_after(DELIVERY_SECONDS):
+                    for receipt in receipts:
+                        await receipt.done.wait()
+        finally:
+            for payload, receipt in zip(payloads, receipts, strict=True):
+                self._hub.receipts.forget(payload, receipt)
+        return [
+            Published(id or receipt.id, receipt if receipt.done.is_set() else None)
+            for id, receipt in zip(ids, receipts, strict=True)  # noqa: A001
+        ], repeated
+
+    async def _send(self, payloads: Sequence[bytes], key: str | None) -> tuple[bool, str]:
+        loop = self._subscriber.loop
+        if loop is None:
+            raise UnavailableError("not connected to Redis yet", unsure=False)
+        send = trio_asyncio.aio_as_trio(self._evaluate, loop=loop)
+        try:
+            answer: tuple[bool, str] = await send(payloads, key)
+        except ERRORS as error:
+            text = f"Redis at {self._settings.redis_address}: {advice(error, self._settings)}"
+            raise UnavailableError(text, unsure=not isinstance(error, ResponseError | ReplicaError)) from None
+        return answer
+
+    async def _evaluate(self, payloads: Sequence[bytes], key: str | None) -> tuple[bool, str]:
+        settings = self._settings
+        kind, target = "channel", settings.redis_channel
+        if settings.redis_stream is not None:
+            kind, target = "stream", settings.redis_stream
+        keys = [] if key is None else [_redis_key(target, key)]
+        in_database = kind == "stream" or key is not None
+        async with connected(settings, database=in_database) as redis, answer_within(ANSWER_SECONDS):
+            if (master := await replicates(redis)) is not None:
+                raise ReplicaError(master)
+            repeated, told = await call(
+                redis, "EVAL", _SCRIPT, len(keys), *keys, kind, target, settings.stream_length,
+                _fingerprint(payloads), IDEMPOTENCY_SECONDS, *payloads,
+            )  # fmt: skip
+        return bool(repeated), told.decode()
+
+
+def _own(key: str, token: str) -> str:
+    """The key as one of this token's: nobody can take, or ask for, the keys of others."""
+    return f"{hashlib.sha256(token.encode()).hexdigest()} {key}"
+
+
+def _redis_key(target: str, key: str) -> str:
+    return f"trio_sse:idempotency:{hashlib.sha256(f'{target} {key}'.encode()).hexdigest()}"
+
+
+def _fingerprint(payloads: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"\0".join(payloads)).hexdigest()

@@ -1,0 +1,209 @@
+"""Redis → hub: subscribed to the channel, and reading the stream if there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import random
+
+import structlog
+import trio
+import trio_asyncio
+from redis.asyncio import Connection
+
+from trio_sse.broker.errors import advice, is_refusal
+from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, answer_within, connected, replicates
+from trio_sse.broker.log_reader import StreamReader
+from trio_sse.delivery import messages
+from trio_sse.delivery.event_ids import StreamId
+from trio_sse.delivery.hub import MAX_PENDING_BYTES, Hub
+from trio_sse.delivery.resume import Replays
+from trio_sse.settings import Settings
+
+log = structlog.stdlib.get_logger("trio_sse.broker.subscriber")
+
+PING_SECONDS = 5.0
+PONG_SECONDS = 10.0
+"""Silence after a PING that means a lost connection. redis-py sends PINGs but never misses the PONG."""
+SILENCE_SECONDS = 15.0
+"""Silence after which the service is not ready."""
+BACKOFF_SECONDS = (0.1, 5.0)
+
+
+class Subscriber:
+    """Keeps one connection to Redis subscribed to the channel, and gives the hub what arrives."""
+
+    def __init__(
+        self, settings: Settings, hub: Hub, replays: Replays, *, ping_seconds: float = PING_SECONDS,
+        pong_seconds: float = PONG_SECONDS,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._hub = hub
+        self._stream: StreamReader | None = None
+        if settings.redis_stream is not None:
+            self._stream = StreamReader(
+                settings, settings.redis_stream, hub, replays, self._publish,
+                block_seconds=ping_seconds, silence_seconds=ping_seconds + pong_seconds,
+            )  # fmt: skip
+        self._ping_seconds = ping_seconds
+        self._pong_seconds = pong_seconds
+        self._subscribed = False
+        self._problem = "Redis: not connected yet"
+        self._code = "redis_not_tried"
+        self._ever_tried = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """Where redis-py runs, while the subscriber does."""
+        self._answered = asyncio.Event()
+        self._last_answer = -math.inf
+        self._report_at = -math.inf
+        self._unreported = 0
+
+    @property
+    def problem(self) -> str | None:
+        """Why no messages can arrive now, or None when all is well. For the log: it says where Redis is."""
+        if not self._subscribed:
+            return self._problem
+        silence = trio.current_time() - self._last_answer
+        if silence > SILENCE_SECONDS:
+            return f"Redis at {self._settings.redis_address} has not answered for {silence:.0f} s"
+        return None
+
+    @property
+    def problem_code(self) -> str:
+        """The kind of `problem`, for strangers."""
+        return "redis_silent" if self._subscribed else self._code
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Subscribe, read, and on any of ERRORS begin again, until cancelled.
+
+        `started()` is called after the first attempt, whatever its outcome: the service is up without
+        Redis too. The whole runs inside one asyncio task, since each crossing between the two loops costs
+        more than a message does.
+        """
+        async with trio_asyncio.open_loop() as self.loop:
+            await trio_asyncio.aio_as_trio(self._keep_subscribed)(task_status)
+
+    async def _keep_subscribed(self, task_status: trio.TaskStatus[None]) -> None:
+        low, high = BACKOFF_SECONDS
+        ceiling = low
+        while True:
+            try:
+                async with contextlib.AsyncExitStack() as stack:
+                    if self._stream is not None:
+                        await stack.enter_async_context(self._stream)
+                    redis = await stack.enter_async_context(connected(self._settings))
+                    await self._subscribe(redis)
+                    ceiling = low
+                    self._start_once(task_status)
+                    await self._read_and_ping(redis)
+            except ERRORS as error:
+                self._lost(error)
+            except ExceptionGroup as group:
+                # From the task group: the reader's error, the pinger's, or both.
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise asyncio.CancelledError from group  # a task group lets the errors win
+                others = group.split(ERRORS)[1]
+                if others is not None:
+                    raise others from None
+                self._lost(group.exceptions[0])
+            self._start_once(task_status)
+            await asyncio.sleep(random.uniform(low / 2, ceiling))  # noqa: S311  jitter, not a secret
+            ceiling = min(ceiling * 2, high)
+
+    def _start_once(self, task_status: trio.TaskStatus[None]) -> None:
+        if not self._ever_tried:
+            self._ever_tried = True
+            task_status.started()
+
+    async def _subscribe(self, redis: Connection) -> None:
+        channel = self._settings.redis_channel
+        async with answer_within(CONNECT_SECONDS):
+            master = await replicates(redis)
+            await redis.send_command("SUBSCRIBE", channel)
+            await redis.read_response()
+        self._last_answer = trio.current_time()
+        self._subscribed = True
+        log.info("subscribed to Redis", redis=self._settings.redis_address, channel=channel)
+        if master is not None:
+            log.warning(
+                "Redis is a replica: what is published at it, and not at its master, reaches only its own "
+                "subscribers, and POST /publish is refused",
+                redis=self._settings.redis_address, master=master,
+            )  # fmt: skip
+        if self._ever_tried:
+            # Nobody knows what was published while we were away, so everybody is told. With a stream, that
+            # concerns those only who use the channel as well.
+            self._hub.counters.redis_reconnects += 1
+            if self._stream is None or self._hub.history.channel_since is not None:
+                self._hub.announce_gap("redis_reconnected")
+
+    def _lost(self, error: BaseException) -> None:
+        """Note why, and say so if that is news: one line per change of state, not per try."""
+        problem = f"Redis at {self._settings.redis_address}: {advice(error, self._settings)}"
+        if self._subscribed or problem != self._problem:
+            lost = self._subscribed
+            log.warning("lost Redis, trying again" if lost else "no Redis, trying again", problem=problem)
+        self._subscribed = False
+        self._problem = problem
+        self._code = "redis_refused" if is_refusal(error) else "redis_unreachable"
+
+    async def _read_and_ping(self, redis: Connection) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._ping(redis))
+            if self._stream is not None:
+                tasks.create_task(self._stream.follow())
+                tasks.create_task(self._stream.answer_questions())
+            await self._read(redis)
+
+    async def _ping(self, redis: Connection) -> None:
+        task = asyncio.current_task()
+        while task is not None and not task.cancelling():
+            await asyncio.sleep(self._ping_seconds)
+            self._answered.clear()
+            await redis.send_command("PING", check_health=False)
+            async with answer_within(self._pong_seconds):
+                await self._answered.wait()
+
+    async def _read(self, redis: Connection) -> None:
+        # While the parser has buffered input this loop does not yield, so the flusher runs when all that
+        # one read of the socket brought has been published.
+        read, answered, hub = redis.read_response, self._answered, self._hub
+        while True:
+            response = await read(disable_decoding=True, timeout=math.inf, disconnect_on_error=False)
+            self._last_answer = trio.current_time()
+            if response[0] == b"message":
+                self._publish(response[2])
+                if hub.pending_bytes > MAX_PENDING_BYTES:
+                    await trio_asyncio.trio_as_aio(hub.wait_taken)()
+            if not answered.is_set():
+                answered.set()
+
+    def _publish(self, payload: bytes | None, stream: StreamId | None = None) -> None:
+        try:
+            if payload is None:
+                raise messages.MessageError("an entry of SSE_REDIS_STREAM without the field `payload`")  # noqa: TRY301
+            notification = messages.decode(payload, self._settings.max_message_bytes, stream)
+        except messages.MessageError as error:
+            self._hub.counters.rejected += 1
+            self._report_rejected(str(error), payload or b"")
+            return
+        receipts = self._hub.receipts
+        receipt = receipts.claim(payload) if receipts else None
+        if not self._hub.publish(notification, stream, receipt) and len(self._hub):
+            log.debug("no connection for this user", users=notification.users, connected=self._hub.users[:10])
+
+    def _report_rejected(self, reason: str, payload: bytes) -> None:
+        now = trio.current_time()
+        if now < self._report_at:
+            self._unreported += 1
+            return
+        log.warning(
+            "message skipped",
+            reason=reason,
+            payload=payload[:800].decode("utf-8", "backslashreplace")[:200],
+            skipped_unlogged=self._unreported,
+        )
+        self._report_at = now + 1
+        self._unreported = 0

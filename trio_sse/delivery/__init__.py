@@ -1,0 +1,1 @@
+"""From a message to the bytes of each connection. Trio, synchronous; no Redis, no Quart."""

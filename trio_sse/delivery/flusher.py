@@ -1,0 +1,42 @@
+"""The task that carries gathered messages to their connections."""
+
+from __future__ import annotations
+
+import time
+
+import trio
+
+from trio_sse.delivery.hub import Hub
+
+BUDGET_SECONDS = 0.001
+"""How long a flush may run before others get a turn: accepts, heartbeats, the reader of Redis.
+
+A request takes a dozen turns, so `/healthz` takes a dozen times as long while a flush runs."""
+
+_OFFERS_BETWEEN_LOOKS = 16
+
+
+async def flush_forever(hub: Hub, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """Offer what was published, as soon as something was, until cancelled.
+
+    Messages that arrive while a flush runs leave in the next one, as one write per connection.
+    """
+    task_status.started()
+    while True:
+        await hub.pending.wait()
+        await flush(hub)
+
+
+async def flush(hub: Hub) -> None:
+    """One flush. Takes a checkpoint at least every BUDGET_SECONDS; always takes one."""
+    turn_ends = time.perf_counter() + BUDGET_SECONDS
+    offers = 0
+    for batch, connections in hub.take():
+        for connection in connections:
+            connection.offer(batch)
+            offers += 1
+            if offers % _OFFERS_BETWEEN_LOOKS == 0 and time.perf_counter() >= turn_ends:
+                await trio.lowlevel.checkpoint()
+                turn_ends = time.perf_counter() + BUDGET_SECONDS
+    hub.flushed()
+    await trio.lowlevel.checkpoint()

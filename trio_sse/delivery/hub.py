@@ -1,0 +1,203 @@
+"""Users → connections: who is here, what is owed to them. Synchronous, so it needs no lock."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import trio
+
+from trio_sse.counters import Counters
+from trio_sse.delivery import sse
+from trio_sse.delivery.batch import Batch
+from trio_sse.delivery.connection import HEARTBEAT, Connection
+from trio_sse.delivery.event_ids import StreamId
+from trio_sse.delivery.history import History
+from trio_sse.delivery.messages import Notification
+from trio_sse.delivery.notices import gap, heartbeat
+from trio_sse.delivery.receipts import Receipt, Receipts
+
+BEAT_TOGETHER_SECONDS = 0.05
+"""Heartbeats due within so long go out together: waking up for each costs more than the heartbeat."""
+
+MAX_PENDING_BYTES = 8 * 1024 * 1024
+"""Published but not yet offered: beyond it Redis is read no further, and keeps the rest in its own buffer."""
+
+Delivery = tuple[Batch, tuple[Connection, ...]]
+
+
+class Hub:
+    """All connections of this process, and the messages that have not left yet.
+
+    `publish` only notes a message; the flusher takes what has gathered with `take` and offers it. Nothing
+    here waits, so no caller can see a half-made change.
+    """
+
+    def __init__(
+        self, counters: Counters, history: History, *, heartbeat_seconds: float,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:  # fmt: skip
+        self.counters = counters
+        self.history = history
+        self.closed = False
+        self.draining = False
+        """Whether the service is about to stop, and takes no new streams."""
+        self.pending = trio.Event()
+        """Set while messages wait for the flusher."""
+        self.pending_bytes = 0
+        """How much waits for the flusher: each message once, however many connections it goes to."""
+        self.receipts = Receipts()
+        """Of messages that were published from here."""
+        self._unflushed: list[Receipt] = []
+        self._flushing: list[Receipt] = []
+        self._taken = trio.Event()
+        self._clock = clock
+        self._period = heartbeat_seconds
+        self._users: dict[str, dict[Connection, None]] = {}
+        # Every connection and when its next heartbeat is due. The period is one for all, so the order of
+        # insertion is the order of time.
+        self._due: OrderedDict[Connection, float] = OrderedDict()
+        self._for_user: dict[str, Batch] = {}
+        self._for_all: Batch | None = None
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    @property
+    def connections(self) -> list[Connection]:
+        return list(self._due)
+
+    @property
+    def users(self) -> list[str]:
+        """Users with at least one connection."""
+        return list(self._users)
+
+    def join(self, connection: Connection) -> None:
+        """Register a connection. Whatever is published from now on reaches it once it has begun.
+
+        A hub that was closed closes the connection, which then ends after its greeting.
+        """
+        self.counters.streams += 1
+        if self.closed:
+            connection.close()
+        else:
+            self._users.setdefault(connection.user_id, {})[connection] = None
+            self._due[connection] = self._clock() + self._period
+
+    def leave(self, connection: Connection) -> None:
+        """Forget a connection, close it, and let go of what it holds. Calling it again is harmless."""
+        connection.leave()
+        if self._due.pop(connection, None) is not None:
+            mine = self._users[connection.user_id]
+            del mine[connection]
+            if not mine:
+                del self._users[connection.user_id]
+
+    def remember(self, notification: Notification, stream: StreamId, age: float) -> None:
+        """Keep an entry of the stream from before this process, for those who come back."""
+        position = self.history.advance(stream)
+        frame = sse.event(notification.data, name=notification.event, id=position)
+        self.history.keep(notification.users, frame, stream=stream, age=age)
+
+    def publish(
+        self, notification: Notification, stream: StreamId | None = None, receipt: Receipt | None = None
+    ) -> bool:
+        """Give a message its id, keep it for those who come back, and note it for the next flush.
+
+        `stream` is its id if it is an entry of the stream. Its way is noted in `receipt`. Returns whether
+        anybody here is to get it.
+        """
+        self.counters.published += 1
+        users = notification.users
+        position = self.history.advance(stream)
+        frame = sse.event(notification.data, name=notification.event, id=position)
+        self.history.keep(users, frame, stream=stream)
+        here = None if users is None else [user for user in users if user in self._users]
+        receipts = None
+        if receipt is not None:
+            receipt.id = position
+            receipts = {self.history.latest: receipt}
+            self._unflushed.append(receipt)
+            self.pending.set()
+        if not self._due or here == []:
+            return False
+        sequence = self.history.latest
+        if here is None:
+            if self._for_all is None:
+                self._for_all = Batch([frame], [sequence], receipts)
+            else:
+                self._for_all.add(frame, sequence, receipt)
+        else:
+            for user in here:
+                if gathered := self._for_user.get(user):
+                    gathered.add(frame, sequence, receipt)
+                else:
+                    self._for_user[user] = Batch([frame], [sequence], receipts)
+        self.pending_bytes += len(frame)
+        self.pending.set()
+        return True
+
+    async def wait_taken(self) -> None:
+        """Wait until the flusher has taken what is pending."""
+        if self.pending.is_set():
+            await self._taken.wait()
+
+    def take(self) -> list[Delivery]:
+        """All that has gathered, with a snapshot of those it is for."""
+        for_user, for_all = self._for_user, self._for_all
+        self._for_user, self._for_all = {}, None
+        self._flushing += self._unflushed
+        self._unflushed = []
+        self.pending = trio.Event()
+        self.pending_bytes = 0
+        self._taken.set()
+        self._taken = trio.Event()
+        deliveries = []
+        if for_all is None:
+            for user, batch in for_user.items():
+                if connections := self._users.get(user):
+                    deliveries.append((batch, tuple(connections)))
+        else:
+            for user, connections in self._users.items():
+                own = for_user.get(user)
+                batch = Batch.merged(own, for_all) if own else for_all
+                deliveries.append((batch, tuple(connections)))
+        return deliveries
+
+    def flushed(self) -> None:
+        """All that was taken has been offered."""
+        for receipt in self._flushing:
+            receipt.done.set()
+        self._flushing.clear()
+
+    def announce_gap(self, reason: str) -> None:
+        """Tell every connection that messages may be missing, how many is not known. Those who come back
+        later find it in its place."""
+        frame = gap(reason, None, id=self.history.advance(own=True))
+        self.history.keep(None, frame)
+        batch = Batch.unnumbered(frame)
+        for connection in list(self._due):
+            connection.tell_marked(reason, batch)
+
+    def beat(self, limit: int = 500) -> float:
+        """Send the heartbeats due about now, at most `limit`. Returns when to call again, in clock time."""
+        now = self._clock()
+        self.history.evict()
+        batch: Batch | None = None
+        for _ in range(limit):
+            connection, due = next(iter(self._due.items()), (None, 0.0))
+            if connection is None:
+                return now + self._period  # whoever connects meanwhile is due later than that
+            if due > now + BEAT_TOGETHER_SECONDS:
+                return due
+            batch = batch or Batch.unnumbered(heartbeat())
+            connection.tell(HEARTBEAT, batch)
+            self._due[connection] = due + self._period
+            self._due.move_to_end(connection)
+        return now
+
+    def close(self) -> None:
+        """End every stream. Connections leave when their own tasks come to their end."""
+        self.closed = self.draining = True
+        for connection in list(self._due):
+            connection.close()

@@ -1,0 +1,58 @@
+"""Streams that end at a set time."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import weakref
+from collections.abc import Callable
+from itertools import count
+
+import trio
+
+from trio_sse.delivery.connection import Connection
+
+_SWEEP_FROM = 64
+
+
+class Lifetimes:
+    """Ends each stream that was added when its time has come. One task for all of them."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[float, int, weakref.ref[Connection], Callable[[], bytes]]] = []
+        self._order = count()
+        self._sweep_at = _SWEEP_FROM
+        self._earlier = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def add(self, connection: Connection, at: float, last_words: Callable[[], bytes] = bytes) -> None:
+        """End `connection` at the time `at` of Trio's clock, with these last words, made then."""
+        if len(self._due) >= self._sweep_at:
+            self._sweep()
+        heapq.heappush(self._due, (at, next(self._order), weakref.ref(connection), last_words))
+        if self._due[0][0] == at:
+            self._earlier.set()
+
+    def _sweep(self) -> None:
+        """Forget streams that have ended by themselves, long before their time perhaps."""
+        self._due = [due for due in self._due if (connection := due[2]()) and not connection.closed]
+        heapq.heapify(self._due)
+        self._sweep_at = max(_SWEEP_FROM, 2 * len(self._due))
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """End streams in time, until cancelled."""
+        task_status.started()
+        while True:
+            with trio.move_on_at(self._due[0][0] if self._due else math.inf):
+                await self._earlier.wait()
+            self._earlier = trio.Event()
+            self._end_due()
+
+    def _end_due(self) -> None:
+        while self._due and self._due[0][0] <= trio.current_time():
+            _, _, reference, last_words = heapq.heappop(self._due)
+            connection = reference()
+            if connection is not None:
+                connection.end(last_words())

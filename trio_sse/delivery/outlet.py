@@ -1,0 +1,210 @@
+"""Where the bytes of a connection go."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import socket
+from typing import Protocol
+
+import trio
+
+from trio_sse.delivery import sse
+from trio_sse.delivery.batch import Batch
+from trio_sse.server.sockets import is_unacknowledged
+
+
+class Backlog(Protocol):
+    """What waits behind an outlet that was busy. A Connection is one."""
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether `take_waiting` gives a replay, a page at a time."""
+        ...
+
+    def take_waiting(self) -> bytes:
+        """What waits, in order, or b"" when nothing does."""
+        ...
+
+
+class Outlet(Protocol):
+    """A way out that either takes a batch whole, at once, or refuses it whole."""
+
+    def take(self, batch: Batch) -> bool:
+        """Take all of `batch` now, or nothing of it because earlier bytes are still on their way.
+
+        Never waits. Bytes leave in the order they were taken.
+        """
+        ...
+
+    def pull(self) -> None:
+        """Something waits. Take it as soon as earlier bytes have left."""
+        ...
+
+    def close(self) -> None:
+        """End the stream once what was taken and what waits has left. Nothing more is taken."""
+        ...
+
+
+class AsgiOutlet:
+    """Hands bytes to whoever awaits them and passes them to an ASGI `send` (Quart does).
+
+    While that task waits here everything taken reaches it whole; while it is inside `send` the outlet
+    refuses, and the connection's memory channel fills instead.
+    """
+
+    def __init__(
+        self, channel: trio.MemorySendChannel[bytes], waiting: trio.MemoryReceiveChannel[bytes]
+    ) -> None:
+        self._channel = channel
+        self._waiting = waiting
+        self._parked = False
+        self.ended = math.inf
+        """When it was closed."""
+
+    def take(self, batch: Batch) -> bool:
+        if not self._parked:
+            return False
+        self._parked = False
+        self._channel.send_nowait(batch.data)  # straight to the waiting task: no slot is used
+        return True
+
+    def pull(self) -> None:
+        if self._parked:
+            self._parked = False
+            self._channel.send_nowait(b"")
+
+    def close(self) -> None:
+        self._parked = False
+        self.ended = trio.current_time()
+
+    async def wait(self) -> bytes:
+        """The next bytes, or b"" when there are some to take. Raises trio.EndOfChannel when the connection
+        was closed."""
+        self._parked = True
+        try:
+            return await self._waiting.receive()
+        finally:
+            self._parked = False
+
+
+class SocketOutlet:
+    """Writes to the socket itself, without waiting, as the body of an HTTP/1 response.
+
+    What the socket does not take at once is written by a task of its own in `nursery`, which exists only
+    while there is such a rest, or a replay. A client that takes nothing for `timeout` seconds is cut off, and
+    so is one that has not taken all so long after the end of its stream; one that cannot be reached is the
+    kernel's to give up (see sockets.KeepAlive). The end of the stream cancels `nursery`. Each page of a
+    replay takes one of `turns`, which all connections share, so that a crowd that comes back leaves time for
+    everybody else.
+    """
+
+    __slots__ = (
+        "_backlog", "_chunked", "_closing", "_deadline", "_draining", "_fd", "_nursery", "_rest", "_timeout",
+        "_turns",
+    )  # fmt: skip
+
+    def __init__(
+        self, fd: int, backlog: Backlog, nursery: trio.Nursery, turns: trio.CapacityLimiter, *, chunked: bool,
+        timeout: float,
+    ) -> None:  # fmt: skip
+        self._fd = fd
+        self._backlog = backlog
+        self._nursery = nursery
+        self._turns = turns
+        self._chunked = chunked
+        self._timeout = timeout
+        self._deadline = math.inf
+        self._closing = False
+        self._draining = False
+        self._rest = _NOTHING
+
+    def begin(self, head: bytes, body: bytes) -> None:
+        """Write the head of the response and the first bytes of its body, if there are any yet."""
+        self._write(head + sse.chunk(body) if body and self._chunked else head + body)
+
+    def take(self, batch: Batch) -> bool:
+        # The socket may take more by now, though the task that waits for it had no turn yet.
+        if self._rest and not self._push():
+            return False
+        self._write(batch.chunk if self._chunked else batch.data)
+        return True
+
+    def pull(self) -> None:
+        # A nursery on its way out takes no new task.
+        if not self._draining and not self._nursery.cancel_scope.cancel_called:
+            self._draining = True
+            self._nursery.start_soon(self._drain)
+
+    def close(self) -> None:
+        self._closing = True
+        self._deadline = trio.current_time() + self._timeout
+        if not self._draining:
+            self._end()
+
+    def _write(self, data: bytes) -> None:
+        sent = self._write_some(data)
+        if sent < len(data):
+            self._rest = memoryview(data)[sent:]
+            self.pull()
+
+    def _write_some(self, data: bytes | memoryview) -> int:
+        """How much the socket took. A broken one takes everything, and the connection ends."""
+        try:
+            return os.write(self._fd, data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._nursery.cancel_scope.cancel()
+            return len(data)
+
+    def _push(self) -> bool:
+        """Write the rest, and what waits behind it, of a replay one page. Returns whether all of it left."""
+        paged = False
+        while True:
+            if self._rest:
+                self._rest = self._rest[self._write_some(self._rest) :]
+            if self._rest or (paged and self._backlog.catching_up):
+                return False
+            waiting = self._backlog.take_waiting()
+            if not waiting:
+                return True
+            self._rest = memoryview(sse.chunk(waiting) if self._chunked else waiting)
+            paged = True
+
+    async def _drain(self) -> None:
+        done = False
+        while not done:
+            if self._rest:
+                until = min(trio.current_time() + self._timeout, self._deadline)
+                with trio.move_on_at(until) as patience:
+                    await trio.lowlevel.wait_writable(self._fd)
+                if patience.cancelled_caught:
+                    if trio.current_time() < self._deadline and is_unacknowledged(self._fd):
+                        continue
+                    abort(self._fd)
+                    self._nursery.cancel_scope.cancel()
+                    return
+            if self._backlog.catching_up:
+                async with self._turns:
+                    done = self._push()
+            else:
+                done = self._push()
+        self._draining = False
+        if self._closing:
+            self._end()
+
+    def _end(self) -> None:
+        if self._chunked:
+            self._write_some(sse.LAST_CHUNK)
+        self._nursery.cancel_scope.cancel()
+
+
+_NOTHING = memoryview(b"")
+
+
+def abort(fd: int) -> None:
+    """End the connection of `fd` in both directions, whoever waits for it. The caller still closes it."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+        sock.shutdown(socket.SHUT_RDWR)

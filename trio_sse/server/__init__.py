@@ -1,0 +1,1 @@
+"""The way in on sockets, in Hypercorn's place. Imports no Quart."""

@@ -1,0 +1,93 @@
+"""From a listening socket to its connections, through times when the process may open no more files."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+import structlog
+import trio
+
+from trio_sse.server.sockets import spread_probes, widen
+
+log = structlog.stdlib.get_logger("trio_sse.server.accepting")
+
+AGAIN_SECONDS = 0.1
+"""When accept(2) is tried again that failed for want of something. Nothing tells when there is room."""
+
+QUIET_SECONDS = 60
+
+_WANT = {
+    errno.EMFILE: "this process may open no more files: raise LimitNOFILE (systemd) or `ulimit -n`",
+    errno.ENFILE: "this machine may open no more files: raise fs.file-max (sysctl), or lower LimitNOFILE",
+    errno.ENOBUFS: "the kernel has no memory for more sockets",
+    errno.ENOMEM: "the kernel has no memory for more sockets",
+}
+
+_Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
+class Want:
+    """Says what is wanting when a connection cannot be accepted: one line a minute."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._quiet_until = float("-inf")
+
+    def report(self, error: BaseException | None) -> bool:
+        """Whether `error` is of that kind. Anything else is somebody else's to tell."""
+        reason = _WANT.get(error.errno or 0) if isinstance(error, OSError) else None
+        if reason is None:
+            return False
+        now = self._clock()
+        if now >= self._quiet_until:
+            self._quiet_until = now + QUIET_SECONDS
+            log.error(f"new connections wait: {reason}", error=str(error))
+        return True
+
+
+class PatientListener(trio.abc.Listener[_Stream]):
+    """Another listener, whose connections are bounded, and which waits where that one would fail."""
+
+    def __init__(
+        self, listener: trio.SocketListener | trio.SSLListener[trio.SocketStream], outage: float, want: Want
+    ) -> None:
+        self._listener: Any = listener
+        self._outage = outage
+        self._want = want
+
+    async def accept(self) -> _Stream:
+        while True:
+            try:
+                stream: _Stream = await self._listener.accept()
+            except OSError as error:
+                if not self._want.report(error):
+                    raise
+                await trio.sleep(AGAIN_SECONDS)
+            else:
+                plain = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+                spread_probes(plain.socket, self._outage)
+                return stream
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+
+async def serve_listeners(
+    handler: Callable[[Any], Awaitable[object]],
+    listeners: list[Any],
+    *,
+    outage: float,
+    want: Want,
+    handler_nursery: trio.Nursery,
+) -> NoReturn:
+    """trio.serve_listeners, with the bounds of ours. Whoever accepts nothing (no listeners) waits."""
+    for listener in listeners:
+        plain: Any = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
+        widen(plain.socket, outage)
+    patient = [PatientListener(listener, outage, want) for listener in listeners]
+    if not patient:
+        await trio.sleep_forever()
+    await trio.serve_listeners(handler, patient, handler_nursery=handler_nursery)

@@ -1,0 +1,289 @@
+"""In the place of Hypercorn's TCP servers: every connection comes in here.
+
+`GET /sse` on a plain HTTP/1 connection is served on its own socket; anything else goes on in Hypercorn, with
+the bytes that were read. An error of one connection stays that connection's own, and the service learns
+when the stop begins.
+
+The one room that relies on what Hypercorn does not promise: that `hypercorn.trio.run` and
+`hypercorn.asyncio.run` look the names `TCPServer` and `raise_shutdown` up after the lifespan start-up, await
+what the first returns for every connection, and stop when the second raises; and that from then on they
+accept by `trio.serve_listeners` and `asyncio.start_server`, which is how the server's own listening sockets
+are known from others of the process.
+tests/integration/test_libraries.py tells when that no longer holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any, NoReturn
+
+import hypercorn.asyncio.run
+import hypercorn.trio.run
+import structlog
+import trio
+import trio_asyncio
+from hypercorn.asyncio.tcp_server import TCPServer as AsyncioTCPServer
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer as TrioTCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import ShutdownError
+
+from trio_sse.server.accepting import Want, serve_listeners
+from trio_sse.server.containment import Contained
+from trio_sse.server.http1 import OtherRequest, Replayed, StreamRequest, TooLarge, read_request
+from trio_sse.server.sockets import MAX_BACKLOG
+from trio_sse.server.stream import let_in, refuse, serve_stream
+from trio_sse.service import Service
+from trio_sse.standing_in import standing_in, with_own
+
+log = structlog.stdlib.get_logger("trio_sse.server.front")
+
+STOP_GRACE_SECONDS = 1.0
+"""How long requests may take to end by themselves once the stop has begun, the hundred streams of one HTTP/2
+connection among them. Hypercorn would wait forever for a client that does not read: its writes have no
+deadline and are shielded from cancellation."""
+
+_Opened = Any  # a trio.SocketStream, a trio.SSLStream, or an asyncio.StreamWriter
+
+
+class Doors:
+    """Lets connections in to one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._open: dict[_Opened, trio.CancelScope | None] = {}
+        self._one_left = trio.Event()
+        self._servers: list[_AsyncioServer] = []
+        self._context_on_trio: WorkerContext | None = None
+        self._want = Want()
+        self._outage = service.settings.write_timeout_seconds
+        self._enter_on_trio: Callable[[trio.SocketStream], Awaitable[None]] | None = None
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Stand in Hypercorn's place for `TCPServer` and `raise_shutdown` while the service is up."""
+        doors = {
+            hypercorn.trio.run: {
+                "TCPServer": self.enter,
+                "raise_shutdown": self._raise_shutdown,
+                "trio": with_own(trio, serve_listeners=self._serve_listeners),
+            },
+            hypercorn.asyncio.run: {
+                "TCPServer": self.enter_asyncio,
+                "raise_shutdown": self._raise_shutdown_asyncio,
+                "asyncio": with_own(asyncio, start_server=self._start_server),
+            },
+        }
+        if not all(name in vars(module) for module, names in doors.items() for name in names):
+            log.warning("this Hypercorn has no place for the door: streams are served by Quart, more slowly")
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            for module, names in doors.items():
+                stack.enter_context(standing_in(module, names))
+            yield
+
+    async def _raise_shutdown(self, trigger: Callable[[], Awaitable[Any]]) -> None:
+        """Hypercorn's worker waits here for its end, still accepting: drain before it begins to stop."""
+        await self._service.stopping.after(trigger)
+        raise ShutdownError
+
+    async def _raise_shutdown_asyncio(self, trigger: Callable[[], Awaitable[Any]]) -> None:
+        loop: Any = asyncio.get_running_loop()
+        after = self._service.stopping.after
+        await loop.trio_as_future(after, trio_asyncio.aio_as_trio(trigger, loop=loop))
+        raise ShutdownError
+
+    async def _serve_listeners(
+        self, handler: Any, listeners: list[Any], *, handler_nursery: trio.Nursery
+    ) -> NoReturn:
+        await serve_listeners(
+            handler, listeners, outage=self._outage, want=self._want, handler_nursery=handler_nursery
+        )
+
+    async def _start_server(
+        self, callback: Any, *, sock: socket.socket, ssl: Any = None,
+        ssl_handshake_timeout: float | None = None, **_: Any,
+    ) -> _AsyncioServer:  # fmt: skip
+        """Accept by Trio in asyncio's place, which logs a hundred tracebacks a second out of descriptors."""
+        loop: Any = asyncio.get_running_loop()
+        secure = {} if ssl is None else {"ssl": ssl, "ssl_handshake_timeout": ssl_handshake_timeout}
+
+        async def accept(stream: trio.SocketStream) -> None:
+            if self._enter_on_trio is not None and ssl is None:
+                await self._enter_on_trio(stream)
+                return
+            accepted = socket.socket(fileno=stream.socket.detach())
+            hand_over = partial(
+                loop.connect_accepted_socket,
+                lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=loop), callback, loop=loop),
+                accepted,
+                **secure,
+            )
+            with contextlib.suppress(OSError):  # the handshake failed
+                await trio_asyncio.aio_as_trio(hand_over, loop=loop)()
+
+        sock.listen(MAX_BACKLOG)
+        sock.setblocking(False)
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+        server = _AsyncioServer()
+        self._servers.append(server)
+        nursery = self._service.nursery
+
+        @nursery.start_soon
+        async def serve() -> None:
+            with server.accepting:
+                await self._serve_listeners(accept, [listener], handler_nursery=nursery)
+
+        return server
+
+    async def enter(
+        self, app: Any, config: Config, context: Any, state: Any, stream: Any, received: bytes = b""
+    ) -> None:
+        """One connection under Trio, from accept to close.
+
+        `stream` is a trio.SocketStream or, with TLS, a trio.SSLStream; `received` was read from it before.
+        """
+        if self._context_on_trio is None:
+            self._context_on_trio = context
+            self._watch_stop(context.terminated.wait)
+        with _Entered(self, stream):
+            if not isinstance(stream, trio.SocketStream):
+                await TrioTCPServer(app, config, context, state, stream).run()
+                return
+            request: StreamRequest | OtherRequest | TooLarge | None = OtherRequest(received)
+            if self._service.settings.door:
+                request = await read_request(stream, received, config, self._service.settings)
+            if isinstance(request, StreamRequest):
+                await context.mark_request()
+                opening = None
+                with (
+                    trio.CancelScope() as scope
+                ):  # it may wait for keys, and the stop does not wait for those
+                    self._open[stream] = scope
+                    opening = await let_in(self._service, request, stream)
+                self._open[stream] = None
+                del scope, request  # a browser's header fields, which the stream does not need: see Opening
+                if opening is not None:
+                    await serve_stream(self._service, opening, stream)
+            elif isinstance(request, TooLarge):
+                await refuse(request.answer, stream, self._outage)
+            elif request is not None:
+                with trio.CancelScope() as scope:
+                    self._open[stream] = scope
+                    rest = Replayed(stream, request.received, scope)
+                    await TrioTCPServer(app, config, context, state, rest).run()  # type: ignore[arg-type]
+
+    async def enter_asyncio(
+        self, app: Any, loop: Any, config: Config, context: Any, state: Any,
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
+    ) -> None:  # fmt: skip
+        """One connection under Hypercorn's asyncio worker, whose loop runs on Trio: its socket moves there.
+
+        From the first one on it is known how to enter, and they enter there at once, which spares asyncio's
+        transport, streams and task for each.
+        """
+        door = self._service.settings.door and config.max_requests is None
+        movable = door and writer.get_extra_info("ssl_object") is None
+        if self._context_on_trio is None:
+            self._context_on_trio = WorkerContext(None)
+            self._watch_stop(trio_asyncio.aio_as_trio(context.terminated.wait, loop=loop))
+            if door:
+                self._enter_on_trio = partial(
+                    self.enter, app, config, self._context_on_trio, ConnectionState(state)
+                )
+        with _Entered(self, writer):
+            if not movable:
+                await AsyncioTCPServer(app, loop, config, context, state, reader, writer).run()
+                return
+            stream, received = _moved(reader, writer)
+            await loop.trio_as_future(
+                self.enter, app, config, self._context_on_trio, ConnectionState(state), stream, received
+            )
+
+    def _watch_stop(self, wait: Callable[[], Awaitable[Any]]) -> None:
+        self._service.nursery.start_soon(self._stop, wait)
+
+    async def _stop(self, wait: Callable[[], Awaitable[Any]]) -> None:
+        """When the worker begins to stop, end the streams.
+
+        Hypercorn tells an application only after the connections have ended, which streams never do.
+        """
+        await wait()
+        assert self._context_on_trio is not None
+        await self._context_on_trio.terminated.set()
+        await self.finish()
+
+    async def finish(self) -> None:
+        """End all connections: streams at once, others after STOP_GRACE_SECONDS, however they wait."""
+        for server in self._servers:
+            server.close()
+        self._service.hub.close()
+        with trio.move_on_after(STOP_GRACE_SECONDS):
+            while self._open:
+                self._one_left = trio.Event()
+                await self._one_left.wait()
+        for opened, scope in list(self._open.items()):
+            _cut(opened)
+            if scope is not None:
+                scope.cancel()
+
+
+class _AsyncioServer:
+    """What Hypercorn closes in the end, in the place of an asyncio.Server."""
+
+    def __init__(self) -> None:
+        self.accepting = trio.CancelScope()
+
+    def close(self) -> None:
+        self.accepting.cancel()
+
+    async def wait_closed(self) -> None:
+        """There is nothing to wait for: who has come in is known to Hypercorn."""
+
+
+class _Entered(Contained):
+    """The life of one connection, known to the doors."""
+
+    __slots__ = ("_doors", "_opened")
+
+    def __init__(self, doors: Doors, opened: _Opened) -> None:
+        super().__init__(doors._service.counters, "a connection")
+        self._doors = doors
+        self._opened = opened
+
+    def __enter__(self) -> None:
+        self._doors._open[self._opened] = None
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        del self._doors._open[self._opened]
+        if isinstance(self._opened, trio.SocketStream):
+            self._opened.socket.close()  # synchronous, so nothing can stop it
+        self._doors._one_left.set()
+        return super().__exit__(kind, error, traceback)
+
+
+def _moved(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[trio.SocketStream, bytes]:
+    """The connection as a Trio stream, taken away from asyncio, and what asyncio has read of it."""
+    transport = writer.transport
+    transport.pause_reading()  # type: ignore[attr-defined]
+    received = bytes(reader._buffer)  # type: ignore[attr-defined]  # read() would wait where there is nothing
+    sock = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
+    transport.abort()  # closes asyncio's descriptor, not the connection, which has another now
+    sock.setblocking(False)
+    return trio.SocketStream(trio.socket.from_stdlib_socket(sock)), received
+
+
+def _cut(opened: _Opened) -> None:
+    if isinstance(opened, asyncio.StreamWriter):
+        opened.transport.abort()
+        return
+    transport = opened.transport_stream if isinstance(opened, trio.SSLStream) else opened
+    with contextlib.suppress(OSError):
+        transport.socket.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,258 @@
+"""The head of a plain HTTP/1 request, read from a socket: is it for a stream?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import h11
+import hypercorn.protocol.h11
+import trio
+from hypercorn.config import Config
+
+from trio_sse.access.handshake import Asked, Headers, Refused, handshake, refused
+from trio_sse.settings import Settings
+from trio_sse.standing_in import standing_in, with_own
+
+_READ = 65536
+_PLAIN_BYTES = 8192
+
+MAX_FIELDS = 100
+"""Header fields of one request. Browsers behind proxies send some thirty."""
+
+TOO_LARGE = f"the head of the request is too large, or has more than {MAX_FIELDS} header fields"
+
+
+class StreamRequest(NamedTuple):
+    """A request for a stream, or what is wrong with it."""
+
+    asked: Asked | Refused
+    chunked: bool
+    """Whether the client speaks HTTP/1.1."""
+    config: Config
+
+    def head(self, headers: Headers) -> bytes:
+        """The head of the response with the stream."""
+        if self.chunked:
+            headers = (*headers, ("transfer-encoding", "chunked"))
+        return _head(HTTPStatus.OK, headers, self.chunked, self.config, int(time.time()))
+
+    def refusal(self, refused: Refused) -> bytes:
+        """The whole of another response."""
+        body = refused.body
+        headers = (*refused.headers, ("content-length", str(len(body))))
+        return _head(refused.status, headers, self.chunked, self.config, int(time.time())) + body
+
+
+class TooLarge(NamedTuple):
+    """A request whose head is larger than it may be. Nothing of it was looked at."""
+
+    config: Config
+
+    @property
+    def answer(self) -> bytes:
+        """The whole response (RFC 6585, 5)."""
+        refusal = refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, TOO_LARGE, ())
+        return StreamRequest(refusal, True, self.config).refusal(refusal)
+
+
+class OtherRequest(NamedTuple):
+    """A request, or what was to become one, for somebody else to answer: the bytes received so far."""
+
+    received: bytes
+
+
+async def read_request(
+    stream: trio.SocketStream, received: bytes, config: Config, settings: Settings
+) -> StreamRequest | OtherRequest | TooLarge | None:
+    """Read the first request of a connection, of which `received` came already. None: the client left, or
+    was too slow.
+
+    Hypercorn's own bounds hold: the head must be complete after `keep_alive_timeout` seconds, and within
+    `h11_max_incomplete_size` bytes; and it may have MAX_FIELDS. What h11 refuses is Hypercorn's to refuse, in
+    its own words.
+    """
+    fd = stream.socket.fileno()
+    deadline = trio.current_time() + config.keep_alive_timeout
+    if not received:
+        received = await _read(fd, deadline)
+        if not received:
+            return None
+    limit = config.h11_max_incomplete_size
+    if len(received) <= limit and (plain := _plain_request(received)):
+        return _stream_request(*plain, config, settings) or OtherRequest(received)
+    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=limit)
+    data = received
+    try:
+        while True:
+            if is_too_large(received, limit):
+                return TooLarge(config)
+            parser.receive_data(data)
+            event = parser.next_event()
+            if event is not h11.NEED_DATA:
+                break
+            data = await _read(fd, deadline)
+            if not data:
+                return None
+            received += data
+        if not isinstance(event, h11.Request) or event.http_version not in (b"1.1", b"1.0"):
+            return OtherRequest(received)
+        if parser.they_are_waiting_for_100_continue:
+            return OtherRequest(received)
+        if not isinstance(parser.next_event(), h11.EndOfMessage):  # it has a body
+            return OtherRequest(received)
+        headers = event.headers.raw_items()
+        http11 = event.http_version == b"1.1"
+        found = _stream_request(event.method, event.target, http11, headers, config, settings)
+        return found or OtherRequest(received)
+    except h11.RemoteProtocolError:
+        return OtherRequest(received)
+
+
+# The request as browsers and proxies write it. Reading it so takes a fifteenth of the time that h11 takes
+# (benchmarks/README.md). Whatever does not match is read by h11.
+_PLAIN = re.compile(
+    rb"GET ((?:/[!->@-~]+)?/sse(?:\?[!-~]*)?) HTTP/1\.1\r\n"
+    rb"((?:[-!#$%&'*+.^_`|~0-9A-Za-z]+:[\t -~]*\r\n)+)\r\n"
+)
+_BEYOND_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"expect"})
+
+_Header = tuple[bytes, bytes]
+
+
+def _plain_request(received: bytes) -> tuple[bytes, bytes, bool, list[_Header]] | None:
+    match = _PLAIN.fullmatch(received)
+    if match is None or len(received) > _PLAIN_BYTES or match[2].count(b"\n") > MAX_FIELDS:
+        return None
+    headers = []
+    hosts = 0
+    for line in match[2].split(b"\r\n")[:-1]:
+        name, _, value = line.partition(b":")
+        name = name.lower()
+        if name in _BEYOND_PLAIN:
+            return None
+        hosts += name == b"host"
+        headers.append((name, value.strip(b" \t")))
+    return (b"GET", match[1], True, headers) if hosts == 1 else None
+
+
+# The empty line that ends a head, as h11 finds it.
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
+
+
+def is_too_large(received: bytes, most: int) -> bool:
+    """Whether what begins a request is more than the head of one may be: `most` bytes and MAX_FIELDS. Looking
+    costs little, whatever it is; taking it apart would cost up to 50 ms of everybody's time."""
+    end = _END_OF_HEAD.search(received, 0, most)
+    if end is None:
+        return len(received) > most or received.count(b"\n") > MAX_FIELDS + 1
+    return received.count(b"\n", 0, end.start()) > MAX_FIELDS
+
+
+class BoundedConnection(h11.Connection):
+    """An h11 connection that refuses such a head before it takes it apart. h11's own bound is for heads that
+    are not complete."""
+
+    def __init__(self, our_role: type[h11.SERVER], max_incomplete_event_size: int) -> None:
+        super().__init__(our_role, max_incomplete_event_size)
+        self._most = max_incomplete_event_size
+
+    def next_event(self) -> Any:
+        if self.their_state is h11.IDLE and is_too_large(self.trailing_data[0], self._most):
+            raise h11.RemoteProtocolError(TOO_LARGE, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        return super().next_event()
+
+
+@contextlib.contextmanager
+def bounded_heads() -> Iterator[None]:
+    """Let Hypercorn read requests so: those over TLS, and later ones of a connection, are not read here."""
+    with standing_in(hypercorn.protocol.h11, {"h11": with_own(h11, Connection=BoundedConnection)}):
+        yield
+
+
+async def _read(fd: int, deadline: float) -> bytes:
+    """What the socket has, waiting for it until `deadline`. b"": the client left, or the time is over."""
+    try:
+        return os.read(fd, _READ)  # most requests are there before they are looked for
+    except BlockingIOError:
+        pass
+    except OSError:
+        return b""
+    with trio.move_on_at(deadline):
+        while True:
+            await trio.lowlevel.wait_readable(fd)
+            try:
+                return os.read(fd, _READ)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return b""
+    return b""
+
+
+def _stream_request(
+    method: bytes, target: bytes, http11: bool, headers: list[_Header], config: Config, settings: Settings
+) -> StreamRequest | None:
+    path, _, query = target.partition(b"?")
+    if method != b"GET" or not _is_stream(path, config, settings) or config.server_names:
+        return None
+    if any(name.lower() == b"upgrade" for name, _ in headers):
+        return None
+    return StreamRequest(handshake(query, headers, settings), http11, config)
+
+
+def _is_stream(path: bytes, config: Config, settings: Settings) -> bool:
+    """A proxy may leave the path in front that the service is under."""
+    if path == b"/sse":
+        return True
+    prefix = path.removesuffix(b"/sse").decode("latin-1")
+    return len(prefix) < len(path) and prefix in (settings.root_path, config.root_path)
+
+
+@lru_cache(maxsize=64)
+def _head(status: int, headers: Headers, http11: bool, config: Config, _second: int) -> bytes:
+    """The head of a response (RFC 9112, 4 and 7.1): one and the same for all who come in one second.
+
+    The connection ends with the response, so that nobody has to answer what a client sends meanwhile.
+    """
+    version = "1.1" if http11 else "1.0"
+    lines = [f"HTTP/{version} {status} {HTTPStatus(status).phrase}".encode(), b"connection: close"]
+    lines += [f"{name}: {value}".encode("latin-1") for name, value in headers]
+    lines += [b"%b: %b" % pair for pair in config.response_headers("h11")]
+    return b"\r\n".join([*lines, b"", b""])
+
+
+class Replayed:
+    """A stream whose first bytes were read already, for Hypercorn to read again.
+
+    A write that fails cancels `scope`. Hypercorn stops reading while requests wait behind another, and would
+    otherwise keep such a connection for ever, since nothing wakes it when the client has left.
+    """
+
+    def __init__(self, stream: trio.SocketStream, received: bytes, scope: trio.CancelScope) -> None:
+        self.socket = stream.socket
+        self.send_eof = stream.send_eof
+        self.aclose = stream.aclose
+        self._stream = stream
+        self._received = received
+        self._scope = scope
+
+    async def receive_some(self, max_bytes: int) -> bytes | bytearray:
+        if self._received:
+            await trio.lowlevel.checkpoint()
+            received, self._received = self._received[:max_bytes], self._received[max_bytes:]
+            return received
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes) -> None:
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError:
+            self._scope.cancel()
+            raise

@@ -1,0 +1,45 @@
+"""Our HTTP/2 in the place of Hypercorn's.
+
+Where Hypercorn or h2 lack a name that this relies on, theirs stay, and a line says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import hypercorn.protocol
+import structlog
+from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h11 import H11Protocol
+
+from trio_sse.standing_in import standing_in
+
+log = structlog.stdlib.get_logger("trio_sse.server.http2.installing")
+
+_RELIED_ON = {
+    hypercorn.protocol: ("H2Protocol", "H11Protocol"),
+    H11Protocol: ("_check_protocol",),
+    H2Protocol: (
+        "_close_stream", "_flush", "_handle_events", "_send_data", "_window_updated", "handle", "send_task",
+        "stream_send",
+    ),
+}  # fmt: skip
+"""What is replaced, or called, beside what is imported."""
+
+
+@contextlib.contextmanager
+def installed() -> Iterator[None]:
+    """Stand in the place of Hypercorn's own."""
+    missing = [name for owner, names in _RELIED_ON.items() for name in names if not hasattr(owner, name)]
+    try:
+        from trio_sse.server.http2.protocol import ContainedProtocol
+        from trio_sse.server.upgrades import PlainProtocol
+    except (ImportError, AttributeError) as error:
+        missing.append(str(error))
+    if missing:
+        log.warning("HTTP/2 is as this Hypercorn has it, with its faults", missing=", ".join(missing))
+        yield
+        return
+    with standing_in(hypercorn.protocol, {"H2Protocol": ContainedProtocol, "H11Protocol": PlainProtocol}):
+        yield

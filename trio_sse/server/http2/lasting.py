@@ -1,0 +1,139 @@
+"""The life of one HTTP/2 connection in Hypercorn: what is sent, in turns, and when it ends.
+
+- It does not end for being old. One whose requests are taken back over and over takes no new ones, and ends
+  with the last of its streams. So does one whose client said GOAWAY (RFC 9113, 6.8), and one that stops.
+- A writer goes on when little is left in its buffer, not when little was taken from it: from a client with a
+  closed window nothing is ever taken. It goes on when its stream or its connection has ended, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from h2.errors import ErrorCodes
+from h2.exceptions import ProtocolError
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h2 import H2Protocol
+from priority.priority import DeadlockError, MissingStreamError
+
+from trio_sse.server.http2.bounds import WASTE, BoundedStreamBuffer, Waste
+from trio_sse.server.http2.frames import ServerConnection
+
+
+class LastingProtocol(H2Protocol):
+    """One HTTP/2 connection. What its streams are is for who inherits from it."""
+
+    def __init__(self, app: Any, config: Config, *arguments: Any) -> None:
+        super().__init__(app, config, *arguments)
+        self.connection: ServerConnection = ServerConnection(config)
+        self.stream_buffers: dict[int, BoundedStreamBuffer] = {}  # type: ignore[assignment]
+        self._waste = Waste(self.context.time)
+        self._last: int | None = None  # the last stream that is served, when we have said GOAWAY
+        self._leaving = False  # whether the connection ends with its last stream
+        self._ended = False  # whether there is nobody to say GOAWAY to
+        self._sending = 0
+
+    async def handle(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            if self._ended:
+                return
+            self._ended = not event.data
+            try:
+                events = self.connection.receive_data(event.data)
+            except ProtocolError:
+                await self._flush()
+                await self._end()
+            else:
+                await self._handle_events(events)
+            return
+        if isinstance(event, Closed) and not self._ended and not self._sending:
+            # The server closes a connection that is idle. A request that is on its way may be sent again.
+            self._ended = True
+            self._go_away()
+            await self._flush()
+        await super().handle(event)
+        if self.closed:
+            for buffer in list(self.stream_buffers.values()):
+                await buffer.close()
+
+    async def send_task(self) -> None:
+        """Send what there is, and close the connection when it is done with.
+
+        What applications have to say is written here only. In their own tasks it could be cancelled half-way:
+        header fields that are lost make those of all other streams unreadable (RFC 7541, 2.3.2).
+        """
+        while not self.closed:
+            await self._flush()
+            if self._is_done:
+                await self._end()
+                return
+            try:
+                stream_id = next(self.priority)
+            except DeadlockError:
+                await self.has_data.wait()
+                await self.has_data.clear()
+            else:
+                await self._send_data(stream_id)
+
+    async def _send_data(self, stream_id: int) -> None:
+        buffer = self.stream_buffers[stream_id]
+        try:
+            room = self.connection.local_flow_control_window(stream_id)
+            data = await buffer.pop(max(0, min(room, self.connection.max_outbound_frame_size)))
+            done = buffer.complete
+            if data or done:
+                self.connection.send_data(stream_id, data, end_stream=done)
+            else:
+                self.priority.block(stream_id)
+        except ProtocolError:  # the stream is over
+            done = True
+        if done:
+            del self.stream_buffers[stream_id]
+            with contextlib.suppress(MissingStreamError):
+                self.priority.remove_stream(stream_id)
+            await buffer.close()
+
+    async def _drop(self, stream_id: int) -> None:
+        """Tell the application, and whoever writes, that a stream is over."""
+        await self._close_stream(stream_id)
+        if stream_id in self.stream_buffers:
+            await self.stream_buffers[stream_id].close()
+            await self._window_updated(stream_id)
+
+    async def _count_waste(self) -> None:
+        level = self._waste.add()
+        if level > 2 * WASTE:
+            self.connection.close_connection(ErrorCodes.ENHANCE_YOUR_CALM, last_stream_id=self._last)
+            await self._flush()
+            await self._end()
+        elif level > WASTE:
+            self._go_away()
+            await self.has_data.set()
+
+    async def _flush(self) -> None:
+        self._sending += 1
+        try:
+            await super()._flush()
+        finally:
+            self._sending -= 1
+
+    def _go_away(self, before: int | None = None) -> None:
+        """Say that the streams so far, or those before one, are the last."""
+        if self._last is None:
+            self._leaving = True
+            highest = self.connection.highest_inbound_stream_id
+            self._last = highest if before is None else max(0, before - 2)
+            with contextlib.suppress(ProtocolError):
+                self.connection.close_connection(last_stream_id=self._last)
+
+    @property
+    def _is_done(self) -> bool:
+        return self._leaving and not self.streams and not self.stream_buffers
+
+    async def _end(self) -> None:
+        self._ended = True
+        await self.send(Updated(idle=False))  # nobody need wait any more for it to be idle too long
+        with contextlib.suppress(OSError):  # asyncio's TLS, of a client that sends on
+            await self.send(Closed())

@@ -1,0 +1,132 @@
+"""Settings that are fine alone and wrong, or without effect, together."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+
+from trio_sse.settings.model import MIN_SECRET_BYTES, MIN_TOKEN_BYTES, Settings, env_name
+
+_SINGLE = {
+    "redis_host": "REDIS_HOST",
+    "redis_port": "REDIS_PORT",
+    "redis_username": "REDIS_USERNAME",
+    "redis_password": "REDIS_PASSWORD",
+    "redis_main_db": "REDIS_MAIN_DB",
+}
+
+
+def of(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
+    """One line for each that ends the start."""
+    yield from _of_ours(settings)
+    yield from of_redis(settings, environment)
+
+
+def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
+    """One line for each setting that the others leave without the effect that was meant."""
+    given = _given(settings, environment)
+    if settings.redis_sentinels:
+        if settings.redis_url is not None and (settings.redis_server.host or settings.redis_server.path):
+            yield (
+                "REDIS_SENTINELS and REDIS_URL both say where Redis is. Beside REDIS_SENTINELS, REDIS_URL is "
+                "written without an address, such as rediss://user:password@/1, or left out."
+            )
+        for name in sorted(given & {"redis_host", "redis_port"}):
+            yield f"{_SINGLE[name]} has no effect beside REDIS_SENTINELS, who know better: leave it out."
+    else:
+        if settings.redis_url is not None and not (settings.redis_server.host or settings.redis_server.path):
+            yield (
+                "REDIS_URL=(hidden) is not accepted: it has no host (a #, /, ? or @ in a password is written "
+                "%23, %2F, %3F, %40). Accepted: redis://, rediss:// or unix:// and an address."
+            )
+        for name in ("redis_sentinel_master", "redis_sentinel_username", "redis_sentinel_password"):
+            if name in settings.model_fields_set:
+                yield f"{name.upper()} has no effect without REDIS_SENTINELS: set both or none."
+    if settings.redis_url is not None:
+        for name in sorted(given - _same_as_url(settings)):
+            if name in ("redis_host", "redis_port") and settings.redis_sentinels:
+                continue  # told above
+            if name == "redis_main_db" and not uses_database(settings):
+                continue  # harmless: see remarks()
+            yield (
+                f"{_SINGLE[name]} has no effect beside REDIS_URL, which does not say the same: write it "
+                "there, or leave it out."
+            )
+
+
+def remarks(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
+    """One line for what has no effect and does no harm."""
+    if settings.redis_url is not None:
+        given = _given(settings, environment)
+        same = given & _same_as_url(settings)
+        if same:
+            names = ", ".join(sorted(_SINGLE[name] for name in same))
+            yield f"{names}: no effect beside REDIS_URL, which says the same"
+        if "redis_main_db" in given - same and not uses_database(settings):
+            yield "REDIS_MAIN_DB: no effect beside REDIS_URL; a channel has no database"
+
+
+def uses_database(settings: Settings) -> bool:
+    """Whether anything here lives in a database: a stream, idempotency keys. A channel does not."""
+    return settings.redis_stream is not None or bool(settings.publish_token_list)
+
+
+def _given(settings: Settings, environment: Mapping[str, str]) -> set[str]:
+    """Those of the single settings that the operator set. Kubernetes sets REDIS_PORT=tcp://10.0.0.1:6379 by
+    itself beside a Service named redis."""
+    given = settings.model_fields_set & _SINGLE.keys()
+    if re.match(r"\w+://", environment.get("REDIS_PORT", "")):
+        given.discard("redis_port")
+    return given
+
+
+def _same_as_url(settings: Settings) -> set[str]:
+    server = settings.redis_server
+    password = settings.redis_password
+    says = {
+        "redis_host": (settings.redis_host, server.host),
+        "redis_port": (settings.redis_port, server.port),
+        "redis_username": (settings.redis_username, server.username),
+        "redis_password": (password.get_secret_value() if password else None, server.password),
+        "redis_main_db": (settings.redis_main_db, server.database or 0),
+    }
+    return {name for name, (single, url) in says.items() if single == url}
+
+
+_JWT = frozenset(name for name in Settings.model_fields if name.startswith("jwt_"))
+
+
+def _of_ours(settings: Settings) -> Iterator[str]:
+    """Values that are fine alone and wrong together."""
+    if settings.auth == "jwt":
+        keys = (settings.jwt_secret, settings.jwt_public_key_file, settings.jwt_jwks_url)
+        if sum(key is not None for key in keys) != 1:
+            yield (
+                "SSE_AUTH=jwt needs one of SSE_JWT_SECRET, SSE_JWT_PUBLIC_KEY_FILE and SSE_JWT_JWKS_URL, and "
+                "only one."
+            )
+        if settings.jwt_secret_previous is not None and settings.jwt_secret is None:
+            yield "SSE_JWT_SECRET_PREVIOUS is for tokens from before SSE_JWT_SECRET, which is not set."
+        for name in ("jwt_secret", "jwt_secret_previous"):
+            secret = getattr(settings, name)
+            if secret is not None and len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+                yield f"{env_name(name)} is too short: at least {MIN_SECRET_BYTES} bytes (RFC 7518, 3.2)."
+    elif useless := [name for name in Settings.model_fields if name in settings.model_fields_set & _JWT]:
+        names = ", ".join(map(env_name, useless))
+        yield f"{names}: without effect, and streams open to everybody, unless SSE_AUTH=jwt is set too."
+    if any(len(token.encode()) < MIN_TOKEN_BYTES for token in settings.publish_token_list):
+        yield (
+            f"SSE_PUBLISH_TOKENS has a token that is too short: at least {MIN_TOKEN_BYTES} bytes each "
+            "(`openssl rand -hex 16` makes one)."
+        )
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        yield "SSE_TLS_CERT and SSE_TLS_KEY go together: set both or none."
+    elif settings.tls_cert is not None:
+        try:
+            # With a password, though none is right: OpenSSL would ask on the terminal for that of the key.
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(settings.tls_cert, settings.tls_key, password=b"")
+        except OSError as error:  # ssl.SSLError is one
+            files = f"SSE_TLS_CERT={settings.tls_cert!r} and SSE_TLS_KEY={settings.tls_key!r}"
+            yield f"{files} do not load: {error} (a key with a password cannot be used)."

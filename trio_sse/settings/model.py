@@ -1,0 +1,471 @@
+"""Every setting of the service, and the only reader of the environment (by `environment`)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, SecretStr, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from trio_sse.settings import environment
+from trio_sse.settings.origins import normal_host, normal_origin
+from trio_sse.settings.redis_url import MAX_DATABASE, RedisServer, RedisURLError, parse
+
+UNIX: Literal["unix"] = "unix"
+"""Among proxies: whoever connects to a Unix socket of ours."""
+
+Proxy = IPv4Network | IPv6Network | Literal["unix"]
+
+_ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
+_SENTINEL = re.compile(
+    r"(rediss?://)?(\[[0-9a-fA-F:.]+\]|[^\s:/@?#]+)(:[0-9]{1,5})?(\?[^\s,]+)?", re.IGNORECASE
+)
+
+SENTINEL_PORT = 26379
+
+_HEADER_NAME = re.compile(r"[-!#$%&'+.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2, but for *
+
+MIN_SECRET_BYTES = 32
+MIN_TOKEN_BYTES = 16
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used. `lines` has one line per mistake, without secrets."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = lines
+
+
+def _listed(value: str) -> Iterator[str]:
+    """The parts of a comma list. Line ends separate as well: files have one token a line."""
+    return filter(None, map(str.strip, re.split(r"[,\r\n]", value)))
+
+
+def _setting(env: str, default: Any, meaning: str, accepts: str, **constraints: Any) -> Any:
+    return Field(
+        default,
+        validation_alias=env,
+        description=meaning,
+        json_schema_extra={"accepts": accepts},
+        **constraints,
+    )
+
+
+class Settings(BaseSettings):
+    """What the operator may choose. Field order is the order of `--help` and of the README."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
+    )
+    _notices: tuple[str, ...] = PrivateAttr(())
+
+    host: str = _setting(
+        "SSE_HOST", "0.0.0.0", "address to listen on",
+        "an address, a host name, unix:/path or fd://3",
+    )  # fmt: skip
+    port: int = _setting(
+        "SSE_PORT", 8085, "port to listen on", "a number from 0 (any free port) to 65535", ge=0, le=65535
+    )
+    root_path: str = _setting(
+        "SSE_ROOT_PATH", "", "path that the service is under, whether or not the proxy takes it off",
+        "a path such as /notify",
+    )  # fmt: skip
+    redis_channel: str = _setting(
+        "SSE_REDIS_CHANNEL", "notifications", "Redis channel to subscribe to", "a name", min_length=1
+    )
+    redis_stream: str | None = _setting(
+        "SSE_REDIS_STREAM",
+        None,
+        "Redis stream to read beside the channel, from which nothing is lost",
+        "a key",
+    )
+    heartbeat_seconds: float = _setting(
+        "SSE_HEARTBEAT_SECONDS", 30.0, "seconds between two heartbeats of a connection",
+        "seconds, above 0 and up to 3600", gt=0, le=3600,
+    )  # fmt: skip
+    buffer: int = _setting(
+        "SSE_BUFFER", 10, "messages that may wait for a slow client", "a number from 1 to 100000",
+        ge=1, le=100_000,
+    )  # fmt: skip
+    slow_client: Literal["gap", "disconnect"] = _setting(
+        "SSE_SLOW_CLIENT", "gap", "what happens beyond that: drop and tell, or end the stream for a resume",
+        "gap or disconnect",
+    )  # fmt: skip
+    history_messages: int = _setting(
+        "SSE_HISTORY_MESSAGES", 10_000, "messages kept for clients that come back, of all users together",
+        "a number from 0 to 10000000", ge=0, le=10_000_000,
+    )  # fmt: skip
+    history_seconds: float = _setting(
+        "SSE_HISTORY_SECONDS", 300.0, "how long they are kept", "seconds, from 0 to 86400", ge=0, le=86_400
+    )
+    history_bytes: int = _setting(
+        "SSE_HISTORY_BYTES", 67_108_864, "memory they may take",
+        "bytes, from 0 to 68719476736", ge=0, le=68_719_476_736,
+    )  # fmt: skip
+    replay_limit: int = _setting(
+        "SSE_REPLAY_LIMIT", 10_000, "entries of the stream looked through for clients that were away longer",
+        "a number from 0 to 10000000", ge=0, le=10_000_000,
+    )  # fmt: skip
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = _setting(
+        "SSE_CORS_ORIGINS", ("*",), "origins whose pages may connect; cookies only with a list",
+        "* or a comma list such as https://a.example,https://*.b.example:8443,capacitor://localhost",
+    )  # fmt: skip
+    cors_headers: Annotated[tuple[str, ...], NoDecode] = _setting(
+        "SSE_CORS_HEADERS", (), "header fields that their requests may have beside the usual ones",
+        "a comma list of names such as X-Requested-With,traceparent",
+    )  # fmt: skip
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _setting(
+        "SSE_ALLOWED_HOSTS", ("*",), "names that requests may have as Host, against DNS rebinding",
+        "* or a comma list of names such as sse.example,*.b.example; addresses and localhost always may",
+    )  # fmt: skip
+    auth: Literal["none", "jwt"] = _setting(
+        "SSE_AUTH", "none", "who may read: anybody whatever user_id they ask for, or the user a token names",
+        "none or jwt",
+    )  # fmt: skip
+    jwt_secret: SecretStr | None = _setting(
+        "SSE_JWT_SECRET", None,
+        "secret that tokens are signed with (HS256; from 48 bytes HS384, from 64 HS512)",
+        "at least 32 bytes",
+    )  # fmt: skip
+    jwt_secret_previous: SecretStr | None = _setting(
+        "SSE_JWT_SECRET_PREVIOUS", None, "the secret before it, while tokens signed with that are valid",
+        "at least 32 bytes",
+    )  # fmt: skip
+    jwt_public_key_file: str | None = _setting(
+        "SSE_JWT_PUBLIC_KEY_FILE", None,
+        "or the keys they are verified with (RS256, PS256, ES256, those with 384 and 512, EdDSA)",
+        "a comma list of PEM files, each with one key or several", pattern=r"[^,\s]",
+    )  # fmt: skip
+    jwt_jwks_url: str | None = _setting(
+        "SSE_JWT_JWKS_URL", None, "or where such keys are to be had", "an http:// or https:// address",
+        pattern=r"^https?://\S+$",
+    )  # fmt: skip
+    jwt_audience: Annotated[tuple[str, ...], NoDecode] = _setting(
+        "SSE_JWT_AUDIENCE", (),
+        "`aud` a token must have, one of these; where it is not set, a token with `aud` is refused",
+        "a comma list",
+    )  # fmt: skip
+    jwt_issuer: str | None = _setting("SSE_JWT_ISSUER", None, "`iss` a token must have", "any text")
+    jwt_leeway_seconds: float = _setting(
+        "SSE_JWT_LEEWAY_SECONDS", 30.0, "by how much clocks may differ: `exp` counts later, `nbf` earlier",
+        "seconds, from 0 to 600", ge=0, le=600,
+    )  # fmt: skip
+    jwt_user_claim: str = _setting("SSE_JWT_USER_CLAIM", "sub", "claim that names the user", "a name")
+    jwt_cookie: str | None = _setting(
+        "SSE_JWT_COOKIE",
+        None,
+        "cookie that may hold the token, since EventSource can set no header",
+        "a name",
+    )
+    jwt_query: bool = _setting(
+        "SSE_JWT_QUERY", False, "whether ?access_token= may hold it; other logs may show it", "true or false"
+    )
+    publish_tokens: SecretStr | None = _setting(
+        "SSE_PUBLISH_TOKENS", None, "tokens with which POST /publish may be used; without any there is none",
+        "a comma list, each of at least 16 bytes",
+    )  # fmt: skip
+    stream_length: int = _setting(
+        "SSE_STREAM_LENGTH", 100_000, "entries of SSE_REDIS_STREAM that POST /publish leaves in it, about",
+        "a number from 1 to 1000000000", ge=1, le=1_000_000_000,
+    )  # fmt: skip
+    max_connections: int = _setting(
+        "SSE_MAX_CONNECTIONS", 0, "streams of one process at a time; 0: no limit",
+        "a number from 0 to 10000000", ge=0, le=10_000_000,
+    )  # fmt: skip
+    max_connections_per_user: int = _setting(
+        "SSE_MAX_CONNECTIONS_PER_USER", 0, "of one user; 0: no limit",
+        "a number from 0 to 10000000", ge=0, le=10_000_000,
+    )  # fmt: skip
+    max_connections_per_address: int = _setting(
+        "SSE_MAX_CONNECTIONS_PER_ADDRESS", 0, "of one IPv4 address or IPv6 /64; 0: no limit",
+        "a number from 0 to 10000000", ge=0, le=10_000_000,
+    )  # fmt: skip
+    connection_rate_per_address: float = _setting(
+        "SSE_CONNECTION_RATE_PER_ADDRESS", 0.0, "new streams per second of one address; 0: no limit",
+        "a number from 0 to 1000000", ge=0, le=1_000_000,
+    )  # fmt: skip
+    trusted_proxies: Annotated[tuple[Proxy, ...], NoDecode] = _setting(
+        "SSE_TRUSTED_PROXIES", (), "proxies whose Forwarded or X-Forwarded-For tells the client's address",
+        "a comma list of addresses and networks such as 10.0.0.0/8,::1; unix: the peer at a Unix socket",
+    )  # fmt: skip
+    tls_cert: str | None = _setting(
+        "SSE_TLS_CERT",
+        None,
+        "certificate chain, for https and HTTP/2; taken up anew when it changes",
+        "a PEM file",
+    )
+    tls_key: str | None = _setting("SSE_TLS_KEY", None, "its key", "a PEM file")
+    write_timeout_seconds: float = _setting(
+        "SSE_WRITE_TIMEOUT_SECONDS", 20.0, "a client that takes nothing for so long is cut off",
+        "seconds, from 1 to 3600", ge=1, le=3600,
+    )  # fmt: skip
+    drain_seconds: float = _setting(
+        "SSE_DRAIN_SECONDS", 5.0, "SIGTERM ends the streams spread over so long; 0: at once",
+        "seconds, from 0 to 3600", ge=0, le=3600,
+    )  # fmt: skip
+    max_stream_seconds: float = _setting(
+        "SSE_MAX_STREAM_SECONDS", 0.0, "longest life of a stream, of which it gets 80 to 100 %; 0: no end",
+        "seconds, from 0 to 31536000", ge=0, le=31_536_000,
+    )  # fmt: skip
+    max_message_bytes: int = _setting(
+        "SSE_MAX_MESSAGE_BYTES", 65536, "largest message accepted from Redis",
+        "bytes, from 64 to 16777216", ge=64, le=16_777_216,
+    )  # fmt: skip
+    workers: int = _setting(
+        "SSE_WORKERS", 1, "worker processes, each with all messages and its own connections",
+        "a number from 1 to 256", ge=1, le=256,
+    )  # fmt: skip
+    door: bool = _setting(
+        "SSE_DOOR", True, "serve streams on their own sockets, past Hypercorn and Quart", "true or false"
+    )
+    log_format: Literal["console", "json"] = _setting(
+        "SSE_LOG_FORMAT", "console", "how log lines look", "console or json"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "SSE_LOG_LEVEL", "info", "least important lines shown", "debug, info, warning or error"
+    )
+    redis_host: str = _setting("REDIS_HOST", "127.0.0.1", "Redis host", "an address or a host name")
+    redis_port: int = _setting("REDIS_PORT", 6379, "Redis port", "a number from 1 to 65535", ge=1, le=65535)
+    redis_username: str | None = _setting("REDIS_USERNAME", None, "Redis user (ACL)", "a name")
+    redis_password: SecretStr | None = _setting("REDIS_PASSWORD", None, "Redis password", "any text")
+    redis_main_db: int = _setting(
+        "REDIS_MAIN_DB", 1, "Redis database of stream and idempotency keys; 0 where there is no other",
+        "a number from 0 to 65535", ge=0, le=MAX_DATABASE,
+    )  # fmt: skip
+    redis_url: SecretStr | None = _setting(
+        "REDIS_URL", None, "Redis address, instead of the single settings",
+        "redis://, rediss:// or unix:// and an address, such as rediss://user:password@host:6379/1",
+    )  # fmt: skip
+
+    redis_sentinels: Annotated[tuple[str, ...], NoDecode] = _setting(
+        "REDIS_SENTINELS", (), "Sentinels that know where the master is, instead of host and port",
+        "a comma list of host or host:port, with rediss:// in front for TLS, such as 10.0.0.1,rediss://10.0.0.2:26380",
+    )  # fmt: skip
+    redis_sentinel_master: str = _setting(
+        "REDIS_SENTINEL_MASTER", "mymaster", "the master's name there", "a name", min_length=1
+    )
+    redis_sentinel_username: str | None = _setting(
+        "REDIS_SENTINEL_USERNAME", None, "user of the Sentinels (ACL)", "a name"
+    )
+    redis_sentinel_password: SecretStr | None = _setting(
+        "REDIS_SENTINEL_PASSWORD", None, "password of the Sentinels", "any text"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Fields are read under their aliases only: HOST and PORT in an environment are somebody else's."""
+        return init_settings, _Environment(settings_cls)
+
+    @field_validator("root_path")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        value = value.strip("/") and f"/{value.strip('/')}"
+        if not _ROOT_PATH.fullmatch(value):
+            raise ValueError("not a path")
+        return value
+
+    @field_validator("redis_sentinels", mode="before")
+    @classmethod
+    def _sentinels(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = tuple(_listed(value))
+        if not all(_SENTINEL.fullmatch(address) for address in value):
+            raise ValueError("not a list of hosts")
+        for address in value:
+            _sentinel(address)
+        return value
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = tuple(
+                UNIX if part.lower() == UNIX else ip_network(part, strict=False) for part in _listed(value)
+            )
+        return value
+
+    @field_validator("auth", "log_format", "log_level", "slow_client", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = tuple(_listed(value))
+        if not value or ("*" in value and len(value) > 1):
+            raise ValueError("no list of origins; * stands alone")
+        return tuple("*" if part == "*" else normal_origin(part) for part in value)
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _hosts(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = tuple(_listed(value))
+        if not value or ("*" in value and len(value) > 1):
+            raise ValueError("no list of names; * stands alone")
+        return tuple("*" if part == "*" else normal_host(part) for part in value)
+
+    @field_validator("cors_headers", "jwt_audience", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return tuple(_listed(value)) if isinstance(value, str) else value
+
+    @field_validator("cors_headers")
+    @classmethod
+    def _header_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_HEADER_NAME.fullmatch(name) for name in value):
+            raise ValueError("not a list of header names")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse(value.get_secret_value(), host_needed=False)
+        return value
+
+    @field_validator("*", mode="before")  # the last one defined is the first one asked
+    @classmethod
+    def _usable(cls, value: Any) -> Any:
+        if isinstance(value, environment.Refused):
+            raise ValueError(value.reason)  # noqa: TRY004  what pydantic takes for a mistake
+        return value
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was set and has no effect, or another than it seems: a line each, for the log."""
+        return self._notices
+
+    @property
+    def redis_is_configured(self) -> bool:
+        """Whether the operator named a Redis, so that none is to be started in its place."""
+        named = {"redis_host", "redis_url", "redis_username", "redis_password", "redis_sentinels"}
+        return bool(self.model_fields_set & named)
+
+    @property
+    def scheme(self) -> str:
+        return "http" if self.tls_cert is None else "https"
+
+    @property
+    def jwt_public_key_files(self) -> tuple[str, ...]:
+        """`jwt_public_key_file`, one by one."""
+        return tuple(_listed(self.jwt_public_key_file or ""))
+
+    @property
+    def publish_token_list(self) -> tuple[str, ...]:
+        """`publish_tokens`, one by one."""
+        value = self.publish_tokens.get_secret_value() if self.publish_tokens is not None else ""
+        return tuple(_listed(value))
+
+    @property
+    def redis_server(self) -> RedisServer:
+        """Where Redis is and how to get in. With Sentinels, the address is theirs to tell."""
+        if self.redis_url is not None:
+            return parse(self.redis_url.get_secret_value(), host_needed=False)
+        password = self.redis_password
+        return RedisServer(
+            host=self.redis_host,
+            port=self.redis_port,
+            username=self.redis_username,
+            password=password.get_secret_value() if password else None,
+            database=self.redis_main_db if self.redis_database_is_chosen else None,
+        )
+
+    @property
+    def sentinel_servers(self) -> tuple[RedisServer, ...]:
+        """The Sentinels. Those with TLS and no options of their own take those of REDIS_URL."""
+        password = self.redis_sentinel_password
+        common = self.redis_server.tls
+        found = (_sentinel(address) for address in self.redis_sentinels)
+        return tuple(
+            replace(
+                one,
+                username=self.redis_sentinel_username,
+                password=password.get_secret_value() if password else None,
+                tls=(one.tls or common or {}) if one.tls is not None else None,
+            )
+            for one in found
+        )
+
+    @property
+    def redis_database(self) -> int:
+        """The database of the stream and of idempotency keys."""
+        return (self.redis_server.database or 0) if self.redis_url is not None else self.redis_main_db
+
+    @property
+    def redis_database_is_chosen(self) -> bool:
+        """Whether the operator said which, so that no other will do."""
+        return self.redis_url is not None or "redis_main_db" in self.model_fields_set
+
+    @property
+    def redis_address(self) -> str:
+        """Where Redis is expected, for messages: never with a password."""
+        if self.redis_sentinels:
+            return f"{self.redis_sentinel_master} (REDIS_SENTINELS)"
+        return str(self.redis_server)
+
+
+class _Environment(PydanticBaseSettingsSource):
+    """Where settings come from that are not given in the program."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # for sources that are asked field by field
+
+    def __call__(self) -> dict[str, Any]:
+        return dict(found().values)
+
+
+def found() -> environment.Found:
+    """What the environment says."""
+    return environment.read(
+        os.environ,
+        [
+            environment.Variable(
+                str(field.validation_alias),
+                secret=is_secret(field),
+                listed=NoDecode in field.metadata,
+            )
+            for field in Settings.model_fields.values()
+        ],
+    )
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether the value of a field is never shown. NAME_FILE may then name a file with it."""
+    return "SecretStr" in str(field.annotation)
+
+
+def _sentinel(address: str) -> RedisServer:
+    """One of REDIS_SENTINELS. Raises RedisURLError."""
+    server = parse(address if "://" in address else f"redis://{address}", default_port=SENTINEL_PORT)
+    if server.username or server.password or server.database is not None:
+        raise RedisURLError("user and password are REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD")
+    return server
+
+
+def env_name(field: str) -> str:
+    """The environment variable of a field: `env_name("port") == "SSE_PORT"`."""
+    return str(Settings.model_fields[field].validation_alias)

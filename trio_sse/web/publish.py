@@ -1,0 +1,184 @@
+"""`POST /publish`: messages over HTTP, for back ends that have a token and no way to Redis."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+from typing import TYPE_CHECKING, Any, cast
+
+import structlog
+import trio
+from quart import Blueprint, Request, Response, current_app, request
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from trio_sse.access.handshake import bearer
+from trio_sse.broker.publisher import ConflictError, Published, UnavailableError
+from trio_sse.delivery import messages
+from trio_sse.web.replies import json_reply, problem_reply
+
+if TYPE_CHECKING:
+    from trio_sse.service import Service
+    from trio_sse.settings import Settings
+
+log = structlog.stdlib.get_logger("trio_sse.web.publish")
+
+blueprint = Blueprint("publish", __name__)
+
+PATH = "/publish"
+MAX_MESSAGES = 1000
+MAX_KEY = 255
+RETRY_SECONDS = 1
+
+MAX_BODY = 16 * 1024 * 1024
+"""Bytes of a body, where messages of SSE_MAX_MESSAGE_BYTES do not need more or less."""
+
+_SPACE_BYTES = 65536
+_TURN_BYTES = 32768
+_WINDOW = 4096
+
+
+@blueprint.post(PATH)
+async def publish() -> Response:
+    """Publish one message, or a list of them: all or none."""
+    service = cast("Service", current_app._get_current_object())  # type: ignore[attr-defined]
+    token = publish_token(request, service.settings)
+    if token is None:
+        detail = "Authorization: Bearer with one of SSE_PUBLISH_TOKENS is required"
+        return problem_reply(401, detail, {"www-authenticate": 'Bearer realm="trio_sse publish"'})
+    codings = ",".join(request.headers.getlist("content-encoding")).lower()
+    if set(re.split("[\t ,]+", codings)) - {"", "identity"}:
+        # RFC 9110, 15.5.16 and 12.5.3
+        detail = "Content-Encoding is not understood here; send the body as it is"
+        return problem_reply(415, detail, {"accept-encoding": "identity"})
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (key.isascii() and key.isprintable() and 0 < len(key) <= MAX_KEY):
+        return problem_reply(400, f"Idempotency-Key is not 1 to {MAX_KEY} printable ASCII characters")
+    try:
+        body = cast(bytes, await request.get_data(cache=False))
+    except RequestEntityTooLarge:
+        detail = f"the body has more than {max_body(service.settings)} bytes (SSE_MAX_MESSAGE_BYTES)"
+        return problem_reply(413, detail)
+    payloads, mistakes = await _read(body, service.settings.max_message_bytes)
+    if mistakes:
+        return problem_reply(422, "nothing was published", more={"errors": mistakes})
+    try:
+        published, repeated = await service.publisher.publish(payloads, key, token)
+    except ConflictError:
+        return problem_reply(422, "the Idempotency-Key was used with other messages")
+    except UnavailableError as error:
+        log.warning("not published", problem=str(error))
+        detail = str(error)
+        if key is None and error.unsure:
+            detail += "; it may have the messages all the same: with an Idempotency-Key a second try is safe"
+        return problem_reply(503, detail, {"retry-after": str(RETRY_SECONDS)})
+    return json_reply({"repeated": repeated, "messages": [_told(one) for one in published]})
+
+
+def publish_token(request: Request, settings: Settings) -> str | None:
+    """The token that the request has, if it is one of SSE_PUBLISH_TOKENS."""
+    given = bearer(request.headers.get("authorization", "")) or ""
+    return given if _is_token(given, settings.publish_token_list) else None
+
+
+def max_body(settings: Settings) -> int:
+    """Bytes that a body may have: what MAX_MESSAGES take at the most, but not more than MAX_BODY or two
+    messages."""
+    most = MAX_MESSAGES * (settings.max_message_bytes + 1) + _SPACE_BYTES
+    return min(most, max(MAX_BODY, 2 * settings.max_message_bytes))
+
+
+def _is_token(given: str, tokens: tuple[str, ...]) -> bool:
+    """All are compared, each in constant time."""
+    same = [hmac.compare_digest(given.encode(), token.encode()) for token in tokens]
+    return any(same)
+
+
+async def _read(body: bytes, max_bytes: int) -> tuple[list[bytes], list[dict[str, Any]]]:
+    """The messages, and what is wrong with them. Others get their turn meanwhile, whatever the body is."""
+    begin = _space(body, 0)
+    payloads = [body]
+    if body[begin : begin + 1] == b"[" and b"\0" not in body[:4]:  # with one it is no UTF-8
+        try:
+            payloads = await _elements(body, begin + 1, max_bytes)
+        except _ListError as error:
+            return [], [{"detail": str(error)}]
+    mistakes = []
+    turn = 0
+    for index, payload in enumerate(payloads):
+        try:
+            messages.decode(payload, max_bytes)
+        except messages.MessageError as error:
+            mistakes.append({"index": index, "detail": str(error)})
+        turn += len(payload)
+        if turn > _TURN_BYTES:
+            turn = 0
+            await trio.lowlevel.checkpoint()
+    return payloads, mistakes
+
+
+class _ListError(ValueError):
+    """A list that cannot be taken apart. The text is the reason."""
+
+
+_SPACE = re.compile(rb"[ \t\r\n]*+")
+
+# Python's own parser tells where a value ends. What it makes of it is thrown away, long integers too.
+_scan = json.JSONDecoder(parse_int=len, parse_float=len).raw_decode
+
+
+def _space(body: bytes, at: int) -> int:
+    """Where the white space that begins `at` ends."""
+    return cast("re.Match[bytes]", _SPACE.match(body, at)).end()
+
+
+async def _elements(body: bytes, at: int, max_bytes: int) -> list[bytes]:
+    """The elements of a JSON array that begins before `at`, as they are written. At no time there are objects
+    of more than one: there can be millions. Raises _ListError where there is no array of 1 to MAX_MESSAGES
+    elements of about `max_bytes` at the most.
+    """
+    elements: list[bytes] = []
+    turn = at = _space(body, at)
+    if body[at : at + 1] == b"]":
+        raise _ListError(f"0 messages; 1 to {MAX_MESSAGES} are accepted")
+    while True:
+        if len(elements) == MAX_MESSAGES:
+            raise _ListError(f"more than {MAX_MESSAGES} messages; 1 to {MAX_MESSAGES} are accepted")
+        if at - turn > _TURN_BYTES:
+            turn = at
+            await trio.lowlevel.checkpoint()
+        end = _end(body, at, max_bytes, len(elements))
+        elements.append(body[at:end])
+        at = _space(body, end)
+        mark = body[at : at + 1]
+        at = _space(body, at + 1)
+        if mark == b"]" and at == len(body):
+            return elements
+        if mark != b",":
+            raise _ListError(f"not JSON: expected ',' or the end of the list (byte {end})")
+
+
+def _end(body: bytes, at: int, max_bytes: int, index: int) -> int:
+    """Where the value that begins `at` ends. Looks no further than the largest message reaches."""
+    size = _WINDOW
+    while True:
+        size = min(size, max_bytes + 1)
+        try:
+            return at + _scan(body[at : at + size].decode("latin-1"))[1]
+        except RecursionError:
+            raise _ListError(f"message {index} is nested too deeply") from None
+        except ValueError:
+            if at + size >= len(body):
+                raise _ListError(f"not JSON: message {index} (byte {at})") from None
+            if size > max_bytes:
+                detail = f"message {index} is not JSON, or over SSE_MAX_MESSAGE_BYTES={max_bytes}"
+                raise _ListError(detail) from None
+        size *= 8
+
+
+def _told(published: Published) -> dict[str, Any]:
+    receipt = published.receipt
+    way = None
+    if receipt is not None:
+        way = {"took": receipt.took, "buffered": receipt.buffered, "dropped": receipt.dropped}
+    return {"id": published.id, "connections": way}

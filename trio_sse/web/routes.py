@@ -1,0 +1,215 @@
+"""What the service answers over HTTP when Quart does the answering."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from html import escape
+from importlib import resources
+from types import TracebackType
+from typing import TYPE_CHECKING, cast
+
+from quart import Blueprint, Response, current_app, request
+from quart.wrappers.response import ResponseBody
+from werkzeug.exceptions import HTTPException
+
+from trio_sse.access.handshake import (
+    GUARDS,
+    Accepted,
+    Refused,
+    cors_headers,
+    handshake,
+    preflight_headers,
+    wrong_host,
+)  # fmt: skip
+from trio_sse.delivery.connection import Connection, StreamSource
+from trio_sse.open_stream import OpenStream
+from trio_sse.settings import UNIX
+from trio_sse.web.bodies import MAX_BODY, Body
+from trio_sse.web.replies import json_reply, problem_reply
+
+if TYPE_CHECKING:
+    from trio_sse.service import Service
+
+blueprint = Blueprint("trio_sse", __name__)
+
+_PAGE = resources.files("trio_sse").joinpath("test-sse.html")
+
+ROOT_PATH = "trio_sse.root_path"
+"""In a scope: the path that the service is under."""
+
+_NO_ROOT_PATH = b'<meta name="root-path" content="">'
+
+# The page is one file: whatever else it tried to load would be somebody else's.
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+_NOT_READY = {
+    "stopping": "stopping",
+    "redis_not_tried": "Redis was not tried yet (redis_not_tried)",
+    "redis_unreachable": "Redis is not reachable (redis_unreachable): the log says why",
+    "redis_refused": "Redis refuses the service (redis_refused): the log says why",
+    "redis_silent": "Redis does not answer (redis_silent)",
+}
+
+
+def _service() -> Service:
+    return cast("Service", current_app._get_current_object())  # type: ignore[attr-defined]
+
+
+@blueprint.before_app_request
+async def refuse_long_body() -> Response | None:
+    """What nobody reads is not waited for either. POST /publish reads its body, and bounds it itself."""
+    unread = request.method != "POST" and request.routing_exception is None
+    if unread and _body().too_long:
+        return problem_reply(413, f"the body has more than {MAX_BODY} bytes")
+    return None
+
+
+def _body() -> Body:
+    return cast(Body, request.body)
+
+
+@blueprint.get("/sse")
+async def stream() -> Response:
+    """The stream of one user."""
+    service = _service()
+    answer: Accepted | Refused
+    asked = handshake(request.scope["query_string"], request.scope["headers"], service.settings)
+    answer = asked if isinstance(asked, Refused) else await service.gate.let_in(asked, _peer)
+    if isinstance(answer, Refused):
+        return Response(answer.body, answer.status, dict(answer.headers))
+    response = Response(b"", 200, dict(answer.headers))
+    del response.headers["content-length"]
+    if request.method == "HEAD":
+        return response
+    stream_body = StreamBody(service, answer)
+    _body().ignore(stream_body.end)
+    response.response = stream_body
+    response.timeout = None  # Quart would end the stream after 60 s
+    return response
+
+
+def _peer() -> str:
+    client = request.scope.get("client")
+    return client[0] if client else UNIX
+
+
+class StreamBody(ResponseBody):
+    """A stream as a response body: joins the hub on entering, leaves it on leaving, however that comes."""
+
+    def __init__(self, service: Service, accepted: Accepted) -> None:
+        self._stream = OpenStream(service, accepted)
+        self._connection: Connection | None = None
+        self._source: StreamSource | None = None
+        self._ended = False
+
+    @property
+    def ended(self) -> float:
+        """When the stream ended, in Trio's time: only what waited by then still leaves. math.inf before."""
+        return self._source.ended if self._source else math.inf
+
+    def end(self) -> None:
+        """End the stream, in good order, now or as soon as it has begun."""
+        self._ended = True
+        if self._connection is not None:
+            self._connection.close()
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        self._connection = self._stream.__enter__()
+        self._source = StreamSource(self._connection)
+        if self._ended:
+            self._connection.close()
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._stream.__exit__()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        assert self._source is not None
+        data = await self._source.next()
+        if data is None:
+            raise StopAsyncIteration
+        return data
+
+
+@blueprint.get("/")
+async def page() -> Response:
+    """The test page."""
+    headers = {"content-security-policy": _PAGE_POLICY, "cache-control": "no-cache"}
+    root_path = escape(str(request.scope.get(ROOT_PATH, _service().settings.root_path)))
+    html = _PAGE.read_bytes().replace(_NO_ROOT_PATH, _NO_ROOT_PATH.replace(b'""', f'"{root_path}"'.encode()))
+    return Response(html, 200, headers, content_type="text/html; charset=utf-8")
+
+
+@blueprint.get("/healthz")
+async def healthz() -> Response:
+    """The loop turns."""
+    return _for_any_page(json_reply({"status": "ok"}))
+
+
+@blueprint.get("/readyz")
+async def readyz() -> Response:
+    """200 while messages can arrive, else 503 and the reason, but not where Redis is: anybody may ask. The
+    log has that. `publish`: whether there is POST /publish."""
+    service = _service()
+    publish = bool(service.settings.publish_token_list)
+    if service.not_ready():
+        code = service.not_ready_code
+        more = {"code": code, "publish": publish}
+        return _for_any_page(problem_reply(503, _NOT_READY[code], more=more))
+    return _for_any_page(
+        json_reply(
+            {
+                "status": "ready",
+                "connections": len(service.hub),
+                "users": len(service.hub.users),
+                "publish": publish,
+                "totals": service.counters.snapshot(),
+            }
+        )
+    )
+
+
+def _for_any_page(response: Response) -> Response:
+    """Any page may see that there is an answer, such as to tell a service that is down from one that refuses
+    its origin. What the answer says it may read by CORS alone."""
+    response.headers["cross-origin-resource-policy"] = "cross-origin"
+    return response
+
+
+@blueprint.app_errorhandler(HTTPException)
+async def http_error(error: HTTPException) -> Response:
+    response = problem_reply(error.code or 500, error.description or "")
+    for name, value in error.get_headers():
+        if name.lower() not in ("content-type", "content-length"):
+            response.headers[name] = value
+    return response
+
+
+@blueprint.before_app_request
+async def refuse_other_hosts() -> Response | None:
+    """Every address, by the same rule as for streams."""
+    if misdirected := wrong_host(request.headers.get("host", ""), _service().settings):
+        return problem_reply(421, misdirected)
+    return None
+
+
+@blueprint.after_app_request
+async def allow_other_origins(response: Response) -> Response:
+    """CORS for every answer, errors too, by the same rule as for streams."""
+    settings = _service().settings
+    headers = cors_headers(request.headers.get("origin", ""), settings)
+    if request.method == "OPTIONS":
+        headers += preflight_headers(settings)
+    for name, value in headers:
+        response.headers[name] = value
+    for name, value in GUARDS:
+        response.headers.setdefault(name, value)
+    return response
