@@ -92,9 +92,9 @@ async def test_what_the_server_keeps_of_a_request_has_no_token(query: bytes, kep
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lifespan.run, app)
         await lifespan.up.wait()
-        assert app._service is not None
+        assert app._app is not None
 
-        @app._service.before_request
+        @app._app.before_request
         async def look() -> None:
             seen.append(request.scope["query_string"])
 
@@ -231,7 +231,7 @@ async def test_while_it_is_up_its_signals_ask_for_the_end(
 async def test_a_start_that_fails_is_told_to_the_server(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_sse.service.supervise", None)
+    monkeypatch.setattr("trio_sse.service.flush_forever", None)
     lifespan = Lifespan()
     await lifespan.run(application)
     assert [message["type"] for message in lifespan.said] == ["lifespan.startup.failed"]
@@ -248,7 +248,7 @@ async def test_a_crash_of_the_service_ends_the_streams_and_asks_the_process_to_e
         await crash.wait()
         raise ZeroDivisionError("a mistake of ours")
 
-    monkeypatch.setattr("trio_sse.supervisor.beat_forever", crashing)
+    monkeypatch.setattr("trio_sse.service.beat_forever", crashing)
     lifespan = Lifespan()
     with trio.fail_after(10), trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
@@ -275,7 +275,7 @@ async def test_after_a_crash_whoever_waits_for_the_signals_hears_of_it_and_no_si
         await crash.wait()
         raise ZeroDivisionError
 
-    monkeypatch.setattr("trio_sse.supervisor.beat_forever", crashing)
+    monkeypatch.setattr("trio_sse.service.beat_forever", crashing)
     monkeypatch.setattr(signal, "raise_signal", None)
     values = settings(redis_host="127.0.0.1", redis_port=1, log_level="error")
     application = Application(values, signals=[signal.SIGUSR1])

@@ -21,12 +21,6 @@ from trio_sse import compat
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("patch", compat.PATCHES, ids=lambda patch: patch.what)
-def test_each_has_a_test_that_says_when_it_can_go(patch: compat.Patch) -> None:
-    path, _, name = patch.test.partition("::")
-    assert f"def {name}(" in (ROOT / path).read_text()
-
-
 def test_an_older_python_is_left_as_it_is() -> None:
     changed = hasattr(BaseTrioEventLoop._main_loop_one, "__wrapped__")
     assert changed == (sys.version_info >= (3, 14))

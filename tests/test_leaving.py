@@ -25,8 +25,7 @@ from trio_sse.delivery.resume import Question
 from trio_sse.server.http1 import StreamRequest, read_request
 from trio_sse.server.stream import let_in, serve_stream
 from trio_sse.service import Service
-from trio_sse.web import routes
-from trio_sse.web.routes import StreamBody
+from trio_sse.web.stream_body import StreamBody
 
 LARGE = 100_000
 
@@ -168,7 +167,6 @@ async def test_a_stream_that_ended_is_gone_at_once(
 ) -> None:
     prepare, happen, values = SITUATIONS[situation]
     service = new_service(1, **{"redis_stream": None, "history_seconds": 3600, **values})
-    service.register_blueprint(routes.blueprint)
     if situation == "refused":
         service.gate.limits.begin("ann", "")
     query = await prepare(service)
@@ -192,7 +190,6 @@ async def test_a_stream_that_ended_is_gone_at_once(
 async def reading_the_log(port: int) -> AsyncIterator[Service]:
     async with trio.open_nursery() as nursery:
         service = new_service(port, history_messages=1)
-        service.register_blueprint(routes.blueprint)
         await nursery.start(flush_forever, service.hub)
         await nursery.start(service.subscriber.run)
         yield service

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock
 
 from tests.support.inside import (
-    AsgiRequest,
     Client,
-    asgi,
     events,
     flush_now,
-    http_scope,
     note,
     opened,
     settings,
 )
-from trio_sse.service import create_app
+from trio_sse.service import Service
 
 
 def test_making_an_application_starts_nothing() -> None:
-    service = create_app(settings(redis_host="no.such.host.invalid"))
+    service = Service(settings(redis_host="no.such.host.invalid"))
     assert service.not_ready() == "Redis: not connected yet"
 
 
 async def test_a_connection_is_in_the_hub_before_its_first_byte() -> None:
-    service = create_app(settings(buffer=3, heartbeat_seconds=7))
+    service = Service(settings(buffer=3, heartbeat_seconds=7))
     connection = opened(service, "ann")
     assert service.hub.users == ["ann"]
     assert connection.channel.statistics().max_buffer_size == 3
@@ -37,7 +32,7 @@ async def test_a_connection_is_in_the_hub_before_its_first_byte() -> None:
 
 
 async def test_whoever_comes_back_is_counted_and_gets_what_was_missed() -> None:
-    service = create_app(settings())
+    service = Service(settings())
     first = Client(opened(service, "ann"))
     service.hub.publish(note("ann", data=b"missed"))
     again = Client(opened(service, "ann", events(first.received)[0].id))
@@ -47,12 +42,12 @@ async def test_whoever_comes_back_is_counted_and_gets_what_was_missed() -> None:
 
 
 async def test_positions_of_one_process_are_not_those_of_another() -> None:
-    assert create_app(settings()).history.process != create_app(settings()).history.process
+    assert Service(settings()).history.process != Service(settings()).history.process
 
 
 @pytest.mark.parametrize(("slow_client", "closed"), [("gap", False), ("disconnect", True)])
 async def test_what_happens_to_a_slow_client_is_a_setting(slow_client: str, closed: bool) -> None:
-    service = create_app(settings(buffer=1, slow_client=slow_client))
+    service = Service(settings(buffer=1, slow_client=slow_client))
     connection = opened(service, "ann")
     Client(connection).busy = True
     for _ in range(2):
@@ -62,7 +57,7 @@ async def test_what_happens_to_a_slow_client_is_a_setting(slow_client: str, clos
 
 
 async def test_while_it_drains_it_takes_no_streams_and_says_when_to_come_back() -> None:
-    service = create_app(settings(drain_seconds=5))
+    service = Service(settings(drain_seconds=5))
     service.hub.draining = True
     client = Client(opened(service, "ann"))
     assert client.names == ["draining"]
@@ -74,7 +69,7 @@ async def test_while_it_drains_it_takes_no_streams_and_says_when_to_come_back() 
 async def test_streams_live_no_longer_than_they_may_and_do_not_end_together(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    service = create_app(settings(max_stream_seconds=100))
+    service = Service(settings(max_stream_seconds=100))
     await nursery.start(service.lifetimes.run)
     began = trio.current_time()
     open_connections = {opened(service, str(number)) for number in range(50)}
@@ -90,40 +85,6 @@ async def test_streams_live_no_longer_than_they_may_and_do_not_end_together(
 
 
 async def test_without_a_longest_life_nothing_is_noted() -> None:
-    service = create_app(settings())
+    service = Service(settings())
     opened(service, "ann")
     assert len(service.lifetimes) == 0
-
-
-async def test_starting_it_subscribes_and_stopping_it_ends_the_streams(valkey: int) -> None:
-    service = create_app(settings(redis_host="127.0.0.1", redis_port=valkey))
-    request = AsgiRequest()
-    async with trio.open_nursery() as nursery:
-        async with service.test_app():
-            assert service.not_ready() is None
-            nursery.start_soon(asgi(service), http_scope("/sse"), request.receive, request.send)
-            await request.until(lambda request: b"connected" in request.body)
-        assert service.not_ready() == "stopping"
-        await request.until(lambda request: request.ended)
-    assert len(service.hub) == 0
-
-
-async def test_it_starts_without_redis_and_says_what_is_wrong() -> None:
-    service = create_app(settings(redis_host="127.0.0.1", redis_port=1))
-    async with service.test_app():
-        assert "REDIS_PORT" in (service.not_ready() or "")
-
-
-async def test_the_end_of_an_answer_is_sent_though_the_client_is_reported_gone_meanwhile() -> None:
-    sent_to_the_end = False
-
-    async def send(message: Any) -> None:
-        nonlocal sent_to_the_end
-        if message["type"] == "http.response.body" and not message.get("more_body"):
-            request.leave()  # as Hypercorn's Trio worker does
-            await wait_all_tasks_blocked()
-            sent_to_the_end = True
-
-    request = AsgiRequest()
-    await asgi(create_app(settings()))(http_scope("/healthz"), request.receive, send)
-    assert sent_to_the_end

@@ -24,9 +24,10 @@ from trio_sse.server.containment import Contained, innermost
 from trio_sse.server.front import Doors
 from trio_sse.server.http1 import bounded_heads
 from trio_sse.server.http2 import installing
-from trio_sse.service import Service, create_app
+from trio_sse.service import Service
 from trio_sse.settings import Settings, SettingsError, load
 from trio_sse.stopping import unattended
+from trio_sse.web.app import App
 from trio_sse.web.routes import ROOT_PATH
 
 log = structlog.stdlib.get_logger("trio_sse.asgi")
@@ -55,7 +56,7 @@ class Application:
         self._settings = settings
         self._by_settings = by_settings or settings is not None
         self._signals = list(signals)
-        self._service: Service | None = None
+        self._app: App | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         loop: Any = None
@@ -67,29 +68,29 @@ class Application:
                 return
         if scope["type"] == "lifespan":
             await self._lifespan(loop, scope, receive, send)
-        elif self._service is None:
+        elif self._app is None:
             await _refuse(scope, receive, send, "the server did not run the start-up of the application")
         elif loop is None:
-            await self._respond(self._service, scope, receive, send)
+            await self._respond(self._app, scope, receive, send)
         else:
-            await _on_trio(loop, partial(self._respond, self._service), scope, receive, send)
+            await _on_trio(loop, partial(self._respond, self._app), scope, receive, send)
 
     async def stop_requested(self) -> None:
         """Wait for one of `signals`. The lifespan start-up must be over."""
-        assert self._service is not None
-        await self._service.stopping.requested.wait()
+        assert self._app is not None
+        await self._app.service.stopping.requested.wait()
 
     async def _lifespan(self, loop: Any, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             settings = self._settings or load()
-            self._service = service = create_app(settings)
+            self._app = app = App(Service(settings))
         except SettingsError as error:
             await _refuse(scope, receive, send, "\n".join(["wrong settings:", *error.lines]))
             return
         logs.configure(settings)
         for notice in settings.notices:
             log.warning(notice)
-        service.gate.warn_if_open()
+        app.service.gate.warn_if_open()
         if not self._by_settings and settings.tls_cert is not None:
             log.warning(
                 "SSE_TLS_CERT is for `trio-sse`: this server has options of its own (--certfile, --keyfile)"
@@ -97,18 +98,18 @@ class Application:
         _calm_garbage_collector()
         _allow_many_files()
         if loop is None:
-            failure = await self._live(service, scope, receive, send)
+            failure = await self._live(app, scope, receive, send)
         else:
-            failure = await _on_trio(loop, partial(self._live, service), scope, receive, send)
+            failure = await _on_trio(loop, partial(self._live, app), scope, receive, send)
         if failure is not None:
             await send(failure)
         elif self.crashed:
             # No server acts on a lifespan that ends by itself. This ends the process under all of them.
-            service.stopping.requested.set()
+            app.service.stopping.requested.set()
             if not self._signals:
                 signal.raise_signal(signal.SIGTERM)
 
-    async def _live(self, service: Service, scope: Scope, receive: Receive, send: Send) -> Message | None:
+    async def _live(self, app: App, scope: Scope, receive: Receive, send: Send) -> Message | None:
         """Run the service until the server stops it. Returns the message that tells the server of a failure,
         for the caller to send from the server's own loop: Hypercorn's asyncio worker looks at once."""
         failure: Message | None = None
@@ -120,24 +121,26 @@ class Application:
                 raise _FailedError
             await send(message)
 
-        doors = Doors(service)
+        service = app.service
         certificates = Certificates()
-
-        async def receive_after_connections() -> Message:
-            message: Message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                await doors.finish()
-            return message
 
         try:
             async with trio.open_nursery() as nursery:
+                doors = Doors(service, nursery)
+
+                async def receive_after_connections() -> Message:
+                    message: Message = await receive()
+                    if message["type"] == "lifespan.shutdown":
+                        await doors.finish()
+                    return message
+
                 if signals := self._signals or unattended():
                     await nursery.start(service.stopping.listen, signals)
                 if hangup_is_unattended():
                     await nursery.start(certificates.listen)
                 nursery.start_soon(certificates.watch)
                 with installing.installed(), bounded_heads(), certificates.installed(), doors.installed():
-                    await service(scope, receive_after_connections, send_unless_failed)  # type: ignore[arg-type]
+                    await app(scope, receive_after_connections, send_unless_failed)  # type: ignore[arg-type]
                 nursery.cancel_scope.cancel()
         except Exception as error:
             if failure is None:
@@ -145,14 +148,14 @@ class Application:
                 log.critical("the service failed and ends", exc_info=innermost(error))
         return failure
 
-    async def _respond(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _respond(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
         if not _has_target(scope):
             await _answer(scope, send, 400, "the target of the request is none (RFC 9112, 3.2)")
             return
-        scope = _without_prefix(_without_token(scope), service.settings.root_path)
+        scope = _without_prefix(_without_token(scope), app.service.settings.root_path)
         # Leaving is enough: the server answers 500, or closes the connection if it has begun to answer.
-        with Contained(service.counters, "a request"):
-            await service(scope, receive, send)  # type: ignore[arg-type]
+        with Contained(app.service.counters, "a request"):
+            await app(scope, receive, send)  # type: ignore[arg-type]
 
 
 worker = Application(by_settings=True)

@@ -24,10 +24,10 @@ from hypercorn.config import Config
 from trio_sse import check, embedded, logs, standard_streams
 from trio_sse.access.gate import Gate
 from trio_sse.asgi import Application
+from trio_sse.patches import standing_in
 from trio_sse.server.listening import ListenError, listening, place, urls
-from trio_sse.server.sockets import MAX_BACKLOG
 from trio_sse.settings import Settings, SettingsError, env_name, is_secret, load, redis_url
-from trio_sse.standing_in import standing_in
+from trio_sse.sockets import MAX_BACKLOG
 from trio_sse.version import __version__
 
 # A password on a command line is in everybody's process list. An address need not have one.
@@ -212,13 +212,15 @@ def _run_workers(config: Config) -> int:
     """Run worker processes. Hypercorn 0.18 loses the exit code of a worker that failed, which is kept here
     (tests/integration/test_libraries.py tells when this is no longer needed), and ends all at SIGHUP."""
     codes: list[int] = []
-    join_exited = hypercorn.run._join_exited
+    join_exited = getattr(hypercorn.run, "_join_exited", None)
 
     def join_and_keep(processes: list[Any]) -> int:
+        assert join_exited is not None  # standing_in() looked
         codes.append(join_exited(processes))
         return codes[-1]
 
-    with standing_in(hypercorn.run, {"_join_exited": join_and_keep, "signal": _WorkersSignals}):
+    ours = {"_join_exited": join_and_keep, "signal": _WorkersSignals}
+    with standing_in({hypercorn.run: ours}, "a failed worker may end with 0, and SIGHUP ends all"):
         hypercorn.run.run(config)
     return 1 if any(codes) else 0
 

@@ -1,4 +1,4 @@
-"""What is changed in a library so that it runs where this package runs: `PATCHES` has all of it.
+"""What trio-asyncio needs on Python 3.12 and later (see `patches`).
 
 To be imported before anything that imports trio_asyncio; `trio_sse/__init__.py` does. Nothing is changed on a
 Python that needs none of it.
@@ -14,50 +14,8 @@ import types
 import warnings
 from _asyncio import _get_running_loop, _set_running_loop
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
-
-
-@dataclass(frozen=True, slots=True)
-class Patch:
-    what: str
-    library: str
-    """Name and version it was found in."""
-    since: tuple[int, int]
-    """The first Python that needs it."""
-    why: str
-    test: str
-    """The test that fails when it is no longer needed."""
-
-
-_NEEDED = "tests/integration/test_libraries.py::"
-
-PATCHES = (
-    Patch(
-        what="the import raises no DeprecationWarning",
-        library="trio-asyncio 0.16",
-        since=(3, 12),
-        why="It derives from asyncio.AbstractChildWatcher (deprecated in 3.12), and gets and sets the policy "
-        "of event loops (deprecated in 3.14). Where warnings are errors it cannot be imported.",
-        test=_NEEDED + "test_importing_trio_asyncio_warns",
-    ),
-    Patch(
-        what="asyncio has AbstractChildWatcher and events.BaseDefaultEventLoopPolicy during the import",
-        library="trio-asyncio 0.16",
-        since=(3, 14),
-        why="It derives from both. 3.14 has the first no longer, and the second with an underscore.",
-        test=_NEEDED + "test_trio_asyncio_derives_from_what_python_no_longer_has",
-    ),
-    Patch(
-        what="the loop is the interpreter's running loop while it runs something",
-        library="trio-asyncio 0.16",
-        since=(3, 14),
-        why="A task written in C steps under no other, and does not ask the functions that trio-asyncio puts "
-        "in the place of asyncio's.",
-        test=_NEEDED + "test_trio_asyncio_does_not_tell_the_interpreter_which_loop_runs",
-    ),
-)
 
 
 def prepare() -> None:

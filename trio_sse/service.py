@@ -1,98 +1,41 @@
-"""Wiring: settings → hub, subscriber, routes, and the life of all of them."""
+"""The parts of the service, the life of its tasks, and the life of a stream. Knows no web framework."""
 
 from __future__ import annotations
 
-import math
+import random
 import secrets
-from typing import Any
 
-import structlog
 import trio
-from quart_trio import QuartTrio
-from quart_trio.asgi import TrioASGIHTTPConnection
 
-from trio_sse.access.gate import Gate
+from trio_sse.access.gate import Gate, overloaded_words
+from trio_sse.access.handshake import Accepted
 from trio_sse.broker.publisher import Publisher
 from trio_sse.broker.subscriber import Subscriber
 from trio_sse.counters import Counters
+from trio_sse.delivery import sse
+from trio_sse.delivery.batch import Batch
+from trio_sse.delivery.connection import HEARTBEAT, Connection
+from trio_sse.delivery.flusher import flush_forever
+from trio_sse.delivery.heartbeats import beat_forever
 from trio_sse.delivery.history import History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.lifetimes import Lifetimes
+from trio_sse.delivery.notices import farewell
 from trio_sse.delivery.resume import Replays
-from trio_sse.server.sockets import KeepAlive
 from trio_sse.settings import Settings
 from trio_sse.stopping import Stopping
-from trio_sse.supervisor import supervise
-from trio_sse.web import publish, routes
-from trio_sse.web.bodies import MAX_BODY, Body, Request
-
-log = structlog.stdlib.get_logger("trio_sse.service")
-
-BODY_SECONDS = 10
-LAST_SEND_SECONDS = 2
 
 REPLAY_TURNS = 16
 """Pages of replays written before everybody else gets a turn."""
 
-
-class _HTTPConnection(TrioASGIHTTPConnection):
-    """Sends a response, and bounds what Hypercorn leaves unbounded.
-
-    The last `send` may finish: Hypercorn's Trio worker reports `http.disconnect` from inside of it,
-    quart-trio answers by cancelling the request, and with it the rest of the `send`, which was to close the
-    connection. tests/integration/test_libraries.py tells when this is no longer needed.
-
-    With HTTP/2 a client that opens no window holds up a `send` though all is well with TCP. Its response is
-    then ended as a whole one: should it read again, it finds what was sent, and the end, and comes back. It
-    may be out of reach instead, so it gets the time that those have. One that reads a little now and then has
-    as long for all that is left when its stream ends.
-    """
-
-    def _create_request_from_scope(self, send: Any) -> Any:
-        """With the bound on its body, before any of it has come: whoever may publish has more room."""
-        request = super()._create_request_from_scope(send)
-        settings: Settings = self.app.settings  # type: ignore[attr-defined]
-        publishes = (request.method, request.path) == ("POST", publish.PATH)
-        if publishes and publish.publish_token(request, settings) is not None:
-            request.body = Body(request.content_length, publish.max_body(settings))
-        return request
-
-    async def _send_response(self, send: Any, response: Any) -> None:
-        settings: Settings = self.app.settings  # type: ignore[attr-defined]
-        patience = at_the_end = math.inf
-        if self.scope["http_version"] == "2":
-            at_the_end = settings.write_timeout_seconds
-            patience = KeepAlive(at_the_end).give_up
-
-        async def send_in_time(message: Any) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body"):
-                with trio.move_on_after(LAST_SEND_SECONDS, shield=True):
-                    await send(message)
-                return
-            ended = response.response.ended if isinstance(response.response, routes.StreamBody) else math.inf
-            with trio.move_on_at(min(trio.current_time() + patience, ended + at_the_end)) as sending:
-                await send(message)
-            if sending.cancelled_caught:
-                raise _NoRoomError
-
-        try:
-            await super()._send_response(send_in_time, response)
-        except _NoRoomError:
-            await send_in_time({"type": "http.response.body", "body": b"", "more_body": False})
+AUTH_EXPIRED_SECONDS = 2.0
+"""Over how long clients whose token expired come back with a new one."""
 
 
-class _NoRoomError(Exception):
-    """The client takes nothing."""
-
-
-class Service(QuartTrio):
-    """The Quart-Trio application, with what it serves. Raises SettingsError where a key file is no key."""
-
-    asgi_http_class = _HTTPConnection
-    request_class = Request
+class Service:
+    """What serves the streams of one process. Raises SettingsError where a key file is no key."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__("trio_sse", static_folder=None)
         self.settings = settings
         self.counters = Counters()
         self.gate = Gate(settings)
@@ -111,10 +54,27 @@ class Service(QuartTrio):
         self.replay_turns = trio.CapacityLimiter(REPLAY_TURNS)
         self.subscriber = Subscriber(settings, self.hub, self.replays)
         self.publisher = Publisher(settings, self.hub, self.subscriber)
-        # Quart would wait 5 s for the supervisor, which runs until it is cancelled.
-        self.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = None
-        self.config["BODY_TIMEOUT"] = BODY_SECONDS
-        self.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run all tasks of the service until cancelled. Started when all of them are.
+
+        A crash of one cancels the others and is raised. However it ends, the hub is closed, so that every
+        stream ends too: no client is left on a stream that nothing feeds.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(flush_forever, self.hub)
+                await nursery.start(beat_forever, self.hub)
+                await nursery.start(self.lifetimes.run)
+                nursery.start_soon(self.gate.run)
+                await nursery.start(self.subscriber.run)
+                task_status.started()
+        finally:
+            self.hub.close()
+
+    def open(self, accepted: Accepted) -> OpenStream:
+        """The scope of a stream that may be opened."""
+        return OpenStream(self, accepted)
 
     def not_ready(self) -> str | None:
         """Why the service should be sent no clients now, or None. For the log: it says where Redis is."""
@@ -126,17 +86,74 @@ class Service(QuartTrio):
         return "stopping" if self.hub.draining else self.subscriber.problem_code
 
 
-def create_app(settings: Settings) -> Service:
-    """The application for `settings`. Its tasks start with the server's lifespan, not here."""
-    service = Service(settings)
-    service.register_blueprint(routes.blueprint)
-    if settings.publish_token_list:
-        service.register_blueprint(publish.blueprint)
+class OpenStream:
+    """What a stream takes from the service, and gives back when the scope ends or cannot be entered.
 
-    @service.before_serving
-    async def start() -> None:
-        await service.nursery.start(
-            supervise, service.hub, service.lifetimes, service.subscriber, service.gate.run
+    Entering it gives a connection in the hub that begins by itself, or one that ends at once with last words.
+    """
+
+    __slots__ = ("_accepted", "_connection", "_counted", "_service")
+
+    def __init__(self, service: Service, accepted: Accepted) -> None:
+        self._service = service
+        self._accepted = accepted
+        self._counted = False
+
+    def __enter__(self) -> Connection:
+        service, settings = self._service, self._service.settings
+        self._connection = Connection(
+            self._accepted.user_id,
+            settings.buffer,
+            service.counters,
+            service.history,
+            service.replays,
+            disconnect=settings.slow_client == "disconnect",
         )
+        try:
+            self._take()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self._connection
 
-    return service
+    def __exit__(self, *_: object) -> None:
+        self._service.hub.leave(self._connection)
+        if self._counted:
+            self._counted = False
+            self._service.gate.limits.end(self._accepted.user_id, self._accepted.address)
+
+    def _take(self) -> None:
+        service, accepted, connection = self._service, self._accepted, self._connection
+        limits = service.gate.limits
+        last_words = accepted.last_words
+        if limits.any and (overloaded := limits.excess(accepted.user_id, accepted.address)):
+            last_words = last_words or overloaded_words(overloaded)
+        if last_words:
+            service.counters.overloaded += 1
+            connection.end(last_words)
+            return
+        if service.hub.draining:
+            connection.end(farewell("draining", 2 * service.settings.drain_seconds))
+            return
+        if limits.any:
+            limits.begin(accepted.user_id, accepted.address)
+            self._counted = True
+        if accepted.last_event_id is not None:
+            service.counters.resumed += 1
+        service.hub.join(connection)
+        service.replays.begin(connection, accepted.last_event_id)
+        if not connection.begun:  # nobody knows for how long
+            connection.tell(HEARTBEAT, Batch.unnumbered(sse.COMMENT))
+        self._set_end(connection)
+
+    def _set_end(self, connection: Connection) -> None:
+        now = trio.current_time()
+        if longest := self._service.settings.max_stream_seconds:
+            life = longest * random.uniform(0.8, 1)  # noqa: S311  jitter, not a secret
+            self._service.lifetimes.add(connection, now + life)
+        if (seconds := self._accepted.seconds) is not None:
+            self._service.lifetimes.add(connection, now + seconds, _auth_expired)
+
+
+def _auth_expired() -> bytes:
+    return farewell("auth_expired", AUTH_EXPIRED_SECONDS)

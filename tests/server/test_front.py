@@ -26,7 +26,7 @@ from trio_sse.asgi import Application
 from trio_sse.server.front import Doors
 from trio_sse.server.http1 import StreamRequest
 from trio_sse.server.stream import serve_stream
-from trio_sse.service import create_app
+from trio_sse.service import Service
 
 CLOSE = "Connection: close"
 HELLO_END = b'"replayed":0}\n\n'
@@ -153,12 +153,12 @@ async def test_an_error_beside_a_cancellation_does_not_hide_it(
                 raise inside
 
     monkeypatch.setattr("trio_sse.server.front.read_request", broken_when_cancelled)
-    service = create_app(settings())
-    doors = Doors(service)
-    monkeypatch.setattr(doors, "_watch_stop", lambda _: None)
+    service = Service(settings())
     near, far = trio.socket.socketpair()
     with far, trio.move_on_after(0) as scope:
         async with trio.open_nursery() as nursery:
+            doors = Doors(service, nursery)
+            monkeypatch.setattr(doors, "_watch_stop", lambda _: None)
             context = WorkerContext(None)
             stream = trio.SocketStream(near)
             nursery.start_soon(doors.enter, service, Config(), context, {}, stream)
@@ -167,28 +167,28 @@ async def test_an_error_beside_a_cancellation_does_not_hide_it(
     assert service.counters.connection_errors == 1
 
 
-async def test_after_the_service_hypercorn_has_its_own_server_back() -> None:
+async def test_after_the_service_hypercorn_has_its_own_server_back(nursery: trio.Nursery) -> None:
     names = [
         (module, name)
         for module in (hypercorn.trio.run, hypercorn.asyncio.run)
         for name in ("TCPServer", "raise_shutdown")
     ]
     before = [getattr(*name) for name in names]
-    with Doors(create_app(settings())).installed():
+    with Doors(Service(settings()), nursery).installed():
         assert all(getattr(*name) is not own for name, own in zip(names, before, strict=True))
     assert [getattr(*name) for name in names] == before
 
 
 @pytest.mark.parametrize("name", ["TCPServer", "raise_shutdown"])
 async def test_a_hypercorn_without_a_place_for_the_door_is_told_and_left_alone(
-    monkeypatch: pytest.MonkeyPatch, name: str
+    monkeypatch: pytest.MonkeyPatch, name: str, nursery: trio.Nursery
 ) -> None:
     monkeypatch.delattr(hypercorn.asyncio.run, name)
     left = dict(vars(hypercorn.trio.run))
-    with capture_logs() as lines, Doors(create_app(settings())).installed():
+    with capture_logs() as lines, Doors(Service(settings()), nursery).installed():
         assert not hasattr(hypercorn.asyncio.run, name)
         assert vars(hypercorn.trio.run) == left
-    assert "no place for the door" in lines[0]["event"]
+    assert "streams are served by Quart" in lines[0]["event"]
 
 
 def under_asyncio(app: Application, test: Callable[[int, asyncio.Event], Coroutine[Any, Any, None]]) -> None:

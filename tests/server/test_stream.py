@@ -19,12 +19,12 @@ from tests.support.tokens import SECRET
 from trio_sse.delivery import sse
 from trio_sse.server.http1 import StreamRequest, read_request
 from trio_sse.server.stream import MAX_IGNORED, let_in, serve_stream
-from trio_sse.service import Service, create_app
+from trio_sse.service import Service
 
 
 @pytest.fixture
 def service() -> Service:
-    return create_app(settings())
+    return Service(settings())
 
 
 async def serve(service: Service, near: trio.SocketStream, version: str = "1.0") -> None:
@@ -100,7 +100,7 @@ async def test_a_batch_may_be_offered_at_any_step_of_its_end(how: str) -> None:
     """Partly written it needs a task for the rest, for which it may be too late."""
     offered = []
     for step in count(1):
-        service = create_app(settings())
+        service = Service(settings())
         instrument = OfferAtStep(service, step)
         async with stream_pair() as (near, far), trio.open_nursery() as nursery:
             nursery.start_soon(serve, service, near)
@@ -150,7 +150,7 @@ async def test_it_ends_the_body_for_clients_that_get_chunks(service: Service) ->
 async def test_who_is_not_let_in_gets_a_problem_document_on_the_same_socket(
     query: str, values: dict[str, Any], status: int
 ) -> None:
-    service = create_app(settings(**values))
+    service = Service(settings(**values))
     async with stream_pair() as (near, far):
         request = await read_request(near, get(f"/sse?{query}"), Config(), service.settings)
         assert isinstance(request, StreamRequest)
@@ -164,7 +164,7 @@ async def test_who_is_not_let_in_gets_a_problem_document_on_the_same_socket(
 
 
 async def test_one_who_does_not_read_its_refusal_is_given_up(autojump_clock: MockClock) -> None:
-    service = create_app(settings())
+    service = Service(settings())
     async with stream_pair() as (near, _far):
         with trio.move_on_after(0):
             while True:
@@ -177,7 +177,7 @@ async def test_one_who_does_not_read_its_refusal_is_given_up(autojump_clock: Moc
 
 
 async def test_limits_by_address_do_no_harm_on_a_unix_socket() -> None:
-    service = create_app(settings(max_connections_per_address=5))
+    service = Service(settings(max_connections_per_address=5))
     async with stream_pair() as (near, far), trio.open_nursery() as nursery:
         nursery.start_soon(serve, service, near)
         assert b"event: connected" in await read(far, b"}\n\n")
@@ -185,7 +185,7 @@ async def test_limits_by_address_do_no_harm_on_a_unix_socket() -> None:
 
 
 async def test_limits_count_the_address_at_the_other_end() -> None:
-    service = create_app(settings(max_connections_per_address=1))
+    service = Service(settings(max_connections_per_address=1))
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, partial(serve, service), 0, host="127.0.0.1"))
         port = listeners[0].socket.getsockname()[1]
@@ -199,7 +199,7 @@ async def test_limits_count_the_address_at_the_other_end() -> None:
 
 
 async def test_a_stream_on_a_hub_that_was_closed_says_when_to_come_back_and_ends() -> None:
-    service = create_app(settings())
+    service = Service(settings())
     service.hub.close()
     async with stream_pair() as (near, far):
         with trio.fail_after(1):

@@ -22,14 +22,14 @@ import trio
 import trio_sse.asgi
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.outlet import AsgiOutlet, SocketOutlet
-from trio_sse.service import Service, create_app
+from trio_sse.service import Service
 from trio_sse.settings import Settings
 
 _services: list[Service] = []
 
 
 def _remember(settings: Settings) -> Service:
-    service = create_app(settings)
+    service = Service(settings)
     _services.append(service)
     (_directory() / "serving").write_text(str(os.getpid()))
     return service
@@ -87,7 +87,7 @@ def _directory() -> Path:
 
 
 signal.signal(signal.SIGUSR1, _count)
-vars(trio_sse.asgi)["create_app"] = _remember
+vars(trio_sse.asgi)["Service"] = _remember
 
 if __name__ == "__main__":
     del sys.argv[0]

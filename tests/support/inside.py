@@ -31,9 +31,9 @@ from trio_sse.delivery.history import History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.resume import Replays
-from trio_sse.open_stream import OpenStream
-from trio_sse.service import Service
+from trio_sse.service import OpenStream, Service
 from trio_sse.settings import Settings
+from trio_sse.web.app import App
 
 PATIENCE_SECONDS = 10
 
@@ -179,8 +179,11 @@ class Client:
 
 
 def asgi(application: Any) -> Callable[..., Awaitable[None]]:
-    """An application as a server sees it, without the narrower types that Quart declares."""
-    plain: Callable[..., Awaitable[None]] = application
+    """An application as a server sees it, without the narrower types that Quart declares. Of a service it is
+    the one that serves it."""
+    plain: Callable[..., Awaitable[None]] = (
+        App(application) if isinstance(application, Service) else application
+    )
     return plain
 
 
@@ -250,7 +253,8 @@ async def requested(
     """GET `path` from `app`; the client leaves at the end of the block."""
     request = AsgiRequest()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(app, http_scope(path, query, headers=headers), request.receive, request.send)
+        call, scope = asgi(app), http_scope(path, query, headers=headers)
+        nursery.start_soon(call, scope, request.receive, request.send)
         yield request
         request.leave()
 

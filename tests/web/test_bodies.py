@@ -9,8 +9,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from tests.support.inside import AsgiRequest, http_scope, settings
-from trio_sse.service import Service, create_app
+from tests.support.inside import AsgiRequest, asgi, http_scope, settings
+from trio_sse.service import Service
 from trio_sse.web.bodies import MAX_BODY, Body
 
 TOKEN = [(b"authorization", b"Bearer one")]
@@ -35,7 +35,7 @@ class Uploading(AsgiRequest):
 
 @pytest.fixture
 def service() -> Service:
-    return create_app(settings(publish_tokens="one", redis_port=1, redis_host="127.0.0.1"))
+    return Service(settings(publish_tokens="one", redis_port=1, redis_host="127.0.0.1"))
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def kept(bodies: list[Body]) -> int:
 
 async def start(nursery: trio.Nursery, service: Any, *scope: Any, **more: Any) -> Uploading:
     request = Uploading()
-    nursery.start_soon(service, http_scope(*scope, **more), request.receive, request.send)
+    nursery.start_soon(asgi(service), http_scope(*scope, **more), request.receive, request.send)
     await wait_all_tasks_blocked()
     return request
 
@@ -68,7 +68,7 @@ async def test_a_stream_keeps_nothing_of_the_body_it_came_with(
 ) -> None:
     early = Uploading()
     early.upload(30_000)
-    nursery.start_soon(service, http_scope("/sse"), early.receive, early.send)  # type: ignore[arg-type]
+    nursery.start_soon(asgi(service), http_scope("/sse"), early.receive, early.send)
     late = await start(nursery, service, "/sse")
     for request in (early, late):
         await request.until(lambda request: b"connected" in request.body)
@@ -122,7 +122,7 @@ async def test_nobody_else_has_room_for_a_body(
         request = Uploading()
         request.upload(MAX_BODY)
         request.upload(1_000_000)
-        call: Any = service
+        call = asgi(service)
         nursery.start_soon(
             call, http_scope(path, method=method, headers=headers), request.receive, request.send
         )
@@ -137,7 +137,7 @@ async def test_who_may_publish_has_more_room_from_the_first_byte(
 ) -> None:
     async with trio.open_nursery() as nursery:
         request = Uploading()
-        call: Any = service
+        call = asgi(service)
         scope = http_scope("/publish", method="POST", headers=TOKEN)
         nursery.start_soon(call, scope, request.receive, request.send)
         for _ in range(10):

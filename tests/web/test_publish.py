@@ -17,7 +17,8 @@ from quart.testing.client import QuartClient
 
 from tests.support.inside import Client, opened, settings
 from trio_sse.broker.publisher import UnavailableError
-from trio_sse.service import Service, create_app
+from trio_sse.service import Service
+from trio_sse.web.app import App
 from trio_sse.web.publish import MAX_KEY, MAX_MESSAGES, _is_token, _read
 
 ONE = {"authorization": "Bearer one"}
@@ -30,11 +31,11 @@ def message(number: int = 1, **fields: Any) -> dict[str, Any]:
 def new_service(port: int = 1, **values: Any) -> Service:
     channel = f"post-{secrets.token_hex(4)}"
     given = {"redis_host": "127.0.0.1", "redis_port": port, "redis_channel": channel, **values}
-    return create_app(settings(**{"publish_tokens": "one, two ,,", **given}))
+    return Service(settings(**{"publish_tokens": "one, two ,,", **given}))
 
 
 def client_of(service: Service) -> QuartClient:
-    client = service.test_client()
+    client = App(service).test_client()
     assert isinstance(client, QuartClient)
     return client
 
@@ -42,7 +43,7 @@ def client_of(service: Service) -> QuartClient:
 @pytest.fixture
 async def service(valkey: int) -> AsyncIterator[Service]:
     service = new_service(valkey)
-    async with service.test_app():
+    async with App(service).test_app():
         yield service
 
 
@@ -278,7 +279,7 @@ async def test_no_bytes_make_reading_them_raise(body: bytes) -> None:
 @pytest.mark.parametrize("key", [None, "order-17"])
 async def test_while_redis_is_away_it_says_when_to_try_again(key: str | None) -> None:
     service = new_service()
-    async with service.test_app():
+    async with App(service).test_app():
         headers = {} if key is None else {"idempotency_key": key}
         status, problem, answered = await post(client_of(service), message(), **headers)
     assert status == 503
@@ -308,7 +309,7 @@ MEBIBYTE = 1 << 20
 )
 async def test_a_body_without_end_is_not_read_to_the_end(max_message_bytes: int, accepted: int) -> None:
     service = new_service(max_message_bytes=max_message_bytes)
-    assert service.config["BODY_TIMEOUT"] == 10
+    assert App(service).config["BODY_TIMEOUT"] == 10
     for size, status in ((accepted, 422), (accepted + 1, 413)):
         for length in ({}, {"content-length": str(size)}):
             response = await client_of(service).post("/publish", data=b"x" * size, headers={**ONE, **length})

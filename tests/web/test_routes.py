@@ -11,22 +11,21 @@ from quart.testing.client import QuartClient
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from tests.support.inside import AsgiRequest, asgi, flush_now, http_scope, note, requested, settings, until
+from tests.support.inside import AsgiRequest, asgi, flush_now, http_scope, note, requested, settings
 from tests.support.inside import events as parsed
-from trio_sse.access.handshake import Accepted
 from trio_sse.delivery.history import PAGE_BYTES
 from trio_sse.delivery.notices import farewell
-from trio_sse.service import Service, create_app
-from trio_sse.web.routes import StreamBody
+from trio_sse.service import Service
+from trio_sse.web.app import App
 
 
 @pytest.fixture
 def service() -> Service:
-    return create_app(settings())
+    return Service(settings())
 
 
 def client_of(service: Service) -> QuartClient:
-    client = service.test_client()
+    client = App(service).test_client()
     assert isinstance(client, QuartClient)
     return client
 
@@ -77,9 +76,9 @@ async def test_readyz_does_not_tell_strangers_where_redis_is(
     valkey: int, values: dict[str, Any], code: str
 ) -> None:
     given = {"redis_host": "127.0.0.1", "redis_port": valkey, **values}
-    service = create_app(settings(**given))
+    service = Service(settings(**given))
     with capture_logs() as lines:
-        async with service.test_app() as running:
+        async with App(service).test_app() as running:
             response = await running.test_client().get("/readyz")
             body = str(await response.get_data(as_text=True))
     assert response.status_code == 503
@@ -96,8 +95,8 @@ async def test_readyz_tells_that_the_service_stops(client: QuartClient, service:
 
 
 async def test_readyz_counts_connections_and_users_while_subscribed(valkey: int) -> None:
-    service = create_app(settings(redis_host="127.0.0.1", redis_port=valkey))
-    async with service.test_app() as running:
+    service = Service(settings(redis_host="127.0.0.1", redis_port=valkey))
+    async with App(service).test_app() as running:
         async with requested(service) as stream:
             await stream.until(lambda request: b"connected" in request.body)
             response = await running.test_client().get("/readyz")
@@ -129,11 +128,12 @@ async def test_a_refused_stream_is_a_problem_document(client: QuartClient, servi
 
 
 async def test_an_error_of_the_service_is_a_problem_document_that_says_nothing_of_it(
-    client: QuartClient, monkeypatch: pytest.MonkeyPatch, service: Service
+    monkeypatch: pytest.MonkeyPatch, service: Service
 ) -> None:
     monkeypatch.setattr(service, "not_ready", lambda: [][len("secret")])
-    service.logger.disabled = True
-    response = await client.get("/readyz")
+    app = App(service)
+    app.logger.disabled = True
+    response = await app.test_client().get("/readyz")
     assert response.status_code == 500
     assert "secret" not in json.dumps(await problem(response))
 
@@ -157,7 +157,7 @@ async def test_a_preflight_is_told_what_a_page_may_send(client: QuartClient) -> 
 
 
 async def test_a_preflight_allows_what_the_settings_add() -> None:
-    client = client_of(create_app(settings(cors_headers="X-Requested-With, traceparent")))
+    client = client_of(Service(settings(cors_headers="X-Requested-With, traceparent")))
     response = await client.options("/sse", headers={"Origin": "https://a.example"})
     allowed = response.headers["access-control-allow-headers"].split(", ")
     assert {"Authorization", "X-Requested-With", "traceparent"} <= set(allowed)
@@ -179,7 +179,7 @@ async def test_no_answer_is_taken_for_what_it_is_not_or_put_in_a_frame(
 
 @pytest.mark.parametrize("path", ["/", "/sse", "/healthz", "/readyz", "/nothing"])
 async def test_a_request_for_another_host_is_refused_whatever_it_asks_for(path: str) -> None:
-    client = client_of(create_app(settings(allowed_hosts="sse.example")))
+    client = client_of(Service(settings(allowed_hosts="sse.example")))
     response = await client.get(path, headers={"Host": "evil.example"})
     assert response.status_code == 421
     assert "SSE_ALLOWED_HOSTS" in (await problem(response))["detail"]
@@ -190,7 +190,7 @@ async def test_a_request_for_another_host_is_refused_whatever_it_asks_for(path: 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/nothing"])
 async def test_listed_origins_may_read_every_answer(path: str) -> None:
-    client = client_of(create_app(settings(cors_origins=("https://a.example",))))
+    client = client_of(Service(settings(cors_origins=("https://a.example",))))
     listed = await client.get(path, headers={"Origin": "https://a.example"})
     other = await client.get(path, headers={"Origin": "https://b.example"})
     assert listed.headers["access-control-allow-origin"] == "https://a.example"
@@ -224,79 +224,6 @@ async def test_a_stream_that_resumes_is_told_that_its_position_is_not_known(serv
         await stream.until(lambda request: b"gap" in request.body)
     _, gap = parsed(stream.body)
     assert gap.json() == {"reason": "unknown_id", "dropped": None}
-
-
-async def test_a_client_that_leaves_is_removed(service: Service) -> None:
-    async with requested(service) as stream:
-        await stream.until(lambda request: b"connected" in request.body)
-        assert len(service.hub) == 1
-    assert len(service.hub) == 0
-
-
-async def test_closing_the_hub_ends_a_stream_properly(service: Service) -> None:
-    async with requested(service) as stream:
-        await stream.until(lambda request: b"connected" in request.body)
-        service.hub.close()
-        await stream.until(lambda request: request.ended)
-    assert len(service.hub) == 0
-
-
-async def test_a_stream_stays_open_longer_than_a_response_may(
-    service: Service, autojump_clock: MockClock
-) -> None:
-    async with requested(service) as stream:
-        await trio.sleep(1000)
-        assert not stream.ended
-        assert len(service.hub) == 1
-
-
-class SendError(Exception):
-    pass
-
-
-async def test_a_stream_whose_send_fails_is_removed(service: Service) -> None:
-    async def broken(message: Any) -> None:
-        if message["type"] == "http.response.body":
-            raise SendError
-
-    with pytest.RaisesGroup(SendError, flatten_subgroups=True, allow_unwrapped=True):
-        await asgi(service)(http_scope("/sse"), AsgiRequest().receive, broken)
-    assert len(service.hub) == 0
-
-
-@pytest.mark.parametrize("steps", range(30))
-async def test_a_request_that_is_cancelled_anywhere_leaves_nothing(service: Service, steps: int) -> None:
-    with trio.CancelScope() as scope:
-        async with requested(service):
-            for _ in range(steps):
-                await trio.lowlevel.checkpoint()
-            scope.cancel()
-    assert (len(service.hub), service.hub.users) == (0, [])
-
-
-@pytest.mark.parametrize("how", [None, ValueError(), KeyboardInterrupt()])
-async def test_a_body_is_out_of_the_hub_however_it_ends(service: Service, how: BaseException | None) -> None:
-    body = StreamBody(service, Accepted("ann", None, ()))
-    await body.__aenter__()
-    assert service.hub.users == ["ann"]
-    await body.__aexit__(type(how) if how else None, how, None)
-    assert (len(service.hub), service.hub.users) == (0, [])
-
-
-async def test_a_body_ends_with_its_connection(service: Service) -> None:
-    async with StreamBody(service, Accepted("ann", None, ())) as body:
-        service.hub.close()
-        chunks = [chunk async for chunk in body]
-    assert [event.event for event in parsed(b"".join(chunks))] == ["connected"]
-
-
-async def test_streams_of_one_user_come_and_go_by_themselves(service: Service) -> None:
-    async with requested(service) as first:
-        async with requested(service) as second:
-            await until(lambda: first.body and second.body)
-            assert len(service.hub) == 2
-        await until(lambda: len(service.hub) == 1)
-        assert not first.ended
 
 
 async def test_with_http2_a_client_has_the_write_timeout_for_all_that_is_left_when_its_stream_ends(

@@ -12,7 +12,7 @@ import trio
 
 from trio_sse.delivery import sse
 from trio_sse.delivery.batch import Batch
-from trio_sse.server.sockets import is_unacknowledged
+from trio_sse.sockets import is_unacknowledged
 
 
 class Backlog(Protocol):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import structlog
 import trio
 
-from trio_sse.server.sockets import spread_probes, widen
+from trio_sse.sockets import spread_probes, widen
 
 log = structlog.stdlib.get_logger("trio_sse.server.accepting")
 

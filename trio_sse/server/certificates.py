@@ -19,7 +19,7 @@ import structlog
 import trio
 from hypercorn.config import Config
 
-from trio_sse.standing_in import standing_in
+from trio_sse.patches import standing_in
 
 log = structlog.stdlib.get_logger("trio_sse.server.certificates")
 
@@ -57,7 +57,8 @@ class Certificates:
         def create_ssl_context(config: Config) -> ssl.SSLContext | None:
             return self.context(config)
 
-        with standing_in(Config, {"create_ssl_context": create_ssl_context}):
+        ours = {"create_ssl_context": create_ssl_context}
+        with standing_in({Config: ours}, "a renewed certificate needs a restart"):
             yield
 
     def context(self, config: Config) -> ssl.SSLContext | None:

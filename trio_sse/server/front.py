@@ -34,13 +34,13 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import ShutdownError
 
+from trio_sse.patches import standing_in, with_own
 from trio_sse.server.accepting import Want, serve_listeners
 from trio_sse.server.containment import Contained
 from trio_sse.server.http1 import OtherRequest, Replayed, StreamRequest, TooLarge, read_request
-from trio_sse.server.sockets import MAX_BACKLOG
 from trio_sse.server.stream import let_in, refuse, serve_stream
 from trio_sse.service import Service
-from trio_sse.standing_in import standing_in, with_own
+from trio_sse.sockets import MAX_BACKLOG
 
 log = structlog.stdlib.get_logger("trio_sse.server.front")
 
@@ -53,10 +53,11 @@ _Opened = Any  # a trio.SocketStream, a trio.SSLStream, or an asyncio.StreamWrit
 
 
 class Doors:
-    """Lets connections in to one service."""
+    """Lets connections in to one service. Its own tasks run in `nursery`."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, nursery: trio.Nursery) -> None:
         self._service = service
+        self._nursery = nursery
         self._open: dict[_Opened, trio.CancelScope | None] = {}
         self._one_left = trio.Event()
         self._servers: list[_AsyncioServer] = []
@@ -80,13 +81,7 @@ class Doors:
                 "asyncio": with_own(asyncio, start_server=self._start_server),
             },
         }
-        if not all(name in vars(module) for module, names in doors.items() for name in names):
-            log.warning("this Hypercorn has no place for the door: streams are served by Quart, more slowly")
-            yield
-            return
-        with contextlib.ExitStack() as stack:
-            for module, names in doors.items():
-                stack.enter_context(standing_in(module, names))
+        with standing_in(doors, "streams are served by Quart, more slowly"):
             yield
 
     async def _raise_shutdown(self, trigger: Callable[[], Awaitable[Any]]) -> None:
@@ -134,7 +129,7 @@ class Doors:
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
         server = _AsyncioServer()
         self._servers.append(server)
-        nursery = self._service.nursery
+        nursery = self._nursery
 
         @nursery.start_soon
         async def serve() -> None:
@@ -208,7 +203,7 @@ class Doors:
             )
 
     def _watch_stop(self, wait: Callable[[], Awaitable[Any]]) -> None:
-        self._service.nursery.start_soon(self._stop, wait)
+        self._nursery.start_soon(self._stop, wait)
 
     async def _stop(self, wait: Callable[[], Awaitable[Any]]) -> None:
         """When the worker begins to stop, end the streams.

@@ -17,8 +17,8 @@ import trio
 from hypercorn.config import Config
 
 from trio_sse.access.handshake import Asked, Headers, Refused, handshake, refused
+from trio_sse.patches import standing_in, with_own
 from trio_sse.settings import Settings
-from trio_sse.standing_in import standing_in, with_own
 
 _READ = 65536
 _PLAIN_BYTES = 8192
@@ -172,7 +172,8 @@ class BoundedConnection(h11.Connection):
 @contextlib.contextmanager
 def bounded_heads() -> Iterator[None]:
     """Let Hypercorn read requests so: those over TLS, and later ones of a connection, are not read here."""
-    with standing_in(hypercorn.protocol.h11, {"h11": with_own(h11, Connection=BoundedConnection)}):
+    ours = {"h11": with_own(h11, Connection=BoundedConnection)}
+    with standing_in({hypercorn.protocol.h11: ours}, "later heads are bounded by Hypercorn alone"):
         yield
 
 

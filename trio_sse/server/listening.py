@@ -10,8 +10,8 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from trio_sse.server.sockets import MAX_BACKLOG
 from trio_sse.settings import Settings
+from trio_sse.sockets import MAX_BACKLOG
 
 UNIX_MODE = 0o666
 """Of a Unix socket: as with a TCP port, everybody who gets there may connect. The directory says who does."""

@@ -11,7 +11,6 @@ import trio
 
 from trio_sse.access.handshake import Accepted, Refused
 from trio_sse.delivery.outlet import SocketOutlet
-from trio_sse.open_stream import OpenStream
 from trio_sse.server.http1 import StreamRequest
 from trio_sse.service import Service
 from trio_sse.settings import UNIX
@@ -56,7 +55,7 @@ async def serve_stream(service: Service, opening: Opening, stream: trio.SocketSt
     """
     fd = stream.socket.fileno()
     async with trio.open_nursery() as nursery:
-        with OpenStream(service, opening.accepted) as connection:
+        with service.open(opening.accepted) as connection:
             outlet = SocketOutlet(
                 fd,
                 connection,

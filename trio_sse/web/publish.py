@@ -5,21 +5,19 @@ from __future__ import annotations
 import hmac
 import json
 import re
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import structlog
 import trio
-from quart import Blueprint, Request, Response, current_app, request
+from quart import Blueprint, Request, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from trio_sse.access.handshake import bearer
 from trio_sse.broker.publisher import ConflictError, Published, UnavailableError
 from trio_sse.delivery import messages
+from trio_sse.settings import Settings
 from trio_sse.web.replies import json_reply, problem_reply
-
-if TYPE_CHECKING:
-    from trio_sse.service import Service
-    from trio_sse.settings import Settings
+from trio_sse.web.serving import serving
 
 log = structlog.stdlib.get_logger("trio_sse.web.publish")
 
@@ -41,7 +39,7 @@ _WINDOW = 4096
 @blueprint.post(PATH)
 async def publish() -> Response:
     """Publish one message, or a list of them: all or none."""
-    service = cast("Service", current_app._get_current_object())  # type: ignore[attr-defined]
+    service = serving()
     token = publish_token(request, service.settings)
     if token is None:
         detail = "Authorization: Bearer with one of SSE_PUBLISH_TOKENS is required"

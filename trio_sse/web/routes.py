@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import AsyncIterator
 from html import escape
 from importlib import resources
-from types import TracebackType
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from quart import Blueprint, Response, current_app, request
-from quart.wrappers.response import ResponseBody
+from quart import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
 
 from trio_sse.access.handshake import (
@@ -22,14 +18,11 @@ from trio_sse.access.handshake import (
     preflight_headers,
     wrong_host,
 )  # fmt: skip
-from trio_sse.delivery.connection import Connection, StreamSource
-from trio_sse.open_stream import OpenStream
 from trio_sse.settings import UNIX
 from trio_sse.web.bodies import MAX_BODY, Body
 from trio_sse.web.replies import json_reply, problem_reply
-
-if TYPE_CHECKING:
-    from trio_sse.service import Service
+from trio_sse.web.serving import serving
+from trio_sse.web.stream_body import StreamBody
 
 blueprint = Blueprint("trio_sse", __name__)
 
@@ -56,10 +49,6 @@ _NOT_READY = {
 }
 
 
-def _service() -> Service:
-    return cast("Service", current_app._get_current_object())  # type: ignore[attr-defined]
-
-
 @blueprint.before_app_request
 async def refuse_long_body() -> Response | None:
     """What nobody reads is not waited for either. POST /publish reads its body, and bounds it itself."""
@@ -76,7 +65,7 @@ def _body() -> Body:
 @blueprint.get("/sse")
 async def stream() -> Response:
     """The stream of one user."""
-    service = _service()
+    service = serving()
     answer: Accepted | Refused
     asked = handshake(request.scope["query_string"], request.scope["headers"], service.settings)
     answer = asked if isinstance(asked, Refused) else await service.gate.let_in(asked, _peer)
@@ -98,52 +87,11 @@ def _peer() -> str:
     return client[0] if client else UNIX
 
 
-class StreamBody(ResponseBody):
-    """A stream as a response body: joins the hub on entering, leaves it on leaving, however that comes."""
-
-    def __init__(self, service: Service, accepted: Accepted) -> None:
-        self._stream = OpenStream(service, accepted)
-        self._connection: Connection | None = None
-        self._source: StreamSource | None = None
-        self._ended = False
-
-    @property
-    def ended(self) -> float:
-        """When the stream ended, in Trio's time: only what waited by then still leaves. math.inf before."""
-        return self._source.ended if self._source else math.inf
-
-    def end(self) -> None:
-        """End the stream, in good order, now or as soon as it has begun."""
-        self._ended = True
-        if self._connection is not None:
-            self._connection.close()
-
-    async def __aenter__(self) -> AsyncIterator[bytes]:
-        self._connection = self._stream.__enter__()
-        self._source = StreamSource(self._connection)
-        if self._ended:
-            self._connection.close()
-        return self
-
-    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._stream.__exit__()
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        assert self._source is not None
-        data = await self._source.next()
-        if data is None:
-            raise StopAsyncIteration
-        return data
-
-
 @blueprint.get("/")
 async def page() -> Response:
     """The test page."""
     headers = {"content-security-policy": _PAGE_POLICY, "cache-control": "no-cache"}
-    root_path = escape(str(request.scope.get(ROOT_PATH, _service().settings.root_path)))
+    root_path = escape(str(request.scope.get(ROOT_PATH, serving().settings.root_path)))
     html = _PAGE.read_bytes().replace(_NO_ROOT_PATH, _NO_ROOT_PATH.replace(b'""', f'"{root_path}"'.encode()))
     return Response(html, 200, headers, content_type="text/html; charset=utf-8")
 
@@ -158,7 +106,7 @@ async def healthz() -> Response:
 async def readyz() -> Response:
     """200 while messages can arrive, else 503 and the reason, but not where Redis is: anybody may ask. The
     log has that. `publish`: whether there is POST /publish."""
-    service = _service()
+    service = serving()
     publish = bool(service.settings.publish_token_list)
     if service.not_ready():
         code = service.not_ready_code
@@ -196,7 +144,7 @@ async def http_error(error: HTTPException) -> Response:
 @blueprint.before_app_request
 async def refuse_other_hosts() -> Response | None:
     """Every address, by the same rule as for streams."""
-    if misdirected := wrong_host(request.headers.get("host", ""), _service().settings):
+    if misdirected := wrong_host(request.headers.get("host", ""), serving().settings):
         return problem_reply(421, misdirected)
     return None
 
@@ -204,7 +152,7 @@ async def refuse_other_hosts() -> Response | None:
 @blueprint.after_app_request
 async def allow_other_origins(response: Response) -> Response:
     """CORS for every answer, errors too, by the same rule as for streams."""
-    settings = _service().settings
+    settings = serving().settings
     headers = cors_headers(request.headers.get("origin", ""), settings)
     if request.method == "OPTIONS":
         headers += preflight_headers(settings)

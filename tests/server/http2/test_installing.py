@@ -38,8 +38,8 @@ def test_without_a_name_it_relies_on_a_line_says_so_and_hypercorn_s_own_serves(
     owner: object, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(owner, name)
-    for module in ("http2_protocol", "http2_lasting", "http2_bounds", "http2_frames", "upgrades"):
-        monkeypatch.delitem(sys.modules, f"trio_sse.{module}", raising=False)
+    for module in ("http2.protocol", "http2.lasting", "http2.bounds", "http2.frames", "upgrades"):
+        monkeypatch.delitem(sys.modules, f"trio_sse.server.{module}", raising=False)
     with capture_logs() as logs, installing.installed():
         assert vars(hypercorn.protocol)["H2Protocol"] is H2Protocol
     assert [entry["log_level"] for entry in logs] == ["warning"]

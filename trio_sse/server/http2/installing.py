@@ -13,9 +13,11 @@ import structlog
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
 
-from trio_sse.standing_in import standing_in
+from trio_sse.patches import standing_in
 
 log = structlog.stdlib.get_logger("trio_sse.server.http2.installing")
+
+_WITHOUT = "HTTP/2 is as Hypercorn has it, with its faults"
 
 _RELIED_ON = {
     hypercorn.protocol: ("H2Protocol", "H11Protocol"),
@@ -38,8 +40,9 @@ def installed() -> Iterator[None]:
     except (ImportError, AttributeError) as error:
         missing.append(str(error))
     if missing:
-        log.warning("HTTP/2 is as this Hypercorn has it, with its faults", missing=", ".join(missing))
+        log.warning(f"a library has changed: {_WITHOUT}", missing=", ".join(missing))
         yield
         return
-    with standing_in(hypercorn.protocol, {"H2Protocol": ContainedProtocol, "H11Protocol": PlainProtocol}):
+    ours = {"H2Protocol": ContainedProtocol, "H11Protocol": PlainProtocol}
+    with standing_in({hypercorn.protocol: ours}, _WITHOUT):
         yield

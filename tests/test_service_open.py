@@ -14,14 +14,13 @@ from trio_sse.access.handshake import Accepted, Asked, handshake
 from trio_sse.delivery import sse
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.history import PAGE_BYTES
-from trio_sse.open_stream import OpenStream
-from trio_sse.service import Service, create_app
+from trio_sse.service import OpenStream, Service
 
 LIMITED = {"max_connections": 2, "max_connections_per_user": 2, "max_connections_per_address": 2}
 
 
 def service_of(**values: Any) -> Service:
-    return create_app(settings(**values))
+    return Service(settings(**values))
 
 
 def accepted(**values: Any) -> Accepted:

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.support.inside import until
-from trio_sse.server.sockets import (
+from trio_sse.sockets import (
     MAX_BACKLOG,
     KeepAlive,
     bound_dead_peer,

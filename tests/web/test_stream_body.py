@@ -1,0 +1,115 @@
+"""A stream as the body of a response: it is in the hub for as long as the response lasts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import trio
+from quart.testing.client import QuartClient
+from trio.testing import MockClock
+
+from tests.support.inside import AsgiRequest, asgi, http_scope, requested, settings, until
+from tests.support.inside import events as parsed
+from trio_sse.access.handshake import Accepted
+from trio_sse.service import Service
+from trio_sse.web.app import App
+from trio_sse.web.stream_body import StreamBody
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service(settings())
+
+
+def client_of(service: Service) -> QuartClient:
+    client = App(service).test_client()
+    assert isinstance(client, QuartClient)
+    return client
+
+
+@pytest.fixture
+def client(service: Service) -> QuartClient:
+    return client_of(service)
+
+
+async def problem(response: Any) -> dict[str, Any]:
+    assert response.content_type == "application/problem+json"
+    assert response.headers["access-control-allow-origin"] == "*"
+    document: dict[str, Any] = json.loads(await response.get_data())
+    assert document["status"] == response.status_code
+    return document
+
+
+class SendError(Exception):
+    pass
+
+
+async def test_a_client_that_leaves_is_removed(service: Service) -> None:
+    async with requested(service) as stream:
+        await stream.until(lambda request: b"connected" in request.body)
+        assert len(service.hub) == 1
+    assert len(service.hub) == 0
+
+
+async def test_closing_the_hub_ends_a_stream_properly(service: Service) -> None:
+    async with requested(service) as stream:
+        await stream.until(lambda request: b"connected" in request.body)
+        service.hub.close()
+        await stream.until(lambda request: request.ended)
+    assert len(service.hub) == 0
+
+
+async def test_a_stream_stays_open_longer_than_a_response_may(
+    service: Service, autojump_clock: MockClock
+) -> None:
+    async with requested(service) as stream:
+        await trio.sleep(1000)
+        assert not stream.ended
+        assert len(service.hub) == 1
+
+
+async def test_a_stream_whose_send_fails_is_removed(service: Service) -> None:
+    async def broken(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            raise SendError
+
+    with pytest.RaisesGroup(SendError, flatten_subgroups=True, allow_unwrapped=True):
+        await asgi(service)(http_scope("/sse"), AsgiRequest().receive, broken)
+    assert len(service.hub) == 0
+
+
+@pytest.mark.parametrize("steps", range(30))
+async def test_a_request_that_is_cancelled_anywhere_leaves_nothing(service: Service, steps: int) -> None:
+    with trio.CancelScope() as scope:
+        async with requested(service):
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            scope.cancel()
+    assert (len(service.hub), service.hub.users) == (0, [])
+
+
+@pytest.mark.parametrize("how", [None, ValueError(), KeyboardInterrupt()])
+async def test_a_body_is_out_of_the_hub_however_it_ends(service: Service, how: BaseException | None) -> None:
+    body = StreamBody(service, Accepted("ann", None, ()))
+    await body.__aenter__()
+    assert service.hub.users == ["ann"]
+    await body.__aexit__(type(how) if how else None, how, None)
+    assert (len(service.hub), service.hub.users) == (0, [])
+
+
+async def test_a_body_ends_with_its_connection(service: Service) -> None:
+    async with StreamBody(service, Accepted("ann", None, ())) as body:
+        service.hub.close()
+        chunks = [chunk async for chunk in body]
+    assert [event.event for event in parsed(b"".join(chunks))] == ["connected"]
+
+
+async def test_streams_of_one_user_come_and_go_by_themselves(service: Service) -> None:
+    async with requested(service) as first:
+        async with requested(service) as second:
+            await until(lambda: first.body and second.body)
+            assert len(service.hub) == 2
+        await until(lambda: len(service.hub) == 1)
+        assert not first.ended

@@ -1,0 +1,171 @@
+"""Everything that stands in a library's place: what, where, why, and which test tells that it can go.
+
+One policy for all: where a library lacks a name that is to be replaced, nothing of that patch is. One line of
+the log says so, and the service goes on in the slower or less careful way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import structlog
+
+log = structlog.stdlib.get_logger("trio_sse.patches")
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    what: str
+    where: str
+    """The module of this package that does it."""
+    library: str
+    """Name and version it was found in."""
+    why: str
+    test: str
+    """The test that fails when it is no longer needed, or no longer possible."""
+    since: tuple[int, int] = (3, 11)
+    """The first Python that needs it."""
+
+
+_NEEDED = "tests/integration/test_libraries.py::"
+
+PATCHES = (
+    Patch(
+        what="the import raises no DeprecationWarning",
+        where="compat",
+        library="trio-asyncio 0.16",
+        since=(3, 12),
+        why="It derives from asyncio.AbstractChildWatcher (deprecated in 3.12), and gets and sets the policy "
+        "of event loops (deprecated in 3.14). Where warnings are errors it cannot be imported.",
+        test=_NEEDED + "test_importing_trio_asyncio_warns",
+    ),
+    Patch(
+        what="asyncio has AbstractChildWatcher and events.BaseDefaultEventLoopPolicy during the import",
+        where="compat",
+        library="trio-asyncio 0.16",
+        since=(3, 14),
+        why="It derives from both. 3.14 has the first no longer, and the second with an underscore.",
+        test=_NEEDED + "test_trio_asyncio_derives_from_what_python_no_longer_has",
+    ),
+    Patch(
+        what="the loop is the interpreter's running loop while it runs something",
+        where="compat",
+        library="trio-asyncio 0.16",
+        since=(3, 14),
+        why="A task written in C steps under no other, and does not ask the functions that trio-asyncio puts "
+        "in the place of asyncio's.",
+        test=_NEEDED + "test_trio_asyncio_does_not_tell_the_interpreter_which_loop_runs",
+    ),
+    Patch(
+        what="TCPServer and raise_shutdown in hypercorn.trio.run and hypercorn.asyncio.run",
+        where="server.front",
+        library="hypercorn 0.18",
+        why="Streams are served on their own sockets; an error of one connection ends that connection"
+        " only; streams are drained while the worker still answers.",
+        test=_NEEDED + "test_the_seams",
+    ),
+    Patch(
+        what="trio.serve_listeners and asyncio.start_server, as hypercorn.trio.run and "
+        "hypercorn.asyncio.run see them",
+        where="server.front",
+        library="hypercorn 0.18",
+        why="The server's own listening sockets are known; out of descriptors accepting goes on, with"
+        " one line a minute.",
+        test=_NEEDED + "test_the_seams",
+    ),
+    Patch(
+        what="a connection's socket and what was read of it are taken from asyncio (StreamReader._buffer)",
+        where="server.front",
+        library="asyncio of Python 3.11 to 3.14",
+        why="Under the asyncio worker streams are served on their own sockets too. read() would wait "
+        "where nothing has come.",
+        test=_NEEDED + "test_the_seams",
+    ),
+    Patch(
+        what="h11.Connection, as hypercorn.protocol.h11 sees it",
+        where="server.http1",
+        library="hypercorn 0.18, h11 0.16",
+        why="h11 bounds only heads that are not complete. One of 12,800 fields costs 50 ms of "
+        "everybody's time.",
+        test=_NEEDED + "test_the_seams",
+    ),
+    Patch(
+        what="H2Protocol in hypercorn.protocol, and h2's connection and streams beneath",
+        where="server.http2",
+        library="hypercorn 0.18, h2 4",
+        why="An error of one request ended all streams of an HTTP/2 connection, age silenced them, "
+        "and for a closed window nothing waited.",
+        test=_NEEDED + "test_hypercorn_ends_an_http2_connection_for_its_age",
+    ),
+    Patch(
+        what="H11Protocol in hypercorn.protocol",
+        where="server.upgrades",
+        library="hypercorn 0.18",
+        why="`Upgrade: h2c` let requests past the rules of a proxy.",
+        test=_NEEDED + "test_hypercorn_upgrades_to_h2c",
+    ),
+    Patch(
+        what="create_ssl_context of hypercorn.config.Config",
+        where="server.certificates",
+        library="hypercorn 0.18",
+        why="A renewed certificate is taken up without a restart.",
+        test=_NEEDED + "test_the_context_of_tls_is_asked_for_once_after_the_start",
+    ),
+    Patch(
+        what="the last `send` of a response is not cancelled; one over HTTP/2 has a deadline",
+        where="web.app",
+        library="quart-trio 0.12, hypercorn 0.18",
+        why="Hypercorn reports http.disconnect from inside of that `send`; quart-trio cancels it, and"
+        " the connection stays open.",
+        test=_NEEDED + "test_a_response_that_has_ended_leaves_its_connection_open",
+    ),
+    Patch(
+        what="_join_exited in hypercorn.run",
+        where="cli",
+        library="hypercorn 0.18",
+        why="The exit code of a worker that failed is lost.",
+        test=_NEEDED + "test_the_exit_code_of_a_failed_worker_is_lost",
+    ),
+    Patch(
+        what="signal in hypercorn.run",
+        where="cli",
+        library="hypercorn 0.18",
+        why="SIGHUP ends all workers.",
+        test=_NEEDED + "test_a_hangup_ends_the_workers_of_hypercorn",
+    ),
+)
+
+
+@contextlib.contextmanager
+def standing_in(places: Mapping[Any, Mapping[str, object]], without: str) -> Iterator[None]:
+    """Let names of modules or classes mean these, until the end. `without`: how it goes on where one of them
+    is missing. Places are modules and classes."""
+    missing = [name for place, names in places.items() for name in names if not hasattr(place, name)]
+    if missing:
+        log.warning(f"a library has changed: {without}", missing=", ".join(missing))
+        yield
+        return
+    own = {place: {name: getattr(place, name) for name in names} for place, names in places.items()}
+    _set(places)
+    try:
+        yield
+    finally:
+        _set(own)
+
+
+def _set(places: Mapping[Any, Mapping[str, object]]) -> None:
+    for place, names in places.items():
+        for name, value in names.items():
+            setattr(place, name, value)
+
+
+def with_own(module: ModuleType, **own: object) -> ModuleType:
+    """`module` as one other module is to see it, with these names in place of its own. Everybody else sees
+    what it has."""
+    seen = ModuleType(module.__name__)
+    vars(seen).update(vars(module), **own)
+    return seen

@@ -1,0 +1,92 @@
+"""The Quart-Trio application: pages, health, publishing, and streams that have no socket of their own."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import trio
+from quart_trio import QuartTrio
+from quart_trio.asgi import TrioASGIHTTPConnection
+
+from trio_sse.service import Service
+from trio_sse.settings import Settings
+from trio_sse.sockets import KeepAlive
+from trio_sse.web import publish, routes
+from trio_sse.web.bodies import MAX_BODY, Body, Request
+from trio_sse.web.stream_body import StreamBody
+
+BODY_SECONDS = 10
+LAST_SEND_SECONDS = 2
+
+
+class _HTTPConnection(TrioASGIHTTPConnection):
+    """Sends a response, and bounds what Hypercorn leaves unbounded.
+
+    The last `send` may finish: Hypercorn's Trio worker reports `http.disconnect` from inside of it,
+    quart-trio answers by cancelling the request, and with it the rest of the `send`, which was to close the
+    connection. tests/integration/test_libraries.py tells when this is no longer needed.
+
+    With HTTP/2 a client that opens no window holds up a `send` though all is well with TCP. Its response is
+    then ended as a whole one: should it read again, it finds what was sent, and the end, and comes back. It
+    may be out of reach instead, so it gets the time that those have. One that reads a little now and then has
+    as long for all that is left when its stream ends.
+    """
+
+    def _create_request_from_scope(self, send: Any) -> Any:
+        """With the bound on its body, before any of it has come: whoever may publish has more room."""
+        request = super()._create_request_from_scope(send)
+        settings: Settings = self.app.service.settings  # type: ignore[attr-defined]
+        publishes = (request.method, request.path) == ("POST", publish.PATH)
+        if publishes and publish.publish_token(request, settings) is not None:
+            request.body = Body(request.content_length, publish.max_body(settings))
+        return request
+
+    async def _send_response(self, send: Any, response: Any) -> None:
+        settings: Settings = self.app.service.settings  # type: ignore[attr-defined]
+        patience = at_the_end = math.inf
+        if self.scope["http_version"] == "2":
+            at_the_end = settings.write_timeout_seconds
+            patience = KeepAlive(at_the_end).give_up
+
+        async def send_in_time(message: Any) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                with trio.move_on_after(LAST_SEND_SECONDS, shield=True):
+                    await send(message)
+                return
+            ended = response.response.ended if isinstance(response.response, StreamBody) else math.inf
+            with trio.move_on_at(min(trio.current_time() + patience, ended + at_the_end)) as sending:
+                await send(message)
+            if sending.cancelled_caught:
+                raise _NoRoomError
+
+        try:
+            await super()._send_response(send_in_time, response)
+        except _NoRoomError:
+            await send_in_time({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _NoRoomError(Exception):
+    """The client takes nothing."""
+
+
+class App(QuartTrio):
+    """Answers for `service`, whose tasks it runs from the server's lifespan start-up to its end."""
+
+    asgi_http_class = _HTTPConnection
+    request_class = Request
+
+    def __init__(self, service: Service) -> None:
+        super().__init__("trio_sse", static_folder=None)
+        self.service = service
+        # Quart would wait 5 s for the service, which runs until it is cancelled.
+        self.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = None
+        self.config["BODY_TIMEOUT"] = BODY_SECONDS
+        self.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+        self.register_blueprint(routes.blueprint)
+        if service.settings.publish_token_list:
+            self.register_blueprint(publish.blueprint)
+        self.before_serving(self._start)
+
+    async def _start(self) -> None:
+        await self.nursery.start(self.service.run)

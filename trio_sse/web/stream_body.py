@@ -1,0 +1,54 @@
+"""A stream as the body of a response that Quart sends: over HTTP/2, over TLS, under other servers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from types import TracebackType
+
+from quart.wrappers.response import ResponseBody
+
+from trio_sse.access.handshake import Accepted
+from trio_sse.delivery.connection import Connection, StreamSource
+from trio_sse.service import Service
+
+
+class StreamBody(ResponseBody):
+    """A stream as a response body: joins the hub on entering, leaves it on leaving, however that comes."""
+
+    def __init__(self, service: Service, accepted: Accepted) -> None:
+        self._stream = service.open(accepted)
+        self._connection: Connection | None = None
+        self._source: StreamSource | None = None
+        self._ended = False
+
+    @property
+    def ended(self) -> float:
+        """When the stream ended, in Trio's time: only what waited by then still leaves. math.inf before."""
+        return self._source.ended if self._source else math.inf
+
+    def end(self) -> None:
+        """End the stream, in good order, now or as soon as it has begun."""
+        self._ended = True
+        if self._connection is not None:
+            self._connection.close()
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        self._connection = self._stream.__enter__()
+        self._source = StreamSource(self._connection)
+        if self._ended:
+            self._connection.close()
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._stream.__exit__()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        assert self._source is not None
+        data = await self._source.next()
+        if data is None:
+            raise StopAsyncIteration
+        return data
