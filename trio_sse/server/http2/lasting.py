@@ -65,8 +65,9 @@ class LastingProtocol(H2Protocol):
         header fields that are lost make those of all other streams unreadable (RFC 7541, 2.3.2).
         """
         while not self.closed:
+            done = self._is_done  # before the flush: a GOAWAY that is said while it lasts is sent by the next
             await self._flush()
-            if self._is_done:
+            if done and not self._sending:
                 await self._end()
                 return
             try:
@@ -113,11 +114,16 @@ class LastingProtocol(H2Protocol):
             await self.has_data.set()
 
     async def _flush(self) -> None:
+        data = self.connection.data_to_send()
+        if not data:
+            return
         self._sending += 1
         try:
-            await super()._flush()
+            await self.send(RawData(data=data))
         finally:
             self._sending -= 1
+            if self._leaving:  # `send_task` may be waiting for it
+                await self.has_data.set()
 
     def _go_away(self, before: int | None = None) -> None:
         """Say that the streams so far, or those before one, are the last."""
