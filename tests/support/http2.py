@@ -16,6 +16,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 import trio
+from h2.connection import ConnectionInputs, ConnectionState, H2ConnectionStateMachine
 
 from tests.support.client import Event, EventParser, connect
 
@@ -58,6 +59,15 @@ class _Unbounded(h2.settings.Settings):
     max_concurrent_streams = sys.maxsize
 
 
+class _GoingOn(H2ConnectionStateMachine):
+    """After a GOAWAY h2 would refuse the frames of open streams, which go on (RFC 9113, 6.8)."""
+
+    _transitions = {  # noqa: RUF012  # as h2 has it
+        **H2ConnectionStateMachine._transitions,
+        (ConnectionState.CLIENT_OPEN, ConnectionInputs.RECV_GOAWAY): (None, ConnectionState.CLIENT_OPEN),
+    }
+
+
 class Http2:
     """The connection. Something must run its `read`."""
 
@@ -67,6 +77,7 @@ class Http2:
             client_side=True, validate_outbound_headers=False, normalize_outbound_headers=False
         )
         self.http = h2.connection.H2Connection(config)
+        self.http.state_machine = _GoingOn()
         self.http.remote_settings = _Unbounded(client=False)
         self.goaway: h2.events.ConnectionTerminated | None = None
         self.pongs = 0
@@ -177,8 +188,6 @@ class Http2:
             self.streams[event.stream_id].reset_by = int(event.error_code)
         elif isinstance(event, h2.events.ConnectionTerminated):
             self.goaway = event
-            # h2 would refuse the frames of open streams, which go on (RFC 9113, 6.8).
-            self.http.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN
         elif isinstance(event, h2.events.PingAckReceived):
             self.pongs += 1
 
