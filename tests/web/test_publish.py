@@ -206,6 +206,7 @@ async def test_a_page_of_another_origin_may_ask_and_read(client: QuartClient) ->
         (b'{"user_id":1,"event":"gap"}', "own"),
         (b'{"user_id":1,"m":"' + b"x" * 70_000 + b'"}', "SSE_MAX_MESSAGE_BYTES"),
         (b'{"user_id":1,"m":' + b"[" * 20_000, "nested too deeply"),
+        (b'[{"user_id":1},' + b"[" * 600, "message 1 is nested too deeply"),
         (b"[]", "0 messages"),
         (b"[", "not JSON"),
         (b"[{]", "not JSON"),

@@ -76,7 +76,7 @@ def decode(payload: bytes, max_bytes: int, stream: StreamId | None = None) -> No
     """
     if len(payload) > max_bytes:
         raise MessageError(f"{len(payload)} bytes, over SSE_MAX_MESSAGE_BYTES={max_bytes}")
-    if len(payload) > 2 * MAX_DEPTH and _too_deep(payload):
+    if len(payload) > 2 * MAX_DEPTH and too_deep(payload):
         raise MessageError(_TOO_DEEP)
     try:
         payload.decode()
@@ -137,7 +137,7 @@ _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _TOO_DEEP = f"nested too deeply: more than {MAX_DEPTH} arrays and objects within each other"
 
 
-def _too_deep(payload: bytes) -> bool:
+def too_deep(payload: bytes) -> bool:
     """Whether JSON is nested more than MAX_DEPTH deep. Looks at brackets outside of strings."""
     if payload.count(b"[") + payload.count(b"{") <= MAX_DEPTH:
         return False

@@ -161,11 +161,15 @@ def _end(body: bytes, at: int, max_bytes: int, index: int) -> int:
     size = _WINDOW
     while True:
         size = min(size, max_bytes + 1)
+        window = body[at : at + size]
         try:
-            return at + _scan(body[at : at + size].decode("latin-1"))[1]
+            return at + _scan(window.decode("latin-1"))[1]
         except RecursionError:
             raise _ListError(f"message {index} is nested too deeply") from None
         except ValueError:
+            # All of it belongs to this value, or is no JSON. How deep the scanner goes differs by Python.
+            if messages.too_deep(window):
+                raise _ListError(f"message {index} is nested too deeply") from None
             if at + size >= len(body):
                 raise _ListError(f"not JSON: message {index} (byte {at})") from None
             if size > max_bytes:
