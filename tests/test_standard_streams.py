@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +12,7 @@ from tests.support.process import with_code_under_test
 
 PROGRAM = """
 import os, socket, sys
-from trio_sse.standard_streams import open_missing
-open_missing()
+import trio_sse
 with socket.socket() as first:
     print("to nobody", file=sys.stderr, flush=True)
     sys.stdout.write("")
@@ -29,3 +29,18 @@ def test_what_is_closed_leads_nowhere(closed: str) -> None:
         timeout=60,
     )  # fmt: skip
     assert ended.returncode == 10 + closed.count("&-")
+
+
+TAKEN = """
+import os, sys
+taken = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+import trio_sse
+print("to nobody", file=sys.stderr, flush=True)
+sys.exit(10 * taken + os.fstat(taken).st_size)
+"""
+
+
+def test_nothing_is_written_to_what_somebody_opened_in_its_place(tmp_path: Path) -> None:
+    command = ["bash", "-c", 'exec "$0" -c "$1" "$2" 2>&-', sys.executable, TAKEN, str(tmp_path / "theirs")]
+    ended = subprocess.run(command, env=with_code_under_test({}), timeout=60)
+    assert ended.returncode == 20

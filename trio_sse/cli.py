@@ -21,7 +21,7 @@ import hypercorn.trio
 import trio
 from hypercorn.config import Config
 
-from trio_sse import check, embedded, logs, standard_streams
+from trio_sse import check, embedded, logs
 from trio_sse.access.gate import Gate
 from trio_sse.asgi import Application
 from trio_sse.patches import standing_in
@@ -79,7 +79,6 @@ def main() -> None:
     Without a command it serves. Settings come from the environment, options come before it. Passwords,
     secrets and tokens are no options, and each can come from a file: REDIS_PASSWORD_FILE and so on.
     """
-    standard_streams.open_missing()
 
 
 @main.command()
