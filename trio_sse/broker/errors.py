@@ -48,8 +48,8 @@ _BY_CODE = {
     "docs/security.md",
     "DENIED": "{login}: it has none, and takes only clients of its own machine; protected-mode in redis.conf",
     "WRONGTYPE": "SSE_REDIS_STREAM must name a stream, or nothing yet",
-    "MOVED": "{where}: another node of this cluster keeps SSE_REDIS_STREAM, or the Idempotency-Key of a POST "
-    "/publish. A channel without keys works at any node, a stream at the node that keeps it",
+    "MOVED": "{where}: another node of this cluster keeps SSE_REDIS_STREAM. A channel works at any node, a "
+    "stream at the node that keeps it",
     "ASK": "the cluster is moving SSE_REDIS_STREAM to another node: {where} must name that",
     "TRYAGAIN": "the cluster is moving keys: it is tried again",
     "CROSSSLOT": _SLOTS,

@@ -31,13 +31,16 @@ class connected:  # noqa: N801  used as `async with connected(settings) as redis
     """A connection of its own to Redis: authenticated, and with `database` in REDIS_MAIN_DB. Raises one of
     ERRORS.
 
-    With Sentinels, they are asked each time where the master is. The connection is closed on leaving,
-    without waiting for the other side.
+    With Sentinels, they are asked each time where the master is. `at` is another node of the cluster, as the
+    first one names it. The connection is closed on leaving, without waiting for the other side.
     """
 
-    def __init__(self, settings: Settings, *, database: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, *, database: bool = False, at: tuple[str, int] | None = None
+    ) -> None:
         self._settings = settings
         self._database = database
+        self._at = at
         self._connection: Connection | None = None
 
     async def __aenter__(self) -> Connection:
@@ -46,7 +49,7 @@ class connected:  # noqa: N801  used as `async with connected(settings) as redis
             if settings.redis_sentinels:
                 self._connection = await _connect_to_master(settings)
             else:
-                self._connection = _connection(settings.redis_server)
+                self._connection = _connection(_server(settings.redis_server, self._at))
                 async with answer_within(CONNECT_SECONDS):
                     await self._connection.connect()  # type: ignore[no-untyped-call]
             if self._database:
@@ -60,6 +63,13 @@ class connected:  # noqa: N801  used as `async with connected(settings) as redis
     async def __aexit__(self, *_: object) -> None:
         if self._connection is not None:
             await self._connection.disconnect(nowait=True)
+
+
+def _server(server: RedisServer, at: tuple[str, int] | None) -> RedisServer:
+    """A node that does not know its own address names none: it is that of the node that was asked."""
+    if at is None:
+        return server
+    return replace(server, path=None, host=at[0] or server.host, port=at[1])
 
 
 async def _select(redis: Connection, settings: Settings) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import trio
 import trio_asyncio
-from redis.exceptions import ResponseError
+from redis.exceptions import MovedError, ResponseError
 
 from trio_sse.broker.errors import ReplicaError, advice
 from trio_sse.broker.link import ERRORS, answer_within, call, connected, replicates
@@ -25,7 +25,8 @@ _AT_ONCE = 16
 
 # One script, so that all of it happens or nothing, however Redis or the way to it fails.
 _SCRIPT = b"""
-local key, kind, target, length, fingerprint = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local kind, target, length, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local key = KEYS[kind == 'stream' and 2 or 1]
 if key then
   local seen = redis.call('GET', key)
   if seen then return {1, seen} end
@@ -117,20 +118,30 @@ class Publisher:
             raise UnavailableError("not connected to Redis yet", unsure=False)
         send = trio_asyncio.aio_as_trio(self._evaluate, loop=loop)
         try:
-            answer: tuple[bool, str] = await send(payloads, key)
+            try:
+                answer: tuple[bool, str] = await send(payloads, key)
+            except MovedError as elsewhere:
+                # Any node of a cluster publishes to all; each key has one that keeps it.
+                answer = await send(payloads, key, elsewhere.node_addr)
         except ERRORS as error:
             text = f"Redis at {self._settings.redis_address}: {advice(error, self._settings)}"
             raise UnavailableError(text, unsure=not isinstance(error, ResponseError | ReplicaError)) from None
         return answer
 
-    async def _evaluate(self, payloads: Sequence[bytes], key: str | None) -> tuple[bool, str]:
+    async def _evaluate(
+        self, payloads: Sequence[bytes], key: str | None, at: tuple[str, int] | None = None
+    ) -> tuple[bool, str]:
         settings = self._settings
-        kind, target = "channel", settings.redis_channel
+        kind, target, keys, slot = "channel", settings.redis_channel, [], ""
         if settings.redis_stream is not None:
             kind, target = "stream", settings.redis_stream
-        keys = [] if key is None else [_redis_key(target, key)]
-        in_database = kind == "stream" or key is not None
-        async with connected(settings, database=in_database) as redis, answer_within(ANSWER_SECONDS):
+            keys, slot = [target], _hash_tag(target)
+        if key is not None:
+            keys.append(_redis_key(target, key, slot))
+        async with (
+            connected(settings, database=bool(keys), at=at) as redis,
+            answer_within(ANSWER_SECONDS),
+        ):
             if (master := await replicates(redis)) is not None:
                 raise ReplicaError(master)
             repeated, told = await call(
@@ -145,8 +156,17 @@ def _own(key: str, token: str) -> str:
     return f"{hashlib.sha256(token.encode()).hexdigest()} {key}"
 
 
-def _redis_key(target: str, key: str) -> str:
-    return f"trio_sse:idempotency:{hashlib.sha256(f'{target} {key}'.encode()).hexdigest()}"
+def _redis_key(target: str, key: str, slot: str) -> str:
+    return f"trio_sse:idempotency:{slot}{hashlib.sha256(f'{target} {key}'.encode()).hexdigest()}"
+
+
+def _hash_tag(stream: str) -> str:
+    """What puts a key into the same slot of a cluster as the stream (Redis Cluster specification, "Hash
+    tags"), as one script may only have keys of one slot. Empty where the name leaves no way."""
+    tag, closed, _ = stream.partition("{")[2].partition("}")
+    if not (tag and closed):
+        tag = "" if "}" in stream else stream
+    return f"{{{tag}}}:" if tag else ""
 
 
 def _fingerprint(payloads: Sequence[bytes]) -> str:
