@@ -416,7 +416,8 @@ async def test_others_have_their_turn_while_a_long_list_is_read(nursery: trio.Nu
 
     brackets = b"[" + b",".join([b'{"user_id":1,"m":[%b]}' % b",".join([b"[]"] * 15_000)] * 20) + b"]"
     halves = b"[" + b",".join([b'{"user_id":1,"m":"%b"}' % (b"\\ud83d" * 10_000)] * 20) + b"]"
-    for body in (brackets, halves):
+    blanks = b"[" + b",".join([b'{"user_id":1}'] * 20) + b" " * 4 * MEBIBYTE + b"]"
+    for body in (brackets, halves, blanks, b" " * 4 * MEBIBYTE + brackets):
         turns = 0
         payloads, mistakes = await _read(body, 65536)
         assert (len(payloads), mistakes) == (20, [])

@@ -33,6 +33,7 @@ MAX_BODY = 16 * 1024 * 1024
 
 _SPACE_BYTES = 65536
 _TURN_BYTES = 32768
+_SPACE_WINDOW = 262144
 _WINDOW = 4096
 
 
@@ -94,7 +95,7 @@ def _is_token(given: str, tokens: tuple[str, ...]) -> bool:
 
 async def _read(body: bytes, max_bytes: int) -> tuple[list[bytes], list[dict[str, Any]]]:
     """The messages, and what is wrong with them. Others get their turn meanwhile, whatever the body is."""
-    begin = _space(body, 0)
+    begin = await _space(body, 0)
     payloads = [body]
     if body[begin : begin + 1] == b"[" and b"\0" not in body[:4]:  # with one it is no UTF-8
         try:
@@ -125,9 +126,14 @@ _SPACE = re.compile(rb"[ \t\r\n]*+")
 _scan = json.JSONDecoder(parse_int=len, parse_float=len).raw_decode
 
 
-def _space(body: bytes, at: int) -> int:
-    """Where the white space that begins `at` ends."""
-    return cast("re.Match[bytes]", _SPACE.match(body, at)).end()
+async def _space(body: bytes, at: int) -> int:
+    """Where the white space that begins `at` ends. Others get their turn while it lasts."""
+    while True:
+        window = at + _SPACE_WINDOW
+        at = cast("re.Match[bytes]", _SPACE.match(body, at, window)).end()
+        if at < window:
+            return at
+        await trio.lowlevel.checkpoint()
 
 
 async def _elements(body: bytes, at: int, max_bytes: int) -> list[bytes]:
@@ -136,7 +142,7 @@ async def _elements(body: bytes, at: int, max_bytes: int) -> list[bytes]:
     elements of about `max_bytes` at the most.
     """
     elements: list[bytes] = []
-    turn = at = _space(body, at)
+    turn = at = await _space(body, at)
     if body[at : at + 1] == b"]":
         raise _ListError(f"0 messages; 1 to {MAX_MESSAGES} are accepted")
     while True:
@@ -147,9 +153,9 @@ async def _elements(body: bytes, at: int, max_bytes: int) -> list[bytes]:
             await trio.lowlevel.checkpoint()
         end = _end(body, at, max_bytes, len(elements))
         elements.append(body[at:end])
-        at = _space(body, end)
+        at = await _space(body, end)
         mark = body[at : at + 1]
-        at = _space(body, at + 1)
+        at = await _space(body, at + 1)
         if mark == b"]" and at == len(body):
             return elements
         if mark != b",":
