@@ -100,7 +100,7 @@ SERVICES = (
     Service("trio-sse", "trio-sse", _trio_sse, _command_missing),
     Service("hypercorn-trio", "hypercorn -k trio", _hypercorn("-k", "trio"), OURS),
     Service("hypercorn", "hypercorn (plain)", _hypercorn(), OURS),
-    Service("quart", "Quart route", _hypercorn("-k", "trio"), OURS, env={"SSE_DOOR": "false"}),
+    Service("quart", "Quart route", _hypercorn("-k", "trio"), OURS, env={"SSE_DIRECT": "false"}),
     Service(
         "trio-sse-2", "trio-sse, 2 workers", _trio_sse, _command_missing, workers=2, env={"SSE_WORKERS": "2"}
     ),

@@ -107,9 +107,11 @@ async def test_what_the_server_keeps_of_a_request_has_no_token(query: bytes, kep
 
 
 @pytest.mark.parametrize("root_path", ["", "/theirs"])  # the server's own
-@pytest.mark.parametrize("door", [True, False])
-async def test_a_service_under_a_path_answers_with_it_and_without(door: bool, root_path: str) -> None:
-    chosen = settings(root_path="/ours", redis_host="127.0.0.1", redis_port=1, log_level="error", door=door)
+@pytest.mark.parametrize("direct", [True, False])
+async def test_a_service_under_a_path_answers_with_it_and_without(direct: bool, root_path: str) -> None:
+    chosen = settings(
+        root_path="/ours", redis_host="127.0.0.1", redis_port=1, log_level="error", direct=direct
+    )
     async with served(Application(chosen), root_path=root_path) as port:
         for prefix in {"", "/ours", root_path}:
             for path in ("/healthz", "/"):
@@ -121,10 +123,10 @@ async def test_a_service_under_a_path_answers_with_it_and_without(door: bool, ro
         assert b'<meta name="root-path" content="/ours">' in page
 
 
-@pytest.mark.parametrize("door", [True, False])
-async def test_the_path_of_the_server_counts_where_none_is_set(door: bool) -> None:
+@pytest.mark.parametrize("direct", [True, False])
+async def test_the_path_of_the_server_counts_where_none_is_set(direct: bool) -> None:
     """Hypercorn has it in the path of a request only where the client's request has it."""
-    chosen = settings(redis_host="127.0.0.1", redis_port=1, log_level="error", door=door)
+    chosen = settings(redis_host="127.0.0.1", redis_port=1, log_level="error", direct=direct)
     async with served(Application(chosen), root_path="/theirs") as port:
         for path in ("/healthz", "/theirs/healthz"):
             assert b" 200 " in (await exchange(port, get(path, CLOSE))).split(b"\r\n")[0]

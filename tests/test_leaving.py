@@ -22,8 +22,8 @@ from trio_sse.delivery.flusher import flush_forever
 from trio_sse.delivery.notices import farewell
 from trio_sse.delivery.outlet import AsgiOutlet, SocketOutlet
 from trio_sse.delivery.resume import Question
-from trio_sse.server.http1 import StreamRequest, read_request
-from trio_sse.server.stream import let_in, serve_stream
+from trio_sse.server.http1 import Head, read_head
+from trio_sse.server.stream import admit, serve_stream
 from trio_sse.service import Service
 from trio_sse.web.stream_body import StreamBody
 
@@ -84,9 +84,9 @@ class Visitor:
 
     async def _serve(self, near: trio.SocketStream) -> None:
         head = get(f"/sse?{self.query}")
-        request = await read_request(near, head, Config(), self.service.settings)
-        assert isinstance(request, StreamRequest)
-        if opening := await let_in(self.service, request, near):
+        request = await read_head(near, head, Config())
+        assert isinstance(request, Head)
+        if opening := await admit(self.service, request, Config(), near):
             await serve_stream(self.service, opening, near)
 
     async def by_asgi(self) -> None:
@@ -168,7 +168,7 @@ async def test_a_stream_that_ended_is_gone_at_once(
     prepare, happen, values = SITUATIONS[situation]
     service = new_service(1, **{"redis_stream": None, "history_seconds": 3600, **values})
     if situation == "refused":
-        service.gate.limits.begin("ann", "")
+        service.admission.limits.begin("ann", "")
     query = await prepare(service)
     async with trio.open_nursery() as nursery:
         for _ in range(2):

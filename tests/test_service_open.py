@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
 from tests.support.inside import Client, events, flush_now, note, settings
-from trio_sse.access.handshake import Accepted, Asked, handshake
+from trio_sse.access.admission import Accepted
 from trio_sse.delivery import sse
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.history import PAGE_BYTES
@@ -29,7 +29,7 @@ def accepted(**values: Any) -> Accepted:
 
 def counted(service: Service) -> int:
     """How many streams the limits have counted."""
-    limits = service.gate.limits
+    limits = service.admission.limits
     assert sum(limits._users.values()) == sum(limits._addresses.values()) == limits._all
     return limits._all
 
@@ -61,12 +61,11 @@ async def test_it_gives_back_what_it_took_however_it_ends(how: type[BaseExceptio
 
 
 @pytest.mark.parametrize("name", LIMITED)
-async def test_between_being_let_in_and_beginning_it_may_have_become_one_too_many(name: str) -> None:
+async def test_between_being_admitted_and_being_opened_it_may_have_become_one_too_many(name: str) -> None:
     """Quart takes turns between both; the last look is in one step with counting."""
     service = service_of(**{name: 1})
-    asked = handshake(b"user_id=ann", [(b"accept", b"text/event-stream")], service.settings)
-    assert isinstance(asked, Asked)
-    answers = [await service.gate.let_in(asked, lambda: "192.0.2.1") for _ in range(2)]
+    request = (b"user_id=ann", [(b"accept", b"text/event-stream")])
+    answers = [await service.admission.admit(*request, lambda: "192.0.2.1") for _ in range(2)]
     assert [answer.last_words for answer in answers if isinstance(answer, Accepted)] == [b"", b""]
     first, second = (OpenStream(service, answer) for answer in answers if isinstance(answer, Accepted))
     with first as one, second as other:

@@ -18,10 +18,10 @@ import trio
 from trio_asyncio import aio_as_trio
 
 from trio_sse import logs
-from trio_sse.access.handshake import problem
+from trio_sse.access.problem import problem
 from trio_sse.server.certificates import Certificates, hangup_is_unattended
 from trio_sse.server.containment import Contained, innermost
-from trio_sse.server.front import Doors
+from trio_sse.server.front import Front
 from trio_sse.server.http1 import bounded_heads
 from trio_sse.server.http2 import installing
 from trio_sse.service import Service
@@ -90,7 +90,7 @@ class Application:
         logs.configure(settings)
         for notice in settings.notices:
             log.warning(notice)
-        app.service.gate.warn_if_open()
+        app.service.admission.warn_if_open()
         if not self._by_settings and settings.tls_cert is not None:
             log.warning(
                 "SSE_TLS_CERT is for `trio-sse`: this server has options of its own (--certfile, --keyfile)"
@@ -126,12 +126,12 @@ class Application:
 
         try:
             async with trio.open_nursery() as nursery:
-                doors = Doors(service, nursery)
+                front = Front(service, nursery)
 
                 async def receive_after_connections() -> Message:
                     message: Message = await receive()
                     if message["type"] == "lifespan.shutdown":
-                        await doors.finish()
+                        await front.finish()
                     return message
 
                 if signals := self._signals or unattended():
@@ -139,7 +139,7 @@ class Application:
                 if hangup_is_unattended():
                     await nursery.start(certificates.listen)
                 nursery.start_soon(certificates.watch)
-                with installing.installed(), bounded_heads(), certificates.installed(), doors.installed():
+                with installing.installed(), bounded_heads(), certificates.installed(), front.installed():
                     await app(scope, receive_after_connections, send_unless_failed)  # type: ignore[arg-type]
                 nursery.cancel_scope.cancel()
         except Exception as error:

@@ -22,11 +22,12 @@ import trio
 from hypercorn.config import Config
 
 from trio_sse import check, embedded, logs
-from trio_sse.access.gate import Gate
+from trio_sse.access.admission import Admission
 from trio_sse.asgi import Application
 from trio_sse.patches import standing_in
 from trio_sse.server.listening import ListenError, listening, place, urls
 from trio_sse.settings import Settings, SettingsError, env_name, is_secret, load, redis_url
+from trio_sse.settings.model import FORMER_NAMES
 from trio_sse.sockets import MAX_BACKLOG
 from trio_sse.version import __version__
 
@@ -47,6 +48,10 @@ class _ServeByDefault(click.Group):
         return super().parse_args(ctx, args)
 
 
+def _former_names(variable: str) -> list[str]:
+    return [FORMER_NAMES[variable]] if variable in FORMER_NAMES else []
+
+
 def _overrides(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one option per setting: `--port` for SSE_PORT. Of secrets it is the file's."""
     for name, field in reversed(Settings.model_fields.items()):
@@ -60,8 +65,10 @@ def _overrides(command: Callable[..., None]) -> Callable[..., None]:
         if name not in _SECRET:
             default = "none" if field.default in (None, "", ()) else field.default
             shown = ",".join(default) if isinstance(default, tuple) else default
+            former = [f"--{old.removeprefix('SSE_').lower()}" for old in _former_names(env_name(name))]
             command = click.option(
                 f"--{name.replace('_', '-')}",
+                *former,
                 name,
                 metavar="VALUE",
                 help=f"{field.description} [{env_name(name)}, default {shown}]",
@@ -117,7 +124,7 @@ def _settings(options: dict[str, str | None]) -> Settings:
     os.environ.update(given)  # worker processes read it
     try:
         settings = load()
-        Gate(settings)  # reads the key file
+        Admission(settings)  # reads the key file
     except SettingsError as error:
         for line in error.lines:
             click.echo(line, err=True)

@@ -7,8 +7,7 @@ import secrets
 
 import trio
 
-from trio_sse.access.gate import Gate, overloaded_words
-from trio_sse.access.handshake import Accepted
+from trio_sse.access.admission import Accepted, Admission, overloaded_words
 from trio_sse.broker.publisher import Publisher
 from trio_sse.broker.subscriber import Subscriber
 from trio_sse.counters import Counters
@@ -38,7 +37,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.counters = Counters()
-        self.gate = Gate(settings)
+        self.admission = Admission(settings)
         self.history = History(
             secrets.token_hex(6),
             messages=settings.history_messages,
@@ -66,7 +65,7 @@ class Service:
                 await nursery.start(flush_forever, self.hub)
                 await nursery.start(beat_forever, self.hub)
                 await nursery.start(self.lifetimes.run)
-                nursery.start_soon(self.gate.run)
+                nursery.start_soon(self.admission.run)
                 await nursery.start(self.subscriber.run)
                 task_status.started()
         finally:
@@ -120,11 +119,11 @@ class OpenStream:
         self._service.hub.leave(self._connection)
         if self._counted:
             self._counted = False
-            self._service.gate.limits.end(self._accepted.user_id, self._accepted.address)
+            self._service.admission.limits.end(self._accepted.user_id, self._accepted.address)
 
     def _take(self) -> None:
         service, accepted, connection = self._service, self._accepted, self._connection
-        limits = service.gate.limits
+        limits = service.admission.limits
         last_words = accepted.last_words
         if limits.any and (overloaded := limits.excess(accepted.user_id, accepted.address)):
             last_words = last_words or overloaded_words(overloaded)

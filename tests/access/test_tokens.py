@@ -72,7 +72,7 @@ NOW = int(time.time())
 """When this module was imported: the tests may run minutes later."""
 
 
-def seconds_from_now(**claims: int) -> dict[str, int]:
+def seconds_from_now(**claims: int) -> dict[str, Any]:
     now = int(time.time())
     return {name: now + seconds for name, seconds in claims.items()}
 
@@ -108,7 +108,7 @@ async def test_a_token_is_valid_in_its_time_only(claims: dict[str, Any], detail:
     [{"exp": -10}, {"nbf": 20}, {"iat": 10**6}, {"nbf": 0}],
     ids=str,
 )
-async def test_clocks_may_differ_and_a_token_from_the_future_is_as_good(claims: dict[str, int]) -> None:
+async def test_clocks_may_differ_and_a_token_from_the_future_is_as_good(claims: dict[str, Any]) -> None:
     identity = await verify(token(**seconds_from_now(**claims)))
     assert isinstance(identity, Identity)
     assert identity.seconds > 0
@@ -119,7 +119,7 @@ async def test_an_iat_of_no_use_is_no_reason_to_refuse() -> None:
 
 
 @pytest.mark.parametrize("claims", [{"exp": -1}, {"nbf": 20}], ids=str)
-async def test_without_leeway_they_may_not(claims: dict[str, int]) -> None:
+async def test_without_leeway_they_may_not(claims: dict[str, Any]) -> None:
     assert isinstance(await verify(token(**seconds_from_now(**claims)), jwt_leeway_seconds=0), Denied)
 
 

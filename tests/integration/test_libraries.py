@@ -90,9 +90,9 @@ def hypercorn_trio(tmp_path: Path, source: str) -> Variant:
 @pytest.mark.parametrize("module", [hypercorn.trio.run, hypercorn.asyncio.run])
 @pytest.mark.parametrize("name", ["TCPServer", "raise_shutdown"])
 def test_the_seams(module: object, name: str) -> None:
-    """`door.Doors` replaces these module-level names, which must be used after `wait_for_startup`.
+    """`front.Front` replaces these module-level names, which must be used after `wait_for_startup`.
 
-    If this fails the door may never be called, an error of one connection ends the process again, or a stop
+    If this fails the front may never be called, an error of one connection ends the process again, or a stop
     does not drain: find the new place, or ask Hypercorn for a hook.
     """
     assert callable(vars(module)[name])
@@ -125,7 +125,7 @@ def test_the_context_of_tls_is_asked_for_once_after_the_start(module: object) ->
 
 
 async def test_one_malformed_request_ends_the_trio_worker(start: Services, tmp_path: Path) -> None:
-    """pgjones/hypercorn#203. If this fails, `door._Contained` is needed no more for Hypercorn's own sake."""
+    """pgjones/hypercorn#203. If this fails, `front._Entered` is needed no more for Hypercorn's own sake."""
     service = start(hypercorn_trio(tmp_path, PLAIN), ready="/")
     service.traceback_expected = True
     dead = trio.Event()

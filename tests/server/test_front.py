@@ -21,10 +21,10 @@ from structlog.testing import capture_logs
 from tests.support.inside import PATIENCE_SECONDS, events, exchange, get, process_kept, read, served, settings
 from tests.support.tokens import ec_key, key_server, token
 from trio_sse.access import key_set
-from trio_sse.access.handshake import Asked
+from trio_sse.access.request import StreamRequest
 from trio_sse.asgi import Application
-from trio_sse.server.front import Doors
-from trio_sse.server.http1 import StreamRequest
+from trio_sse.server.front import Front
+from trio_sse.server.http1 import Head
 from trio_sse.server.stream import serve_stream
 from trio_sse.service import Service
 
@@ -33,7 +33,7 @@ HELLO_END = b'"replayed":0}\n\n'
 
 
 def application(**values: Any) -> Application:
-    """Without a Redis: what comes in by the door does not need one."""
+    """Without a Redis: what comes in by the front does not need one."""
     return Application(settings(redis_host="127.0.0.1", redis_port=1, log_level="error", **values))
 
 
@@ -43,9 +43,9 @@ async def opened(port: int, path: str = "/sse") -> tuple[trio.SocketStream, byte
     return stream, await read(stream, HELLO_END)
 
 
-@pytest.fixture(params=[True, False], ids=["door", "quart"])
+@pytest.fixture(params=[True, False], ids=["direct", "quart"])
 async def port(request: pytest.FixtureRequest) -> AsyncIterator[int]:
-    async with served(application(door=request.param)) as port:
+    async with served(application(direct=request.param)) as port:
         yield port
 
 
@@ -79,9 +79,9 @@ async def test_the_stop_of_the_server_ends_the_body_of_every_stream() -> None:
         assert (await read(stream)).endswith(b"0\r\n\r\n")
 
 
-@pytest.mark.parametrize("door", [True, False])
-async def test_before_the_server_stops_every_stream_is_told_when_to_come_back(door: bool) -> None:
-    async with served(application(door=door, drain_seconds=0.1)) as port:
+@pytest.mark.parametrize("direct", [True, False])
+async def test_before_the_server_stops_every_stream_is_told_when_to_come_back(direct: bool) -> None:
+    async with served(application(direct=direct, drain_seconds=0.1)) as port:
         streams = [(await opened(port))[0] for _ in range(3)]
     for stream in streams:
         async with stream:
@@ -101,7 +101,7 @@ async def test_what_a_client_sent_does_not_stay_in_memory_with_its_stream() -> N
     async with served(application()) as port:
         stream, _ = await opened(port)
         async with stream:
-            requests = [held for held in gc.get_objects() if isinstance(held, Asked | StreamRequest)]
+            requests = [held for held in gc.get_objects() if isinstance(held, StreamRequest | Head)]
             assert requests == []
 
 
@@ -132,7 +132,7 @@ async def test_what_one_connection_raises_ends_it_alone_and_is_counted(
 
 
 async def test_a_malformed_chunk_does_not_end_the_server() -> None:
-    """pgjones/hypercorn#203: without the door this ends the process."""
+    """pgjones/hypercorn#203: without it this ends the process."""
     async with served(application()) as port:
         for _ in range(3):
             head = b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -152,16 +152,16 @@ async def test_an_error_beside_a_cancellation_does_not_hide_it(
             finally:
                 raise inside
 
-    monkeypatch.setattr("trio_sse.server.front.read_request", broken_when_cancelled)
+    monkeypatch.setattr("trio_sse.server.front.read_head", broken_when_cancelled)
     service = Service(settings())
     near, far = trio.socket.socketpair()
     with far, trio.move_on_after(0) as scope:
         async with trio.open_nursery() as nursery:
-            doors = Doors(service, nursery)
-            monkeypatch.setattr(doors, "_watch_stop", lambda _: None)
+            front = Front(service, nursery)
+            monkeypatch.setattr(front, "_watch_stop", lambda _: None)
             context = WorkerContext(None)
             stream = trio.SocketStream(near)
-            nursery.start_soon(doors.enter, service, Config(), context, {}, stream)
+            nursery.start_soon(front.enter, service, Config(), context, {}, stream)
     near.close()
     assert scope.cancelled_caught
     assert service.counters.connection_errors == 1
@@ -174,18 +174,18 @@ async def test_after_the_service_hypercorn_has_its_own_server_back(nursery: trio
         for name in ("TCPServer", "raise_shutdown")
     ]
     before = [getattr(*name) for name in names]
-    with Doors(Service(settings()), nursery).installed():
+    with Front(Service(settings()), nursery).installed():
         assert all(getattr(*name) is not own for name, own in zip(names, before, strict=True))
     assert [getattr(*name) for name in names] == before
 
 
 @pytest.mark.parametrize("name", ["TCPServer", "raise_shutdown"])
-async def test_a_hypercorn_without_a_place_for_the_door_is_told_and_left_alone(
+async def test_a_hypercorn_without_a_place_for_the_front_is_told_and_left_alone(
     monkeypatch: pytest.MonkeyPatch, name: str, nursery: trio.Nursery
 ) -> None:
     monkeypatch.delattr(hypercorn.asyncio.run, name)
     left = dict(vars(hypercorn.trio.run))
-    with capture_logs() as lines, Doors(Service(settings()), nursery).installed():
+    with capture_logs() as lines, Front(Service(settings()), nursery).installed():
         assert not hasattr(hypercorn.asyncio.run, name)
         assert vars(hypercorn.trio.run) == left
     assert "streams are served by Quart" in lines[0]["event"]
@@ -229,7 +229,7 @@ async def ask(port: int, request: bytes, until: bytes | None = None) -> bytes:
     return received
 
 
-@pytest.mark.parametrize("values", [{"door": True}, {"door": False}], ids=["door", "quart"])
+@pytest.mark.parametrize("values", [{"direct": True}, {"direct": False}], ids=["direct", "quart"])
 def test_the_asyncio_worker_serves_the_same(values: dict[str, Any]) -> None:
     async def test(port: int, _stop: asyncio.Event) -> None:
         for _ in range(3):
@@ -277,14 +277,14 @@ async def test_a_target_may_be_whole(port: int, target: str) -> None:
     assert (await exchange(port, get(target, CLOSE))).startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.parametrize("door", [True, False])
+@pytest.mark.parametrize("direct", [True, False])
 async def test_whoever_waits_for_keys_does_not_hold_up_the_stop(
-    monkeypatch: pytest.MonkeyPatch, door: bool
+    monkeypatch: pytest.MonkeyPatch, direct: bool
 ) -> None:
     monkeypatch.setattr(key_set, "JWKS_TIMEOUT_SECONDS", 3600)
     with key_server() as keys:
         keys.may_answer.clear()
-        values = {"auth": "jwt", "jwt_jwks_url": keys.url, "drain_seconds": 0, "door": door}
+        values = {"auth": "jwt", "jwt_jwks_url": keys.url, "drain_seconds": 0, "direct": direct}
         async with served(application(**values)) as port:
             stream = await trio.open_tcp_stream("127.0.0.1", port)
             bearer = f"Authorization: Bearer {token(ec_key(), {'kid': 'one'})}"

@@ -11,28 +11,49 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support.inside import get, settings, stream_pair
-from trio_sse.access.handshake import Asked, Refused, accepted, handshake
-from trio_sse.server.http1 import MAX_FIELDS, OtherRequest, Replayed, StreamRequest, TooLarge, read_request
+from trio_sse.access.admission import Accepted, Admission
+from trio_sse.access.cors import Headers
+from trio_sse.access.problem import Refused
+from trio_sse.access.request import StreamRequest, read_request
+from trio_sse.server.http1 import (
+    MAX_FIELDS,
+    Head,
+    OtherRequest,
+    Replayed,
+    TooLarge,
+    read_head,
+    stream_head,
+    whole_response,
+)
+from trio_sse.server.stream import is_for_a_stream
 from trio_sse.settings import Settings
 
-Answer = StreamRequest | OtherRequest | TooLarge | None
+Answer = Head | OtherRequest | TooLarge | None
 
-_asked = handshake(b"", [], settings())
-assert isinstance(_asked, Asked)
-STREAM_HEADERS = accepted(_asked, "ann").headers
+
+async def stream_headers() -> Headers:
+    answer = await Admission(settings()).admit(b"", [], str)
+    assert isinstance(answer, Accepted)
+    return answer.headers
+
+
+def asked(answer: Answer) -> StreamRequest | Refused:
+    assert isinstance(answer, Head)
+    return read_request(answer.query, answer.fields, settings())
 
 
 async def ask(
     *parts: bytes, config: Config | None = None, received: bytes = b"", chosen: Settings | None = None
 ) -> Answer:
-    """Have a request read that comes in these parts, each when the one before has been read."""
+    """Have a request read that comes in these parts, each when the one before has been read. One that is not
+    for a stream is somebody else's."""
     answer: Answer = None
     async with stream_pair() as (near, far), trio.open_nursery() as nursery:
 
         @nursery.start_soon
         async def reader() -> None:
             nonlocal answer
-            answer = await read_request(near, received, config or Config(), chosen or settings())
+            answer = await read_head(near, received, config or Config())
             nursery.cancel_scope.cancel()
 
         for part in parts:
@@ -40,13 +61,15 @@ async def ask(
             await far.send_all(part)
         await wait_all_tasks_blocked()
         await far.send_eof()
+    if isinstance(answer, Head) and not is_for_a_stream(answer, config or Config(), chosen or settings()):
+        return OtherRequest(answer.received)
     return answer
 
 
-def response_to(answer: StreamRequest) -> h11.Response:
+async def response_to(answer: Head) -> h11.Response:
     parser = h11.Connection(h11.CLIENT)
     parser.send(h11.Request(method="GET", target="/", headers=[("host", "x")]))
-    parser.receive_data(answer.head(STREAM_HEADERS))
+    parser.receive_data(stream_head(await stream_headers(), Config(), http11=answer.http11))
     response = parser.next_event()
     assert isinstance(response, h11.Response)
     return response
@@ -95,10 +118,11 @@ async def test_a_stream_is_recognised_however_its_request_comes(
     else:
         middle = min(40, len(request_bytes) // 2)
         answer = await ask(*(request_bytes[i : i + 1] for i in range(middle)), request_bytes[middle:])
-    assert isinstance(answer, StreamRequest)
-    assert isinstance(answer.asked, Asked)
-    assert (answer.asked.user_id, answer.asked.last_event_id) == (user_id, last_event_id)
-    assert answer.chunked is (b"HTTP/1.1" in request_bytes)
+    assert isinstance(answer, Head)
+    request = asked(answer)
+    assert isinstance(request, StreamRequest)
+    assert (request.user_id, request.last_event_id) == (user_id, last_event_id)
+    assert answer.http11 is (b"HTTP/1.1" in request_bytes)
 
 
 @pytest.mark.parametrize("request_bytes", OTHERS)
@@ -114,16 +138,16 @@ async def test_anything_else_is_handed_on_as_it_came(request_bytes: bytes, piece
 
 async def test_what_was_received_before_is_part_of_the_request() -> None:
     answer = await ask(get("/sse?user_id=ann")[9:], received=get("/sse?user_id=ann")[:9])
-    assert isinstance(answer, StreamRequest)
-    assert isinstance(await ask(received=get("/sse")), StreamRequest)
+    assert isinstance(answer, Head)
+    assert isinstance(await ask(received=get("/sse")), Head)
     other = await ask(get("/")[9:], received=get("/")[:9])
     assert other == OtherRequest(get("/"))
 
 
 async def test_the_head_of_the_response_is_http_with_the_headers_of_a_stream() -> None:
     answer = await ask(get("/sse"))
-    assert isinstance(answer, StreamRequest)
-    response = response_to(answer)
+    assert isinstance(answer, Head)
+    response = await response_to(answer)
     headers = {name.decode(): value.decode() for name, value in response.headers}
     assert response.status_code == 200
     assert headers.pop("date")
@@ -143,8 +167,8 @@ async def test_the_head_of_the_response_is_http_with_the_headers_of_a_stream() -
 
 async def test_an_old_client_gets_no_chunks() -> None:
     answer = await ask(get("/sse", version="1.0"))
-    assert isinstance(answer, StreamRequest)
-    head = answer.head(STREAM_HEADERS)
+    assert isinstance(answer, Head)
+    head = stream_head(await stream_headers(), Config(), http11=answer.http11)
     assert head.startswith(b"HTTP/1.0 200 OK\r\n")
     assert b"transfer-encoding" not in head
 
@@ -152,12 +176,13 @@ async def test_an_old_client_gets_no_chunks() -> None:
 @pytest.mark.parametrize("query", ["user_id=*", "user_id=%0a", "user_id=%ff"])
 async def test_a_stream_that_cannot_be_is_refused_on_the_same_socket(query: str) -> None:
     answer = await ask(get(f"/sse?{query}", "Origin: https://a.example"))
-    assert isinstance(answer, StreamRequest)
-    assert isinstance(answer.asked, Refused)
+    assert isinstance(answer, Head)
+    refused = asked(answer)
+    assert isinstance(refused, Refused)
     parser = h11.Connection(h11.CLIENT)
     parser.send(h11.Request(method="GET", target="/", headers=[("host", "x")]))
     parser.send(h11.EndOfMessage())
-    parser.receive_data(answer.refusal(answer.asked))
+    parser.receive_data(whole_response(refused, Config(), http11=answer.http11))
     response, body, end = (parser.next_event() for _ in range(3))
     assert isinstance(response, h11.Response)
     assert isinstance(body, h11.Data)
@@ -167,7 +192,7 @@ async def test_a_stream_that_cannot_be_is_refused_on_the_same_socket(query: str)
     assert headers["content-type"] == "application/problem+json"
     assert headers["access-control-allow-origin"] == "*"
     assert headers["connection"] == "close"
-    assert bytes(body.data) == answer.asked.body
+    assert bytes(body.data) == refused.body
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET /s"])
@@ -182,7 +207,7 @@ async def test_a_client_that_is_too_slow_gets_nothing(mock_clock: MockClock, beg
 
         @nursery.start_soon
         async def reader() -> None:
-            assert await read_request(near, b"", config, settings()) is None
+            assert await read_head(near, b"", config) is None
 
         if begun:
             await far.send_all(begun)
@@ -198,7 +223,7 @@ async def test_a_broken_connection_gets_nothing() -> None:
     with far:
         stream = trio.SocketStream(near)
         near.shutdown(trio.socket.SHUT_RDWR)
-        assert await read_request(stream, b"", Config(), settings()) is None
+        assert await read_head(stream, b"", Config()) is None
         await stream.aclose()
 
 
@@ -225,7 +250,7 @@ async def test_a_head_beyond_the_bounds_is_refused_however_it_comes(
         assert isinstance(answer, TooLarge)
         assert answer.answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
     elif complete:
-        assert isinstance(answer, StreamRequest if path == "/sse" else OtherRequest)
+        assert isinstance(answer, Head if path == "/sse" else OtherRequest)
     else:
         assert answer is None
 
@@ -250,7 +275,7 @@ async def test_the_bound_holds_however_the_head_comes(more: int, allowed: bool, 
     empty = len(get("/sse", "X: "))
     head = get("/sse", "X: " + "x" * (200 - empty + more))
     answer = await ask(*([head] if cut is None else [head[:cut], head[cut:]]), config=config)
-    assert isinstance(answer, StreamRequest if allowed else TooLarge)
+    assert isinstance(answer, Head if allowed else TooLarge)
 
 
 async def test_what_hypercorn_was_told_to_look_at_is_left_to_it() -> None:
@@ -282,7 +307,7 @@ async def test_a_stream_is_found_under_the_path_of_the_service(
     config.root_path = "/theirs/"
     request = get(path).replace(b"\r\n", line_ends)
     answer = await ask(request, config=config, chosen=settings(root_path="/ours"))
-    assert isinstance(answer, StreamRequest if stream else OtherRequest)
+    assert isinstance(answer, Head if stream else OtherRequest)
 
 
 async def test_without_a_path_of_its_own_the_service_is_under_none() -> None:
@@ -307,8 +332,8 @@ async def test_the_short_way_of_reading_a_request_never_differs_from_the_long_wa
     end = request_bytes.index(b"\r\n\r\n") + 4
     whole, in_two = await ask(request_bytes[:end]), await ask(request_bytes[:4], request_bytes[4:end])
     assert type(whole) is type(in_two)
-    if isinstance(whole, StreamRequest) and isinstance(in_two, StreamRequest):
-        assert whole.asked == in_two.asked
+    if isinstance(whole, Head) and isinstance(in_two, Head):
+        assert asked(whole) == asked(in_two)
 
 
 async def test_bytes_put_back_are_read_again_before_new_ones() -> None:

@@ -17,8 +17,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.support.inside import events, flush_now, get, note, read, settings, stream_pair, until
 from tests.support.tokens import SECRET
 from trio_sse.delivery import sse
-from trio_sse.server.http1 import StreamRequest, read_request
-from trio_sse.server.stream import MAX_IGNORED, let_in, serve_stream
+from trio_sse.server.http1 import Head, read_head
+from trio_sse.server.stream import MAX_IGNORED, admit, serve_stream
 from trio_sse.service import Service
 
 
@@ -28,9 +28,9 @@ def service() -> Service:
 
 
 async def serve(service: Service, near: trio.SocketStream, version: str = "1.0") -> None:
-    request = await read_request(near, get("/sse?user_id=ann", version=version), Config(), service.settings)
-    assert isinstance(request, StreamRequest)
-    if opening := await let_in(service, request, near):
+    request = await read_head(near, get("/sse?user_id=ann", version=version), Config())
+    assert isinstance(request, Head)
+    if opening := await admit(service, request, Config(), near):
         await serve_stream(service, opening, near)
 
 
@@ -147,14 +147,14 @@ async def test_it_ends_the_body_for_clients_that_get_chunks(service: Service) ->
     ("query", "values", "status"),
     [("user_id=*", {}, 400), ("user_id=ann", {"auth": "jwt", "jwt_secret": SECRET}, 401)],
 )
-async def test_who_is_not_let_in_gets_a_problem_document_on_the_same_socket(
+async def test_who_is_refused_gets_a_problem_document_on_the_same_socket(
     query: str, values: dict[str, Any], status: int
 ) -> None:
     service = Service(settings(**values))
     async with stream_pair() as (near, far):
-        request = await read_request(near, get(f"/sse?{query}"), Config(), service.settings)
-        assert isinstance(request, StreamRequest)
-        assert await let_in(service, request, near) is None
+        request = await read_head(near, get(f"/sse?{query}"), Config())
+        assert isinstance(request, Head)
+        assert await admit(service, request, Config(), near) is None
         await near.send_eof()
         head, _, body = (await read(far)).partition(b"\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {status} ".encode())
@@ -169,10 +169,10 @@ async def test_one_who_does_not_read_its_refusal_is_given_up(autojump_clock: Moc
         with trio.move_on_after(0):
             while True:
                 await near.send_all(b"x" * 100_000)
-        request = await read_request(near, get("/sse?user_id=*"), Config(), service.settings)
-        assert isinstance(request, StreamRequest)
+        request = await read_head(near, get("/sse?user_id=*"), Config())
+        assert isinstance(request, Head)
         began = trio.current_time()
-        assert await let_in(service, request, near) is None
+        assert await admit(service, request, Config(), near) is None
         assert trio.current_time() - began <= service.settings.write_timeout_seconds
 
 
@@ -193,8 +193,8 @@ async def test_limits_count_the_address_at_the_other_end() -> None:
             assert b"event: connected" in await read(first, b"}\n\n")
             async with await trio.open_tcp_stream("127.0.0.1", port) as second:
                 assert (await read(second)).startswith(b"HTTP/1.0 429 ")
-            assert service.gate.limits._addresses == {"127.0.0.1": 1}
-        await until(lambda: not service.gate.limits._addresses)
+            assert service.admission.limits._addresses == {"127.0.0.1": 1}
+        await until(lambda: not service.admission.limits._addresses)
         nursery.cancel_scope.cancel()
 
 
@@ -210,9 +210,9 @@ async def test_a_stream_on_a_hub_that_was_closed_says_when_to_come_back_and_ends
 
 async def test_whoever_leaves_before_a_refusal_is_no_error(service: Service) -> None:
     async with stream_pair() as (near, far):
-        request = await read_request(near, get("/sse?user_id=*"), Config(), service.settings)
-        assert isinstance(request, StreamRequest)
+        request = await read_head(near, get("/sse?user_id=*"), Config())
+        assert isinstance(request, Head)
         # With SO_LINGER 0 closing resets the connection.
         far.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         far.socket.close()
-        assert await let_in(service, request, near) is None
+        assert await admit(service, request, Config(), near) is None

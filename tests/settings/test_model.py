@@ -55,7 +55,7 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "max_stream_seconds": ("SSE_MAX_STREAM_SECONDS", 0),
     "max_message_bytes": ("SSE_MAX_MESSAGE_BYTES", 65536),
     "workers": ("SSE_WORKERS", 1),
-    "door": ("SSE_DOOR", True),
+    "direct": ("SSE_DIRECT", True),
     "log_format": ("SSE_LOG_FORMAT", "console"),
     "log_level": ("SSE_LOG_LEVEL", "info"),
     "redis_host": ("REDIS_HOST", "127.0.0.1"),
@@ -148,7 +148,7 @@ def test_the_default_is_the_documented_one(field: str) -> None:
         ("SSE_WRITE_TIMEOUT_SECONDS", "1", "write_timeout_seconds", 1.0),
         ("SSE_MAX_MESSAGE_BYTES", "64", "max_message_bytes", 64),
         ("SSE_WORKERS", "4", "workers", 4),
-        ("SSE_DOOR", "false", "door", False),
+        ("SSE_DIRECT", "false", "direct", False),
         ("SSE_LOG_FORMAT", "JSON", "log_format", "json"),
         ("SSE_LOG_LEVEL", "Warning", "log_level", "warning"),
         ("REDIS_HOST", "redis", "redis_host", "redis"),
@@ -367,7 +367,7 @@ def test_every_setting_tells_its_meaning_and_what_it_accepts(field: str) -> None
     assert described.json_schema_extra["accepts"]
 
 
-@pytest.mark.parametrize("name", ["PORT", "HOST", "WORKERS", "BUFFER", "DOOR", "LOG_LEVEL"])
+@pytest.mark.parametrize("name", ["PORT", "HOST", "WORKERS", "BUFFER", "DIRECT", "LOG_LEVEL"])
 def test_variables_of_other_programs_are_not_read(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     default = load()
     monkeypatch.setenv(name, "1")

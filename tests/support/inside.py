@@ -23,7 +23,7 @@ from hypercorn.trio import serve
 from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypothesis import strategies as st
 
-from trio_sse.access.handshake import Accepted
+from trio_sse.access.admission import Accepted
 from trio_sse.counters import Counters
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import Connection

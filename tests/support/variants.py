@@ -37,9 +37,9 @@ COMMANDS = (TRIO_SSE, HYPERCORN_TRIO, HYPERCORN)
 
 VARIANTS = (
     *COMMANDS,
-    Variant("trio-sse-no-door", TRIO_SSE.command, {"SSE_DOOR": "false"}),
-    Variant("hypercorn-k-trio-no-door", HYPERCORN_TRIO.command, {"SSE_DOOR": "false"}),
-    Variant("hypercorn-no-door", HYPERCORN.command, {"SSE_DOOR": "false"}),
+    Variant("trio-sse-no-direct", TRIO_SSE.command, {"SSE_DIRECT": "false"}),
+    Variant("hypercorn-k-trio-no-direct", HYPERCORN_TRIO.command, {"SSE_DIRECT": "false"}),
+    Variant("hypercorn-no-direct", HYPERCORN.command, {"SSE_DIRECT": "false"}),
 )
 """The commands, each with streams on their own sockets and with streams by Quart."""
 

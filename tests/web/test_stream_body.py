@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from tests.support.inside import AsgiRequest, asgi, http_scope, requested, settings, until
 from tests.support.inside import events as parsed
-from trio_sse.access.handshake import Accepted
+from trio_sse.access.admission import Accepted
 from trio_sse.service import Service
 from trio_sse.web.app import App
 from trio_sse.web.stream_body import StreamBody

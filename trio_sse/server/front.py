@@ -37,8 +37,8 @@ from hypercorn.utils import ShutdownError
 from trio_sse.patches import standing_in, with_own
 from trio_sse.server.accepting import Want, serve_listeners
 from trio_sse.server.containment import Contained
-from trio_sse.server.http1 import OtherRequest, Replayed, StreamRequest, TooLarge, read_request
-from trio_sse.server.stream import let_in, refuse, serve_stream
+from trio_sse.server.http1 import Head, OtherRequest, Replayed, TooLarge, read_head
+from trio_sse.server.stream import admit, is_for_a_stream, refuse, serve_stream
 from trio_sse.service import Service
 from trio_sse.sockets import MAX_BACKLOG
 
@@ -52,7 +52,7 @@ deadline and are shielded from cancellation."""
 _Opened = Any  # a trio.SocketStream, a trio.SSLStream, or an asyncio.StreamWriter
 
 
-class Doors:
+class Front:
     """Lets connections in to one service. Its own tasks run in `nursery`."""
 
     def __init__(self, service: Service, nursery: trio.Nursery) -> None:
@@ -69,7 +69,7 @@ class Doors:
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Stand in Hypercorn's place for `TCPServer` and `raise_shutdown` while the service is up."""
-        doors = {
+        ours = {
             hypercorn.trio.run: {
                 "TCPServer": self.enter,
                 "raise_shutdown": self._raise_shutdown,
@@ -81,7 +81,7 @@ class Doors:
                 "asyncio": with_own(asyncio, start_server=self._start_server),
             },
         }
-        with standing_in(doors, "streams are served by Quart, more slowly"):
+        with standing_in(ours, "streams are served by Quart, more slowly"):
             yield
 
     async def _raise_shutdown(self, trigger: Callable[[], Awaitable[Any]]) -> None:
@@ -152,27 +152,26 @@ class Doors:
             if not isinstance(stream, trio.SocketStream):
                 await TrioTCPServer(app, config, context, state, stream).run()
                 return
-            request: StreamRequest | OtherRequest | TooLarge | None = OtherRequest(received)
-            if self._service.settings.door:
-                request = await read_request(stream, received, config, self._service.settings)
-            if isinstance(request, StreamRequest):
+            head: Head | OtherRequest | TooLarge | None = OtherRequest(received)
+            if self._service.settings.direct:
+                head = await read_head(stream, received, config)
+            if isinstance(head, Head) and is_for_a_stream(head, config, self._service.settings):
                 await context.mark_request()
                 opening = None
-                with (
-                    trio.CancelScope() as scope
-                ):  # it may wait for keys, and the stop does not wait for those
-                    self._open[stream] = scope
-                    opening = await let_in(self._service, request, stream)
-                self._open[stream] = None
-                del scope, request  # a browser's header fields, which the stream does not need: see Opening
-                if opening is not None:
-                    await serve_stream(self._service, opening, stream)
-            elif isinstance(request, TooLarge):
-                await refuse(request.answer, stream, self._outage)
-            elif request is not None:
+                # It may wait for keys, and the stop does not wait for those.
                 with trio.CancelScope() as scope:
                     self._open[stream] = scope
-                    rest = Replayed(stream, request.received, scope)
+                    opening = await admit(self._service, head, config, stream)
+                self._open[stream] = None
+                del scope, head  # a browser's header fields, which the stream does not need: see Opening
+                if opening is not None:
+                    await serve_stream(self._service, opening, stream)
+            elif isinstance(head, TooLarge):
+                await refuse(head.answer, stream, self._outage)
+            elif head is not None:
+                with trio.CancelScope() as scope:
+                    self._open[stream] = scope
+                    rest = Replayed(stream, head.received, scope)
                     await TrioTCPServer(app, config, context, state, rest).run()  # type: ignore[arg-type]
 
     async def enter_asyncio(
@@ -184,12 +183,12 @@ class Doors:
         From the first one on it is known how to enter, and they enter there at once, which spares asyncio's
         transport, streams and task for each.
         """
-        door = self._service.settings.door and config.max_requests is None
-        movable = door and writer.get_extra_info("ssl_object") is None
+        direct = self._service.settings.direct and config.max_requests is None
+        movable = direct and writer.get_extra_info("ssl_object") is None
         if self._context_on_trio is None:
             self._context_on_trio = WorkerContext(None)
             self._watch_stop(trio_asyncio.aio_as_trio(context.terminated.wait, loop=loop))
-            if door:
+            if direct:
                 self._enter_on_trio = partial(
                     self.enter, app, config, self._context_on_trio, ConnectionState(state)
                 )
@@ -244,23 +243,23 @@ class _AsyncioServer:
 
 
 class _Entered(Contained):
-    """The life of one connection, known to the doors."""
+    """The life of one connection, known to the front."""
 
-    __slots__ = ("_doors", "_opened")
+    __slots__ = ("_front", "_opened")
 
-    def __init__(self, doors: Doors, opened: _Opened) -> None:
-        super().__init__(doors._service.counters, "a connection")
-        self._doors = doors
+    def __init__(self, front: Front, opened: _Opened) -> None:
+        super().__init__(front._service.counters, "a connection")
+        self._front = front
         self._opened = opened
 
     def __enter__(self) -> None:
-        self._doors._open[self._opened] = None
+        self._front._open[self._opened] = None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        del self._doors._open[self._opened]
+        del self._front._open[self._opened]
         if isinstance(self._opened, trio.SocketStream):
             self._opened.socket.close()  # synchronous, so nothing can stop it
-        self._doors._one_left.set()
+        self._front._one_left.set()
         return super().__exit__(kind, error, traceback)
 
 

@@ -1,4 +1,4 @@
-"""The head of a plain HTTP/1 request, read from a socket: is it for a stream?"""
+"""Heads of HTTP/1: one is read from a socket, another is written. Knows nothing of streams."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import hypercorn.protocol.h11
 import trio
 from hypercorn.config import Config
 
-from trio_sse.access.handshake import Asked, Headers, Refused, handshake, refused
+from trio_sse.access.cors import Headers
+from trio_sse.access.problem import Refused, refused
 from trio_sse.patches import standing_in, with_own
-from trio_sse.settings import Settings
 
 _READ = 65536
 _PLAIN_BYTES = 8192
@@ -29,25 +29,32 @@ MAX_FIELDS = 100
 TOO_LARGE = f"the head of the request is too large, or has more than {MAX_FIELDS} header fields"
 
 
-class StreamRequest(NamedTuple):
-    """A request for a stream, or what is wrong with it."""
+Field = tuple[bytes, bytes]
 
-    asked: Asked | Refused
-    chunked: bool
+
+class Head(NamedTuple):
+    """The head of a request without a body, complete."""
+
+    method: bytes
+    target: bytes
+    http11: bool
     """Whether the client speaks HTTP/1.1."""
-    config: Config
+    fields: list[Field]
+    """Names may be in any case."""
+    received: bytes
+    """All bytes that came, for somebody else to read."""
 
-    def head(self, headers: Headers) -> bytes:
-        """The head of the response with the stream."""
-        if self.chunked:
-            headers = (*headers, ("transfer-encoding", "chunked"))
-        return _head(HTTPStatus.OK, headers, self.chunked, self.config, int(time.time()))
+    @property
+    def path(self) -> bytes:
+        return self.target.partition(b"?")[0]
 
-    def refusal(self, refused: Refused) -> bytes:
-        """The whole of another response."""
-        body = refused.body
-        headers = (*refused.headers, ("content-length", str(len(body))))
-        return _head(refused.status, headers, self.chunked, self.config, int(time.time())) + body
+    @property
+    def query(self) -> bytes:
+        return self.target.partition(b"?")[2]
+
+    def has(self, name: bytes) -> bool:
+        """Whether there is a field of this name (in lower case)."""
+        return any(field.lower() == name for field, _ in self.fields)
 
 
 class TooLarge(NamedTuple):
@@ -59,7 +66,7 @@ class TooLarge(NamedTuple):
     def answer(self) -> bytes:
         """The whole response (RFC 6585, 5)."""
         refusal = refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, TOO_LARGE, ())
-        return StreamRequest(refusal, True, self.config).refusal(refusal)
+        return whole_response(refusal, self.config, http11=True)
 
 
 class OtherRequest(NamedTuple):
@@ -68,9 +75,9 @@ class OtherRequest(NamedTuple):
     received: bytes
 
 
-async def read_request(
-    stream: trio.SocketStream, received: bytes, config: Config, settings: Settings
-) -> StreamRequest | OtherRequest | TooLarge | None:
+async def read_head(
+    stream: trio.SocketStream, received: bytes, config: Config
+) -> Head | OtherRequest | TooLarge | None:
     """Read the first request of a connection, of which `received` came already. None: the client left, or
     was too slow.
 
@@ -86,7 +93,7 @@ async def read_request(
             return None
     limit = config.h11_max_incomplete_size
     if len(received) <= limit and (plain := _plain_request(received)):
-        return _stream_request(*plain, config, settings) or OtherRequest(received)
+        return plain
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=limit)
     data = received
     try:
@@ -107,10 +114,9 @@ async def read_request(
             return OtherRequest(received)
         if not isinstance(parser.next_event(), h11.EndOfMessage):  # it has a body
             return OtherRequest(received)
-        headers = event.headers.raw_items()
-        http11 = event.http_version == b"1.1"
-        found = _stream_request(event.method, event.target, http11, headers, config, settings)
-        return found or OtherRequest(received)
+        return Head(
+            event.method, event.target, event.http_version == b"1.1", event.headers.raw_items(), received
+        )
     except h11.RemoteProtocolError:
         return OtherRequest(received)
 
@@ -118,19 +124,17 @@ async def read_request(
 # The request as browsers and proxies write it. Reading it so takes a fifteenth of the time that h11 takes
 # (benchmarks/README.md). Whatever does not match is read by h11.
 _PLAIN = re.compile(
-    rb"GET ((?:/[!->@-~]+)?/sse(?:\?[!-~]*)?) HTTP/1\.1\r\n"
+    rb"GET (/[!-~]*) HTTP/1\.1\r\n"
     rb"((?:[-!#$%&'*+.^_`|~0-9A-Za-z]+:[\t -~]*\r\n)+)\r\n"
 )
 _BEYOND_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 
-_Header = tuple[bytes, bytes]
 
-
-def _plain_request(received: bytes) -> tuple[bytes, bytes, bool, list[_Header]] | None:
+def _plain_request(received: bytes) -> Head | None:
     match = _PLAIN.fullmatch(received)
     if match is None or len(received) > _PLAIN_BYTES or match[2].count(b"\n") > MAX_FIELDS:
         return None
-    headers = []
+    fields = []
     hosts = 0
     for line in match[2].split(b"\r\n")[:-1]:
         name, _, value = line.partition(b":")
@@ -138,8 +142,8 @@ def _plain_request(received: bytes) -> tuple[bytes, bytes, bool, list[_Header]] 
         if name in _BEYOND_PLAIN:
             return None
         hosts += name == b"host"
-        headers.append((name, value.strip(b" \t")))
-    return (b"GET", match[1], True, headers) if hosts == 1 else None
+        fields.append((name, value.strip(b" \t")))
+    return Head(b"GET", match[1], True, fields, received) if hosts == 1 else None
 
 
 # The empty line that ends a head, as h11 finds it.
@@ -197,23 +201,18 @@ async def _read(fd: int, deadline: float) -> bytes:
     return b""
 
 
-def _stream_request(
-    method: bytes, target: bytes, http11: bool, headers: list[_Header], config: Config, settings: Settings
-) -> StreamRequest | None:
-    path, _, query = target.partition(b"?")
-    if method != b"GET" or not _is_stream(path, config, settings) or config.server_names:
-        return None
-    if any(name.lower() == b"upgrade" for name, _ in headers):
-        return None
-    return StreamRequest(handshake(query, headers, settings), http11, config)
+def stream_head(headers: Headers, config: Config, *, http11: bool) -> bytes:
+    """The head of the response with the stream. Its body is chunked where the client speaks HTTP/1.1."""
+    if http11:
+        headers = (*headers, ("transfer-encoding", "chunked"))
+    return _head(HTTPStatus.OK, headers, http11, config, int(time.time()))
 
 
-def _is_stream(path: bytes, config: Config, settings: Settings) -> bool:
-    """A proxy may leave the path in front that the service is under."""
-    if path == b"/sse":
-        return True
-    prefix = path.removesuffix(b"/sse").decode("latin-1")
-    return len(prefix) < len(path) and prefix in (settings.root_path, config.root_path)
+def whole_response(refused: Refused, config: Config, *, http11: bool) -> bytes:
+    """The whole of another response."""
+    body = refused.body
+    headers = (*refused.headers, ("content-length", str(len(body))))
+    return _head(refused.status, headers, http11, config, int(time.time())) + body
 
 
 @lru_cache(maxsize=64)

@@ -8,19 +8,21 @@ from functools import partial
 from typing import NamedTuple
 
 import trio
+from hypercorn.config import Config
 
-from trio_sse.access.handshake import Accepted, Refused
+from trio_sse.access.admission import STREAM_PATH, Accepted
+from trio_sse.access.problem import Refused
 from trio_sse.delivery.outlet import SocketOutlet
-from trio_sse.server.http1 import StreamRequest
+from trio_sse.server.http1 import Head, stream_head, whole_response
 from trio_sse.service import Service
-from trio_sse.settings import UNIX
+from trio_sse.settings import UNIX, Settings
 
 MAX_IGNORED = 65536
 """Bytes a client may send after its request. A stream closes the connection, so nobody answers them."""
 
 
 class Opening(NamedTuple):
-    """What is left of a request that was let in. Its header fields, a token among them, are not: nothing of
+    """What is left of a request that was admitted. Its header fields, a token among them, are not: nothing of
     them is to stay in memory for as long as the stream."""
 
     accepted: Accepted
@@ -29,17 +31,23 @@ class Opening(NamedTuple):
     chunked: bool
 
 
-async def let_in(service: Service, request: StreamRequest, stream: trio.SocketStream) -> Opening | None:
-    """Decide about `request`. None: it was refused, and told so on `stream`, which stays open."""
-    answer: Accepted | Refused
-    if isinstance(request.asked, Refused):
-        answer = request.asked
-    else:
-        answer = await service.gate.let_in(request.asked, partial(_peer, stream))
+def is_for_a_stream(head: Head, config: Config, settings: Settings) -> bool:
+    """Whether a request asks for a stream, and for nothing that Hypercorn was told to look at."""
+    path = head.path.decode("latin-1")
+    prefix = path.removesuffix(STREAM_PATH)
+    # A proxy may leave the path in front that the service is under.
+    known = prefix != path and prefix in ("", settings.root_path, config.root_path)
+    return known and head.method == b"GET" and not (config.server_names or head.has(b"upgrade"))
+
+
+async def admit(service: Service, head: Head, config: Config, stream: trio.SocketStream) -> Opening | None:
+    """Decide about a request for a stream. None: it was refused on `stream`, which stays open."""
+    answer = await service.admission.admit(head.query, head.fields, partial(_peer, stream))
     if isinstance(answer, Refused):
-        await refuse(request.refusal(answer), stream, service.settings.write_timeout_seconds)
+        response = whole_response(answer, config, http11=head.http11)
+        await refuse(response, stream, service.settings.write_timeout_seconds)
         return None
-    return Opening(answer, request.head(answer.headers), request.chunked)
+    return Opening(answer, stream_head(answer.headers, config, http11=head.http11), head.http11)
 
 
 async def refuse(answer: bytes, stream: trio.SocketStream, seconds: float) -> None:

@@ -26,6 +26,8 @@ class Variable(NamedTuple):
     """Its value is left as it is, and NAME_FILE may name a file with it."""
     listed: bool = False
     """A comma list: each part is read like a value."""
+    former_name: str | None = None
+    """What it was called before. It counts where `name` is not set."""
 
 
 class Refused(NamedTuple):
@@ -53,6 +55,11 @@ def read(environment: Mapping[str, str], variables: list[Variable]) -> Found:
     notices: list[str] = []
     for variable in variables:
         text = named.get(variable.name, "")
+        if not text and variable.former_name in named:
+            text = named[variable.former_name]
+            notices.append(
+                f"{variable.former_name} is called {variable.name} now; the old name goes on working"
+            )
         if variable.secret:
             value = _secret(variable.name, text, named)
         elif variable.listed:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trio_sse.settings import contradictions, environment, unknown_variables
-from trio_sse.settings.model import Settings, SettingsError, env_name, found, is_secret
+from trio_sse.settings.model import FORMER_NAMES, Settings, SettingsError, env_name, found, is_secret
 from trio_sse.settings.redis_url import RedisURLError
 
 
@@ -29,7 +29,7 @@ def load(**overrides: Any) -> Settings:
 
 def _remarks(settings: Settings) -> list[str]:
     """What has no effect and does no harm, and what the environment has that is no setting."""
-    names = {env_name(field) for field in Settings.model_fields}
+    names = {env_name(field) for field in Settings.model_fields} | set(FORMER_NAMES.values())
     return [
         *contradictions.remarks(settings, os.environ),
         *unknown_variables.unknown(os.environ, names),

@@ -53,6 +53,10 @@ def _listed(value: str) -> Iterator[str]:
     return filter(None, map(str.strip, re.split(r"[,\r\n]", value)))
 
 
+FORMER_NAMES = {"SSE_DIRECT": "SSE_DOOR"}
+"""Names that settings had before. They go on working."""
+
+
 def _setting(env: str, default: Any, meaning: str, accepts: str, **constraints: Any) -> Any:
     return Field(
         default,
@@ -229,8 +233,8 @@ class Settings(BaseSettings):
         "SSE_WORKERS", 1, "worker processes, each with all messages and its own connections",
         "a number from 1 to 256", ge=1, le=256,
     )  # fmt: skip
-    door: bool = _setting(
-        "SSE_DOOR", True, "serve streams on their own sockets, past Hypercorn and Quart", "true or false"
+    direct: bool = _setting(
+        "SSE_DIRECT", True, "serve streams on their own sockets, past Hypercorn and Quart", "true or false"
     )
     log_format: Literal["console", "json"] = _setting(
         "SSE_LOG_FORMAT", "console", "how log lines look", "console or json"
@@ -447,6 +451,7 @@ def found() -> environment.Found:
                 str(field.validation_alias),
                 secret=is_secret(field),
                 listed=NoDecode in field.metadata,
+                former_name=FORMER_NAMES.get(str(field.validation_alias)),
             )
             for field in Settings.model_fields.values()
         ],

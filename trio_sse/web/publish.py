@@ -12,7 +12,7 @@ import trio
 from quart import Blueprint, Request, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from trio_sse.access.handshake import bearer
+from trio_sse.access.request import bearer
 from trio_sse.broker.publisher import ConflictError, Published, UnavailableError
 from trio_sse.delivery import messages
 from trio_sse.settings import Settings

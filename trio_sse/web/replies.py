@@ -8,7 +8,7 @@ from types import MappingProxyType
 import msgspec
 from quart import Response
 
-from trio_sse.access.handshake import problem
+from trio_sse.access.problem import problem
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 

@@ -9,15 +9,9 @@ from typing import cast
 from quart import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
 
-from trio_sse.access.handshake import (
-    GUARDS,
-    Accepted,
-    Refused,
-    cors_headers,
-    handshake,
-    preflight_headers,
-    wrong_host,
-)  # fmt: skip
+from trio_sse.access.admission import STREAM_PATH
+from trio_sse.access.cors import GUARDS, cors_headers, preflight_headers, wrong_host
+from trio_sse.access.problem import Refused
 from trio_sse.settings import UNIX
 from trio_sse.web.bodies import MAX_BODY, Body
 from trio_sse.web.replies import json_reply, problem_reply
@@ -62,13 +56,11 @@ def _body() -> Body:
     return cast(Body, request.body)
 
 
-@blueprint.get("/sse")
+@blueprint.get(STREAM_PATH)
 async def stream() -> Response:
     """The stream of one user."""
     service = serving()
-    answer: Accepted | Refused
-    asked = handshake(request.scope["query_string"], request.scope["headers"], service.settings)
-    answer = asked if isinstance(asked, Refused) else await service.gate.let_in(asked, _peer)
+    answer = await service.admission.admit(request.scope["query_string"], request.scope["headers"], _peer)
     if isinstance(answer, Refused):
         return Response(answer.body, answer.status, dict(answer.headers))
     response = Response(b"", 200, dict(answer.headers))

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from quart.wrappers.response import ResponseBody
 
-from trio_sse.access.handshake import Accepted
+from trio_sse.access.admission import Accepted
 from trio_sse.delivery.connection import Connection, StreamSource
 from trio_sse.service import Service
 

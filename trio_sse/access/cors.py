@@ -1,0 +1,68 @@
+"""Which pages may read an answer, and the header fields that every answer has (WHATWG Fetch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from trio_sse.settings import Settings
+from trio_sse.settings.origins import is_allowed_host, is_listed, is_same_host
+
+Headers = tuple[tuple[str, str], ...]
+
+GUARDS: Headers = (
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-resource-policy", "same-origin"),  # pages of other origins read by CORS, or not at all
+)
+"""Header fields of every answer, whatever it is."""
+
+
+def cors_headers(origin: str, settings: Settings) -> Headers:
+    """What a page of `origin` ("" without one) is allowed to read (WHATWG Fetch, "CORS protocol").
+
+    Credentials are allowed with a list of origins only: with `*` a browser would refuse them. Never for
+    `null`, which is what every sandboxed frame and every file calls itself.
+    """
+    if settings.cors_origins == ("*",):
+        return (("access-control-allow-origin", "*"),)
+    if origin and is_listed(origin, settings.cors_origins):
+        allowed: Headers = (("access-control-allow-origin", origin),)
+        if origin != "null":
+            allowed += (("access-control-allow-credentials", "true"),)
+        return (*allowed, ("vary", "Origin"))
+    return (("vary", "Origin"),)
+
+
+def preflight_headers(settings: Settings) -> Headers:
+    """What a page may send, beside `cors_headers`."""
+    names = ", ".join((*_USUAL_HEADERS, *settings.cors_headers))
+    return (
+        ("access-control-allow-methods", "GET, HEAD, POST, OPTIONS"),
+        ("access-control-allow-headers", names),
+        ("access-control-max-age", "86400"),
+    )
+
+
+_USUAL_HEADERS = (
+    "Accept", "Authorization", "Cache-Control", "Content-Type", "Idempotency-Key", "Last-Event-ID",
+)  # fmt: skip
+
+
+def is_foreign(fields: Mapping[bytes, bytes], settings: Settings) -> bool:
+    """Whether the request is that of a page of another site that is not listed, so that a cookie with it is
+    not of the user's will. Browsers say so; other clients say nothing (W3C Fetch Metadata).
+    """
+    origin = fields.get(b"origin", b"").decode("latin-1")
+    site = fields.get(b"sec-fetch-site", b"")
+    if not origin:
+        return site == b"cross-site"
+    if site == b"same-origin" or is_same_host(origin, fields.get(b"host", b"").decode("latin-1")):
+        return False
+    return origin == "null" or not is_listed(origin, settings.cors_origins)
+
+
+def wrong_host(field: str, settings: Settings) -> str | None:
+    """What is wrong with the `Host` of a request."""
+    if is_allowed_host(field, settings.allowed_hosts):
+        return None
+    return "this is not a name of the service (SSE_ALLOWED_HOSTS)"
