@@ -615,8 +615,8 @@ async def test_of_large_entries_few_are_read_at_a_time(
     port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the start, while the stream is followed, and for those who come back."""
-    large = 60_000
-    monkeypatch.setattr(log, "PAGE_BYTES", 100_000)
+    large = 20_000
+    monkeypatch.setattr(log, "PAGE_BYTES", 33_000)
     pages = read_pages(monkeypatch, lookup, log_reader)
     back_end.add(*range(1, 31), padding=large)
     async with reading(port, history_messages=2) as service:
