@@ -49,18 +49,20 @@ class Client(Witness):
                 stream = await self._dial()
                 async with stream:
                     self._socket = stream.socket
-                    await self._read(stream)
+                    try:
+                        await self._read(stream)
+                    finally:
+                        self._socket = None  # before it is closed, which lets others run
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
                 pass
-            finally:
-                self._socket = None
             await trio.sleep(random.uniform(*RETRY_SECONDS))
 
     def drop(self) -> None:
         """Lose the connection, by RST."""
-        if self._socket is not None:
-            linger_none(self._socket)
-            self._socket.close()
+        lost, self._socket = self._socket, None  # the one who reads learns of it later
+        if lost is not None:
+            linger_none(lost)
+            lost.close()
 
     def stop_reading(self) -> None:
         self._may_read = trio.Event()
