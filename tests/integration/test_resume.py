@@ -207,4 +207,4 @@ async def test_one_who_waits_for_redis_hears_heartbeats(start: Services, variant
                 assert (event.name, event.id) == ("heartbeat", "")
             await trio.to_thread.run_sync(valkey.start)
             events = await stream.until(lambda event: event.name == "connected")
-            assert {event.name for event in events} == {"heartbeat", "connected"}
+            assert {event.name for event in events[:-1]} <= {"heartbeat"}
