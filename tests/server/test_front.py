@@ -18,6 +18,7 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from structlog.testing import capture_logs
 
+from tests.support import inside
 from tests.support.inside import PATIENCE_SECONDS, events, exchange, get, process_kept, read, served, settings
 from tests.support.tokens import ec_key, key_server, token
 from trio_sse.access import key_set
@@ -165,6 +166,22 @@ async def test_an_error_beside_a_cancellation_does_not_hide_it(
     near.close()
     assert scope.cancelled_caught
     assert service.counters.connection_errors == 1
+
+
+async def test_streams_end_once_it_is_known_that_the_server_stops(nursery: trio.Nursery) -> None:
+    """Whoever asks for the end first: an HTTP/2 connection says GOAWAY with the end of its last stream."""
+    service = Service(settings())
+    front = Front(service, nursery)
+    front._context_on_trio = context = WorkerContext(None)
+    known = []
+
+    class Ended(inside.Client):
+        def close(self) -> None:
+            known.append(context.terminated.is_set())
+
+    Ended(inside.opened(service))
+    await front.finish()
+    assert known == [True]
 
 
 async def test_after_the_service_hypercorn_has_its_own_server_back(nursery: trio.Nursery) -> None:

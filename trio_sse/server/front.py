@@ -210,14 +210,14 @@ class Front:
         Hypercorn tells an application only after the connections have ended, which streams never do.
         """
         await wait()
-        assert self._context_on_trio is not None
-        await self._context_on_trio.terminated.set()
         await self.finish()
 
     async def finish(self) -> None:
         """End all connections: streams at once, others after STOP_GRACE_SECONDS, however they wait."""
         for server in self._servers:
             server.close()
+        if self._context_on_trio is not None:  # first: the last stream of an HTTP/2 connection says GOAWAY
+            await self._context_on_trio.terminated.set()
         self._service.hub.close()
         with trio.move_on_after(STOP_GRACE_SECONDS):
             while self._open:
