@@ -165,8 +165,14 @@ async def streaming(
         await stream.request(target, headers, http_version)
         assert stream.status == 200, stream.status
         stream.connected = await stream.event()
+        while _comes_back(target, headers) and stream.connected.name == "heartbeat":
+            stream.connected = await stream.event()  # its place is still looked for in the stream in Redis
         assert stream.connected.name == "connected", stream.connected
         yield stream
+
+
+def _comes_back(target: str, headers: Iterable[tuple[str, str]]) -> bool:
+    return "last_event_id=" in target or any(name.lower() == "last-event-id" for name, _ in headers)
 
 
 @contextlib.asynccontextmanager

@@ -70,13 +70,15 @@ def counted(variant: Variant) -> CountedVariant:
 class Endurance:
     """One service that goes through it. Its settings are SETTINGS, COUNTS_DIRECTORY and a stream."""
 
-    def __init__(self, name: str, service: Service, redis_port: int, stream: str, directory: Path) -> None:
+    def __init__(
+        self, name: str, service: Service, redis_port: int, stream: str, directory: Path, log: LogReader
+    ) -> None:
         self.inside = Inside(directory)
         self._name = name
         self._service = service
         self._redis_port = redis_port
         self._stream = stream
-        self._log = LogReader(service)
+        self._log = log
         self._seed = 0
 
     async def run(self, plan: Plan) -> None:
@@ -107,7 +109,6 @@ class Endurance:
         )
         print(f"{figures}\n{dict(churn.kinds)}\n{after.totals}\n{before.grown(after, 10)}", flush=True)
         errors = Counter(self._log.contained())
-        self._log.close()
         print(f"connections that ended by an error: {dict(errors)}", flush=True)
         assert all(map(THEIR_OWN.fullmatch, errors)), errors
         assert not fresh.named["Connection objects"]
@@ -186,7 +187,8 @@ async def endure(
         settings: dict[str, Any] = {**SETTINGS, "SSE_REDIS_STREAM": stream, "COUNTS_DIRECTORY": str(counts)}
         service = services(counted(variant), redis_port=redis_port, **settings)
         try:
-            await Endurance(variant.name, service, redis_port, stream, counts).run(plan)
+            with contextlib.closing(LogReader(service)) as log:
+                await Endurance(variant.name, service, redis_port, stream, counts, log).run(plan)
             stopped = await trio.to_thread.run_sync(service.stop)
             assert stopped.code == 0
         except (AssertionError, ExceptionGroup) as error:  # the other may go on
