@@ -5,12 +5,14 @@ When one of these fails after an upgrade, its docstring says what to look at, an
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import signal
 import subprocess
 import sys
 from _asyncio import _get_running_loop
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import h2.config
@@ -19,6 +21,7 @@ import h2.events
 import h2.exceptions
 import h11
 import hypercorn.asyncio.run
+import hypercorn.protocol.h11
 import hypercorn.run
 import hypercorn.trio.run
 import pytest
@@ -38,6 +41,7 @@ from tests.support.hostile import attacks, launch
 from tests.support.inside import http2_protocol
 from tests.support.process import Services
 from tests.support.variants import Variant
+from trio_sse.server.http1 import bounded_heads
 
 pytestmark = pytest.mark.integration
 
@@ -99,6 +103,79 @@ def test_the_seams(module: object, name: str) -> None:
     source = inspect.getsource(vars(module)["worker_serve"])
     assert name in source.split("wait_for_startup", 1)[1]
     assert name not in source.split("wait_for_startup", 1)[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "own", "called"),
+    [
+        (hypercorn.trio.run, "trio", trio, "trio.serve_listeners,"),
+        (hypercorn.asyncio.run, "asyncio", asyncio, "await asyncio.start_server("),
+    ],
+)
+def test_servers_accept_by_a_name_that_is_looked_up_after_the_start(
+    module: ModuleType, name: str, own: object, called: str
+) -> None:
+    """`Doors` stands in for `trio` and `asyncio` there, to accept in their place: out of descriptors, too.
+
+    If this fails, find what the workers accept by now.
+    """
+    assert vars(module)[name] is own
+    function = vars(module)["worker_serve"]
+    assert function.__globals__ is vars(module)
+    assert name not in (*function.__code__.co_varnames, *function.__code__.co_freevars)
+    before, after = inspect.getsource(function).split("wait_for_startup", 1)
+    assert called in after
+    assert called not in before
+
+
+def test_asyncio_goes_on_accepting_out_of_descriptors() -> None:
+    """Up to its backlog of failures, each with a traceback in the log. If this fails, look whether
+    `Doors._start_server` is needed still."""
+    source = inspect.getsource(vars(asyncio.selector_events.BaseSelectorEventLoop)["_accept_connection"])
+    assert "for _ in range(backlog" in source
+    wanting = source.split("errno.EMFILE", 1)[1].split("else:", 1)[0]
+    assert "call_exception_handler" in wanting
+    assert "return" not in wanting
+    assert "break" not in wanting
+
+
+def test_trio_logs_a_traceback_out_of_descriptors() -> None:
+    """If this fails, look whether `accepting.PatientListener` need catch errors still."""
+    source = inspect.getsource(sys.modules[trio.serve_listeners.__module__ + "._highlevel_serve_listeners"])
+    wanting = source.split("if exc.errno in ACCEPT_CAPACITY_ERRNOS", 1)[1].split("else:", 1)[0]
+    assert "LOGGER.error(" in wanting
+    assert "exc_info=" in wanting
+
+
+async def test_heads_are_read_by_an_h11_that_is_looked_up_for_each_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`http1.bounded_heads` stands in for `h11` there. If this fails, heads are unbounded over TLS and in
+    later requests: find where Hypercorn makes its connections now."""
+    made = []
+
+    class Noted(h11.Connection):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            made.append((arguments, named))
+            super().__init__(*arguments, **named)
+
+    nobody: Any = None
+    context: Any = WorkerContext(None)
+    with bounded_heads():
+        monkeypatch.setattr(vars(hypercorn.protocol.h11)["h11"], "Connection", Noted)
+        config = Config()
+        H11Protocol(nobody, config, context, nobody, nobody, True, None, None, nobody)
+    assert made == [((h11.SERVER,), {"max_incomplete_event_size": config.h11_max_incomplete_size})]
+    assert vars(hypercorn.protocol.h11)["h11"] is h11
+
+
+def test_h11_takes_a_complete_head_of_any_number_of_fields() -> None:
+    """If this fails, look whether `http1.BoundedConnection` is needed still."""
+    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=1000)
+    parser.receive_data(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 1000 + b"\r\n")
+    event = parser.next_event()
+    assert isinstance(event, h11.Request)
+    assert len(event.headers) == 1001
 
 
 def test_a_worker_that_ends_has_the_others_ended() -> None:
