@@ -308,3 +308,27 @@ async def test_whoever_waits_for_keys_does_not_hold_up_the_stop(
             await stream.send_all(get("/sse", bearer))
             await trio.to_thread.run_sync(keys.being_asked.wait)
         await stream.aclose()
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (b"", b""),
+        (b"GET /healthz HT", b""),
+        (get("/healthz"), b'"ok"}'),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0", b"\0\0\0\x04\x01\0\0\0\0"),
+    ],
+    ids=["nothing", "half a head", "a request that was answered", "HTTP/2 without a request"],
+)
+async def test_whoever_asks_for_nothing_does_not_hold_up_the_stop(
+    monkeypatch: pytest.MonkeyPatch, said: bytes, answer: bytes
+) -> None:
+    """Proxies keep connections open, and browsers open them before they need one."""
+    monkeypatch.setattr("trio_sse.server.front.STOP_GRACE_SECONDS", 3600)
+    monkeypatch.setattr(Config, "keep_alive_timeout", 3600)
+    async with served(application(drain_seconds=0)) as port:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await stream.send_all(said)
+        await read(stream, answer)
+        assert b'"ok"' in await exchange(port, get("/healthz", CLOSE))  # by now the first has come in
+    await stream.aclose()

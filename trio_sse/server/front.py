@@ -59,6 +59,7 @@ class Front:
         self._service = service
         self._nursery = nursery
         self._open: dict[_Opened, trio.CancelScope | None] = {}
+        self._unasked: set[trio.CancelScope] = set()
         self._one_left = trio.Event()
         self._servers: list[_AsyncioServer] = []
         self._context_on_trio: WorkerContext | None = None
@@ -154,16 +155,15 @@ class Front:
                 return
             head: Head | OtherRequest | TooLarge | None = OtherRequest(received)
             if self._service.settings.direct:
-                head = await read_head(stream, received, config)
+                head = None
+                with self._until_the_stop():
+                    head = await read_head(stream, received, config)
             if isinstance(head, Head) and is_for_a_stream(head, config, self._service.settings):
                 await context.mark_request()
                 opening = None
-                # It may wait for keys, and the stop does not wait for those.
-                with trio.CancelScope() as scope:
-                    self._open[stream] = scope
+                with self._until_the_stop():  # it may wait for keys
                     opening = await admit(self._service, head, config, stream)
-                self._open[stream] = None
-                del scope, head  # a browser's header fields, which the stream does not need: see Opening
+                del head  # a browser's header fields, which the stream does not need: see Opening
                 if opening is not None:
                     await serve_stream(self._service, opening, stream)
             elif isinstance(head, TooLarge):
@@ -201,6 +201,18 @@ class Front:
                 self.enter, app, config, self._context_on_trio, ConnectionState(state), stream, received
             )
 
+    @contextlib.contextmanager
+    def _until_the_stop(self) -> Iterator[None]:
+        """A scope for whoever has nothing to lose yet: has not asked for anything, or waits to be admitted."""
+        with trio.CancelScope() as scope:
+            if self._service.hub.closed:
+                scope.cancel()
+            self._unasked.add(scope)
+            try:
+                yield
+            finally:
+                self._unasked.remove(scope)
+
     def _watch_stop(self, wait: Callable[[], Awaitable[Any]]) -> None:
         self._nursery.start_soon(self._stop, wait)
 
@@ -213,12 +225,15 @@ class Front:
         await self.finish()
 
     async def finish(self) -> None:
-        """End all connections: streams at once, others after STOP_GRACE_SECONDS, however they wait."""
+        """End all connections: streams, and those without a request, at once; others after
+        STOP_GRACE_SECONDS, however they wait."""
         for server in self._servers:
             server.close()
         if self._context_on_trio is not None:  # first: the last stream of an HTTP/2 connection says GOAWAY
             await self._context_on_trio.terminated.set()
         self._service.hub.close()
+        for unasked in self._unasked:
+            unasked.cancel()
         with trio.move_on_after(STOP_GRACE_SECONDS):
             while self._open:
                 self._one_left = trio.Event()

@@ -35,6 +35,11 @@ class LastingProtocol(H2Protocol):
         self._ended = False  # whether there is nobody to say GOAWAY to
         self._sending = 0
 
+    async def initiate(self, *arguments: Any) -> None:
+        await super().initiate(*arguments)
+        # HTTP/1, which the connection began as, has said that it is busy: no request has come yet.
+        await self.send(Updated(idle=True))
+
     async def handle(self, event: Event) -> None:
         if isinstance(event, RawData):
             if self._ended:
