@@ -363,7 +363,9 @@ def test_while_redis_is_away_the_form_says_so(start: Services, open_page: Open) 
     page.check(errors_expected=True)
 
 
-JWT: dict[str, Any] = {"SSE_AUTH": "jwt", "SSE_JWT_SECRET": SECRET, "SSE_JWT_COOKIE": "tok"}
+JWT: dict[str, Any] = {
+    "SSE_AUTH": "jwt", "SSE_JWT_SECRET": SECRET, "SSE_JWT_COOKIE": "tok", "SSE_JWT_LEEWAY_SECONDS": "0",
+}  # fmt: skip
 
 
 def sign_in(page: TestPage, user: str, seconds: float = 3600) -> None:
