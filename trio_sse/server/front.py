@@ -203,7 +203,7 @@ class Front:
 
     @contextlib.contextmanager
     def _until_the_stop(self) -> Iterator[None]:
-        """A scope for whoever has nothing to lose yet: has not asked for anything, or waits to be admitted."""
+        """A scope for whoever has nothing to lose: has asked for nothing yet, or waits to be admitted."""
         with trio.CancelScope() as scope:
             if self._service.hub.closed:
                 scope.cancel()
