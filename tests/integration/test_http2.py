@@ -145,6 +145,7 @@ MALFORMED: dict[str, Fields] = {
     "line break": [*WELL_FORMED, ("a", b"b\r\nc")],
     "connection": [*WELL_FORMED, ("connection", "close")],
     "no length": [*WELL_FORMED, ("content-length", "x")],
+    "a length and no body": [*WELL_FORMED, ("content-length", "5")],
 }
 
 

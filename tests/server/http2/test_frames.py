@@ -57,6 +57,24 @@ def test_a_body_beyond_its_length_is_its_stream_s_error_and_leaves_the_window_as
     assert pair.client.outbound_flow_control_window > 30_000
 
 
+@pytest.mark.parametrize(("announced", "sent", "trailers", "error"), [
+    (0, None, False, False), (1, None, False, True),
+    (0, 0, True, False), (5, 0, True, True), (1, 1, True, False), (2, 1, True, True),
+])  # fmt: skip
+def test_a_body_short_of_its_length_is_its_stream_s_error(
+    pair: Pair, announced: int, sent: int | None, trailers: bool, error: bool
+) -> None:
+    """RFC 9113, 8.1.1: also where header fields or trailers are what ends the stream."""
+    pair.client.send_headers(1, [*HEAD, ("content-length", str(announced))], end_stream=sent is None)
+    if sent:
+        pair.client.send_data(1, bytes(sent))
+    if trailers:
+        pair.client.send_headers(1, [("a", "b")], end_stream=True)
+    assert any(isinstance(event, h2.events.StreamReset) for event in pair.say()) is error
+    pair.client.send_headers(3, HEAD, end_stream=True)
+    assert isinstance(pair.say()[0], h2.events.RequestReceived)
+
+
 def test_header_fields_that_cannot_be_read_are_everybody_s_error(pair: Pair) -> None:
     pair.client.send_headers(1, HEAD)
     pair.say()

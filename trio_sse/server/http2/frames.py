@@ -14,7 +14,7 @@ from typing import Any
 from h2.config import H2Configuration
 from h2.connection import ConnectionInputs, ConnectionState, H2Connection, H2ConnectionStateMachine
 from h2.events import StreamReset
-from h2.exceptions import ProtocolError, StreamClosedError
+from h2.exceptions import InvalidBodyLengthError, ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 from h2.stream import H2Stream, StreamClosedBy
 from hpack import Encoder
@@ -99,7 +99,17 @@ class _ContainedStream(H2Stream):
     a stream that is half closed: the connection's window gets back what a DATA frame took of it."""
 
     def receive_headers(self, *arguments: Any) -> Any:
-        return self._contained(super().receive_headers, *arguments)
+        return self._contained(self._receive_headers, *arguments)
+
+    def _receive_headers(self, headers: Any, end_stream: bool, header_encoding: Any) -> Any:
+        # h2 looks at `content-length` where DATA ends the stream, not where these or trailers do.
+        announced = self._expected_content_length
+        received = super().receive_headers(headers, end_stream, header_encoding)
+        if announced is None:
+            announced = self._expected_content_length
+        if end_stream and announced not in (None, self._actual_content_length):
+            raise InvalidBodyLengthError(announced, self._actual_content_length)
+        return received
 
     def receive_data(self, *arguments: Any) -> Any:
         return self._contained(super().receive_data, *arguments)
