@@ -77,3 +77,19 @@ def test_what_is_harmless_is_said_in_one_line(environment: dict[str, str], said:
     for line, start in zip(lines, said, strict=True):
         assert line.startswith(start)
         assert "s3cret" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "listed", "covers"),
+    [
+        ("SSE_CORS_ORIGINS", "https://*.com", True),
+        ("SSE_CORS_ORIGINS", "https://*.co.uk:8443,https://a.example", True),
+        ("SSE_CORS_ORIGINS", "https://*.рф", True),
+        ("SSE_ALLOWED_HOSTS", "*.net", True),
+        ("SSE_CORS_ORIGINS", "https://*.example.com,http://*.localhost:3000,https://*.co.example", False),
+        ("SSE_CORS_ORIGINS", "*", False),
+    ],
+)
+def test_a_pattern_for_everybody_s_names_is_said_in_one_line(name: str, listed: str, covers: bool) -> None:
+    os.environ[name] = listed
+    assert [name in line for line in load().notices] == [True] * covers

@@ -17,6 +17,12 @@ _SINGLE = {
 }
 
 
+# Not the whole list (publicsuffix.org), which changes weekly: a top level, and countries' usual second ones.
+_SUFFIX = re.compile(
+    r"\*\.(?!localhost\b)(?:(?:ac|co|com|edu|gov|net|org)\.[a-z]{2}|[a-z0-9-]+)(?::[0-9]+)?$"
+)
+
+
 def of(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
     """One line for each that ends the start."""
     yield from _of_ours(settings)
@@ -65,6 +71,11 @@ def remarks(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]
             yield f"{names}: no effect beside REDIS_URL, which says the same"
         if "redis_main_db" in given - same and not uses_database(settings):
             yield "REDIS_MAIN_DB: no effect beside REDIS_URL; a channel has no database"
+    for pattern in filter(_SUFFIX.search, (*settings.cors_origins, *settings.allowed_hosts)):
+        yield (
+            f"{pattern} covers names that anybody can register: name your own domain (SSE_CORS_ORIGINS, "
+            "SSE_ALLOWED_HOSTS)"
+        )
 
 
 def uses_database(settings: Settings) -> bool:
