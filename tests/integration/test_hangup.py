@@ -43,14 +43,6 @@ def shown(service: Service) -> str:
     return ssl.get_server_certificate(("127.0.0.1", service.port))
 
 
-def workers(service: Service) -> list[int]:
-    """The processes that serve: the children that Hypercorn made, or the process itself."""
-    pid = service.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    serving = [int(child) for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
-    return serving or [pid]
-
-
 async def check_renewal(service: Service, directory: Path, hang_up: list[int]) -> None:
     before = await trio.to_thread.run_sync(shown, service)
     async with tls_stream(service) as stream:
@@ -82,9 +74,9 @@ async def test_trio_sse_takes_a_new_certificate_up(
     await eventually(
         lambda: service.log.count("Running on") == started, "all of them have read the first one"
     )
-    before = workers(service)
+    before = service.workers
     await check_renewal(service, tmp_path, [service.process.pid] if signalled else [])
-    assert workers(service) == before
+    assert service.workers == before
     assert len(before) == started
     assert "options of its own" not in service.log
 
@@ -93,20 +85,20 @@ async def test_trio_sse_takes_a_new_certificate_up(
 async def test_a_worker_of_hypercorn_does(start: Services, tmp_path: Path, variant: Variant) -> None:
     cert, key = certificate(tmp_path)
     service = start(variant, "--certfile", str(cert), "--keyfile", str(key))
-    before = workers(service)
+    before = service.workers
     await check_renewal(service, tmp_path, before)
-    assert workers(service) == before
+    assert service.workers == before
 
 
 @pytest.mark.parametrize("variant", COMMANDS, ids=str)
 async def test_without_tls_a_hangup_ends_nothing(start: Services, variant: Variant) -> None:
     service = start(variant)
-    before = workers(service)
+    before = service.workers
     for pid in before:
         os.kill(pid, signal.SIGHUP)
     await eventually(lambda: "SIGHUP" in service.log, "a line in the log")
     assert service.answers("/readyz")
-    assert workers(service) == before
+    assert service.workers == before
 
 
 @pytest.mark.parametrize("workers_count", ["1", "2"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import ssl
 from collections.abc import AsyncIterator
 from functools import partial
@@ -213,6 +215,27 @@ async def test_a_handshake_or_a_body_that_never_ends_is_cut_off(start: Services,
             nursery.start_soon(Dribbling(secure.port, hello).run)
             for service in start.each(COMMANDS, SSE_PUBLISH_TOKENS="token-number-one"):
                 nursery.start_soon(Dribbling(service.port, body).run)
+
+
+@pytest.mark.parametrize("variant", COMMANDS, ids=str)
+async def test_open_streams_go_on_while_no_file_is_left(start: Services, variant: Variant) -> None:
+    service = start(variant)
+    (worker,) = service.workers
+    async with streaming(service.port, "before") as stream:
+        full = max(int(number) for number in os.listdir(f"/proc/{worker}/fd")) + 3
+        _, hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (full, hard))
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(full + 5):
+                await stack.enter_async_context(await connect(service.port))
+            await eventually(lambda: "new connections wait" in service.log, "it says so")
+            for n in range(20):
+                service.publish("before", n=n)
+                assert (await stream.notification())["n"] == n
+        async with streaming(service.port, "after") as after:
+            service.publish("after", n=1)
+            assert (await after.notification())["n"] == 1
+    assert "LimitNOFILE" in service.log
 
 
 HALF_OPEN = 10_000

@@ -127,6 +127,16 @@ class Service:
         return int(self.get("/readyz").json["connections"])
 
     @property
+    def workers(self) -> list[int]:
+        """The processes that serve: the children that Hypercorn made, or the process itself."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        made = [
+            int(child) for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()
+        ]
+        return made or [pid]
+
+    @property
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
