@@ -17,11 +17,12 @@ from tests.support.inside import AsgiRequest, asgi, flush_now, get, http_scope, 
 from tests.support.log import BackEnd, has_read, new_service, real
 from tests.support.ports import free_port
 from trio_sse import embedded
-from trio_sse.delivery.connection import Connection, StreamSource
+from trio_sse.delivery.asgi_source import AsgiOutlet, AsgiSource
+from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.flusher import flush_forever
 from trio_sse.delivery.notices import farewell
-from trio_sse.delivery.outlet import AsgiOutlet, SocketOutlet
-from trio_sse.delivery.resume import Question
+from trio_sse.delivery.outlet import SocketOutlet
+from trio_sse.delivery.resume import PendingReplay
 from trio_sse.server.http1 import Head, read_head
 from trio_sse.server.stream import admit, serve_stream
 from trio_sse.service import Service
@@ -29,7 +30,7 @@ from trio_sse.web.stream_body import StreamBody
 
 LARGE = 100_000
 
-KINDS = (Connection, Question, SocketOutlet, AsgiOutlet, StreamSource, StreamBody)
+KINDS = (Connection, PendingReplay, SocketOutlet, AsgiOutlet, AsgiSource, StreamBody)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ async def waiting_for_its_place(service: Service) -> str:
 
 async def catching_up_from_memory(service: Service) -> str:
     for _ in range(20):
-        service.hub.publish(note("ann", data=b"x" * LARGE))
+        service.hub.dispatch(note("ann", data=b"x" * LARGE))
     return f"user_id=ann&last_event_id={service.history.process}.0"
 
 
@@ -127,7 +128,7 @@ live_and_blocked = live
 
 def publish_much(service: Service) -> None:
     for _ in range(30):
-        service.hub.publish(note("ann", data=b"x" * LARGE))
+        service.hub.dispatch(note("ann", data=b"x" * LARGE))
         flush_now(service.hub)
     (connection,) = service.hub.connections
     assert connection._dropped
@@ -211,7 +212,7 @@ async def test_who_was_catching_up_from_the_log_is_gone_at_once(
             drain(service)
         visitor.left.set()
         await visitor.gone.wait()
-        await until(lambda: not service.replays.questions)
+        await until(lambda: not service.resumer.pending)
         assert held() == []
 
 

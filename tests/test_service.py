@@ -34,7 +34,7 @@ async def test_a_connection_is_in_the_hub_before_its_first_byte() -> None:
 async def test_whoever_comes_back_is_counted_and_gets_what_was_missed() -> None:
     service = Service(settings())
     first = Client(opened(service, "ann"))
-    service.hub.publish(note("ann", data=b"missed"))
+    service.hub.dispatch(note("ann", data=b"missed"))
     again = Client(opened(service, "ann", events(first.received)[0].id))
     assert again.names == ["connected", "message"]
     assert again.data[1] == "missed"
@@ -51,7 +51,7 @@ async def test_what_happens_to_a_slow_client_is_a_setting(slow_client: str, clos
     connection = opened(service, "ann")
     Client(connection).busy = True
     for _ in range(2):
-        service.hub.publish(note("ann"))
+        service.hub.dispatch(note("ann"))
     flush_now(service.hub)
     assert connection.closed is closed
 

@@ -160,14 +160,14 @@ async def test_with_the_token_ends_what_its_client_catches_up_with_and_a_new_one
     await nursery.start(service.lifetimes.run)
     first = service.history.process + ".0"
     for number in range(10):
-        service.hub.publish(note("ann", data=b"%d" % number + b" " * PAGE_BYTES))
+        service.hub.dispatch(note("ann", data=b"%d" % number + b" " * PAGE_BYTES))
     received = b""
     with OpenStream(service, accepted(last_event_id=first, seconds=3)) as connection:
         client = Client(connection, busy=True)
         for _ in range(3):
             client.take_page()
         await trio.sleep(4)
-        service.hub.publish(note("ann", data=b"10"))
+        service.hub.dispatch(note("ann", data=b"10"))
         flush_now(service.hub)
         client.catch_up()
         received = client.received
@@ -187,7 +187,7 @@ async def test_a_stream_that_lasts_long_enough_ends_whatever_its_client_has_yet_
     await nursery.start(service.lifetimes.run)
     first = service.history.process + ".0" if catching_up else None
     for _ in range(10):
-        service.hub.publish(note("ann", data=b" " * PAGE_BYTES))
+        service.hub.dispatch(note("ann", data=b" " * PAGE_BYTES))
     with OpenStream(service, accepted(last_event_id=first)) as connection:
         client = Client(connection, busy=True)
         client.take_page()

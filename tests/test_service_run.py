@@ -12,7 +12,8 @@ from trio.testing import MockClock
 
 from tests.support.inside import PATIENCE_SECONDS, Client, joined, settings
 from trio_sse.broker.subscriber import Subscriber
-from trio_sse.delivery.connection import Connection, StreamSource
+from trio_sse.delivery.asgi_source import AsgiSource
+from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.hub import Hub
 from trio_sse.service import Service
 
@@ -32,7 +33,7 @@ class CancelAtStep(trio.abc.Instrument):
 
 def new_service(subscriber: type[Subscriber] = Subscriber, **values: Any) -> Service:
     service = Service(settings(**values))
-    service.subscriber = subscriber(service.settings, service.hub, service.replays)
+    service.subscriber = subscriber(service.settings, service.hub, service.resumer)
     return service
 
 
@@ -50,7 +51,7 @@ class Crashing(Subscriber):
 
 async def read_to_the_end(hub: Hub, connection: Connection) -> None:
     try:
-        source = StreamSource(connection)
+        source = AsgiSource(connection)
         while await source.next() is not None:
             pass
     finally:

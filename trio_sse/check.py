@@ -13,12 +13,11 @@ from urllib.parse import urlsplit
 
 import click
 import msgspec
-from redis.asyncio import Connection
 from redis.exceptions import NoPermissionError, ResponseError
 
 from trio_sse import embedded, logs, redis_cli
 from trio_sse.broker.errors import ReplicaError, advice
-from trio_sse.broker.link import ERRORS, answer_within, call, connected, replicates
+from trio_sse.broker.link import ERRORS, Link, answer_within, call, open_link, replicates
 from trio_sse.broker.log import read_info
 from trio_sse.server.listening import ListenError, Url, is_handed, listening, place, urls
 from trio_sse.settings import Settings, contradictions
@@ -111,8 +110,8 @@ async def _probe(settings: Settings) -> bool:
     in_database = contradictions.uses_database(settings)
     async with (
         answer_within(10),
-        connected(settings) as listening,
-        connected(settings, database=in_database) as speaking,
+        open_link(settings) as listening,
+        open_link(settings, database=in_database) as speaking,
     ):
         _say(True, f"Redis {where}: connected")
         if settings.redis_sentinels:
@@ -141,7 +140,7 @@ def _replica(settings: Settings, master: str | None) -> bool:
     return _say(False, f"Redis {where}: {advice(ReplicaError(master), settings)}; POST /publish is refused")
 
 
-async def _try_channel(settings: Settings, listening: Connection, speaking: Connection) -> None:
+async def _try_channel(settings: Settings, listening: Link, speaking: Link) -> None:
     where = settings.redis_address
     # Not the channel itself: clients would see it.
     probe = f"{settings.redis_channel}:check:{secrets.token_hex(4)}"
@@ -156,7 +155,7 @@ async def _try_channel(settings: Settings, listening: Connection, speaking: Conn
     _say(True, f"Redis {where}: a message published to {probe} came back")
 
 
-async def _count_others(settings: Settings, speaking: Connection) -> None:
+async def _count_others(settings: Settings, speaking: Link) -> None:
     with contextlib.suppress(ResponseError):  # the service itself does not need to be allowed to
         others = (await call(speaking, "PUBSUB", "NUMSUB", settings.redis_channel))[1] - 1
         _say(
@@ -165,7 +164,7 @@ async def _count_others(settings: Settings, speaking: Connection) -> None:
         )
 
 
-async def _look_at_stream(settings: Settings, stream: str, speaking: Connection) -> None:
+async def _look_at_stream(settings: Settings, stream: str, speaking: Link) -> None:
     # Unlike a channel, a stream lives in a database, and redis-cli writes to 0 unless told otherwise.
     where = settings.redis_address
     info = await read_info(speaking, stream)
@@ -177,15 +176,15 @@ async def _look_at_stream(settings: Settings, stream: str, speaking: Connection)
         _say(True, f"      back ends must add to it there: {command}")
 
 
-def _reached(settings: Settings, redis: Connection) -> RedisServer:
+def _reached(settings: Settings, link: Link) -> RedisServer:
     """What is configured, and where Sentinels and the choice of a database led."""
-    server = replace(settings.redis_server, database=int(redis.db))
-    return server if server.path is not None else replace(server, host=redis.host, port=int(redis.port))
+    server = replace(settings.redis_server, database=int(link.db))
+    return server if server.path is not None else replace(server, host=link.host, port=int(link.port))
 
 
-def _command(settings: Settings, redis: Connection, *words: str) -> str:
+def _command(settings: Settings, link: Link, *words: str) -> str:
     password = '"$REDIS_PASSWORD"' if settings.redis_url is None else "'<password>'"
-    return redis_cli.command(_reached(settings, redis), *words, password=password)
+    return redis_cli.command(_reached(settings, link), *words, password=password)
 
 
 def _say(good: bool, line: str) -> bool:

@@ -11,7 +11,7 @@ class Counters:
 
     streams: int = 0
     """Streams opened."""
-    published: int = 0
+    received: int = 0
     """Messages accepted from Redis."""
     rejected: int = 0
     """Messages from Redis that could not be delivered to anybody: bad JSON, no user_id, too large."""
@@ -29,4 +29,5 @@ class Counters:
     """Connections that ended by an exception."""
 
     def snapshot(self) -> dict[str, int]:
-        return asdict(self)
+        """By the names of `/readyz`, where `received` is called `published`."""
+        return {"published" if name == "received" else name: total for name, total in asdict(self).items()}

@@ -20,7 +20,7 @@ from trio_sse.delivery.history import History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.lifetimes import Lifetimes
 from trio_sse.delivery.notices import farewell
-from trio_sse.delivery.resume import Replays
+from trio_sse.delivery.resume import Resumer
 from trio_sse.settings import Settings
 from trio_sse.stopping import Stopping
 
@@ -44,14 +44,14 @@ class Service:
             seconds=settings.history_seconds,
             max_bytes=settings.history_bytes,
             clock=trio.current_time,
-            streaming=settings.redis_stream is not None,
+            has_log=settings.redis_stream is not None,
         )
         self.hub = Hub(self.counters, self.history, heartbeat_seconds=settings.heartbeat_seconds)
-        self.replays = Replays(self.history, heartbeat_seconds=settings.heartbeat_seconds)
+        self.resumer = Resumer(self.history, heartbeat_seconds=settings.heartbeat_seconds)
         self.lifetimes = Lifetimes()
         self.stopping = Stopping(self.hub, settings.drain_seconds)
         self.replay_turns = trio.CapacityLimiter(REPLAY_TURNS)
-        self.subscriber = Subscriber(settings, self.hub, self.replays)
+        self.subscriber = Subscriber(settings, self.hub, self.resumer)
         self.publisher = Publisher(settings, self.hub, self.subscriber)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -105,7 +105,7 @@ class OpenStream:
             settings.buffer,
             service.counters,
             service.history,
-            service.replays,
+            service.resumer,
             disconnect=settings.slow_client == "disconnect",
         )
         try:
@@ -140,9 +140,9 @@ class OpenStream:
         if accepted.last_event_id is not None:
             service.counters.resumed += 1
         service.hub.join(connection)
-        service.replays.begin(connection, accepted.last_event_id)
+        service.resumer.begin(connection, accepted.last_event_id)
         if not connection.begun:  # nobody knows for how long
-            connection.tell(HEARTBEAT, Batch.unnumbered(sse.COMMENT))
+            connection.tell(HEARTBEAT, Batch.notice(sse.COMMENT))
         self._set_end(connection)
 
     def _set_end(self, connection: Connection) -> None:

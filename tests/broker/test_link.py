@@ -19,7 +19,7 @@ from tests.support.sentinels import sentinel
 from tests.support.valkeys import certificate, tls_in_front_of
 from trio_sse import embedded
 from trio_sse.broker.errors import advice
-from trio_sse.broker.link import ERRORS, answer_within, call, connected, replicates
+from trio_sse.broker.link import ERRORS, answer_within, call, open_link, replicates
 from trio_sse.settings import Settings
 
 
@@ -53,7 +53,7 @@ async def ask(at: Settings, *command: str) -> Any:
     """The answer to one command on a connection of its own."""
 
     async def asked() -> Any:
-        async with connected(at, database=True) as connection:
+        async with open_link(at, database=True) as connection:
             return await call(connection, *command)
 
     return await in_asyncio(asked)
@@ -68,7 +68,7 @@ async def error_of(at: Settings) -> str:
 
     async def failed() -> str:
         with pytest.raises(ERRORS) as raised:
-            await connected(at, database=True).__aenter__()
+            await open_link(at, database=True).__aenter__()
         return advice(raised.value, at)
 
     line: str = await in_asyncio(failed)
@@ -247,7 +247,7 @@ def only_database_0() -> Iterator[int]:
 
 async def test_a_channel_needs_no_database(only_database_0: int) -> None:
     async def subscribed() -> None:
-        async with connected(settings(redis_port=only_database_0, redis_main_db=7)) as connection:
+        async with open_link(settings(redis_port=only_database_0, redis_main_db=7)) as connection:
             await call(connection, "SUBSCRIBE", "x")
 
     await in_asyncio(subscribed)
@@ -271,7 +271,7 @@ async def test_a_database_that_may_not_be_selected_is_an_error(port: int, back_e
 
 async def test_a_replica_says_so(port: int, replica: int) -> None:
     async def master_of(at: int) -> str | None:
-        async with connected(settings(redis_port=at)) as connection:
+        async with open_link(settings(redis_port=at)) as connection:
             return await replicates(connection)
 
     assert await in_asyncio(lambda: master_of(replica)) == f"127.0.0.1:{port}"
@@ -282,7 +282,7 @@ async def test_a_server_that_may_not_be_asked_counts_as_a_master(
     port: int, replica: int, back_end: redis.Redis
 ) -> None:
     async def asked() -> str | None:
-        async with connected(settings(redis_port=replica, redis_username="mute", redis_password="pw")) as it:
+        async with open_link(settings(redis_port=replica, redis_username="mute", redis_password="pw")) as it:
             return await replicates(it)
 
     with redis.Redis(port=replica) as client:
@@ -292,7 +292,7 @@ async def test_a_server_that_may_not_be_asked_counts_as_a_master(
 
 async def test_an_answer_that_does_not_come_is_an_error_with_a_text(port: int) -> None:
     async def wait_for_nothing() -> None:
-        async with connected(settings(redis_port=port)) as connection:
+        async with open_link(settings(redis_port=port)) as connection:
             with pytest.raises(TimeoutError, match=r"no answer for 0\.05 s"):
                 async with answer_within(0.05):
                     await call(connection, "BLPOP", "nothing", PATIENCE_SECONDS)

@@ -19,7 +19,7 @@ from tests.support.log import DATABASE, KEY, BackEnd, payload, real
 from tests.support.ports import free_port
 from trio_sse import embedded
 from trio_sse.broker import log
-from trio_sse.broker.link import connected
+from trio_sse.broker.link import open_link
 from trio_sse.broker.log import (
     Info,
     Pace,
@@ -31,7 +31,7 @@ from trio_sse.broker.log import (
     read_info,
     wait_for_entry,
 )
-from trio_sse.delivery.event_ids import StreamId, stream_id, stream_text
+from trio_sse.delivery.event_ids import EntryId, entry_id, entry_text
 
 LARGEST = 2**64 - 1
 IDS = st.tuples(st.integers(0, LARGEST), st.sampled_from([0, 1, 7, LARGEST - 1, LARGEST]))
@@ -54,7 +54,7 @@ async def ask(port: int, question: Callable[[redis.asyncio.Connection], Awaitabl
     """Put a question to Redis from the kind of loop that a connection needs."""
 
     async def asked() -> Any:
-        async with connected(settings(redis_port=port, redis_main_db=DATABASE), database=True) as connection:
+        async with open_link(settings(redis_port=port, redis_main_db=DATABASE), database=True) as connection:
             return await question(connection)
 
     async with trio_asyncio.open_loop():
@@ -66,8 +66,8 @@ async def info_of(port: int) -> Info:
     return info
 
 
-def at(number: int) -> StreamId:
-    return stream_id(real(f"{number}-0"))
+def at(number: int) -> EntryId:
+    return entry_id(real(f"{number}-0"))
 
 
 def info(last: int, *, added: int | None, length: int) -> Info:
@@ -184,7 +184,7 @@ async def test_of_an_entry_only_its_field_payload_counts(port: int, back_end: Ba
 
 
 @given(IDS, IDS)
-def test_neighbours_of_an_id_have_nothing_between_them(entry: StreamId, other: StreamId) -> None:
+def test_neighbours_of_an_id_have_nothing_between_them(entry: EntryId, other: EntryId) -> None:
     if entry > (0, 0):
         assert before(entry) < entry
         assert behind(before(entry)) == entry
@@ -204,11 +204,11 @@ async def test_redis_takes_the_neighbours_of_an_id_as_bounds(port: int, back_end
     for position in ids:
         back_end.xadd(KEY, {"payload": "x"}, id=position)
     for number, position in enumerate(ids):
-        end, start = before(stream_id(position)), behind(stream_id(position))
+        end, start = before(entry_id(position)), behind(entry_id(position))
         older = await ask(port, lambda it, end=end: read_back(it, KEY, end, (0, 0), Pace(9)))  # type: ignore[misc]
         newer = await ask(port, lambda it, start=start: read_back(it, KEY, (7, 0), start, Pace(9)))  # type: ignore[misc]
-        assert [stream_text(entry) for entry, _ in older] == ids[:number][::-1]
-        assert [stream_text(entry) for entry, _ in newer] == ids[number + 1 :][::-1]
+        assert [entry_text(entry) for entry, _ in older] == ids[:number][::-1]
+        assert [entry_text(entry) for entry, _ in newer] == ids[number + 1 :][::-1]
 
 
 @pytest.mark.parametrize(

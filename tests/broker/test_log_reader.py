@@ -63,7 +63,7 @@ async def test_what_is_added_reaches_the_clients_of_its_user(port: int, back_end
     assert told(ann) == ["connected", 5, 6, 8]
     assert told(bob) == ["connected", 7, 8]
     assert ids(ann) == ["0-0", "5-0", "6-0", "8-0"]
-    assert service.counters.published == 4
+    assert service.counters.received == 4
 
 
 async def test_many_entries_arrive_in_order(port: int, back_end: BackEnd) -> None:
@@ -164,7 +164,7 @@ async def test_what_cannot_be_delivered_fills_no_memory(port: int, back_end: Bac
         back_end.xadd(KEY, fields, id=f"{start}-{number}")
     async with reading(port) as service:
         assert len(service.history) == 6
-        assert service.counters.rejected == service.counters.published == 0
+        assert service.counters.rejected == service.counters.received == 0
         client = Client(opened(service, "ann", f"{start}-100"))
         assert told(client) == ["connected", 200, 300, 400, 500]
 
@@ -211,7 +211,7 @@ async def test_redis_is_read_no_further_while_too_much_waits_for_the_flusher(
         await has_read(service, "1-0")
         back_end.add(2, 3)
         await trio.testing.wait_all_tasks_blocked(0.02)
-        assert service.counters.published == 1
+        assert service.counters.received == 1
         flush_now(service.hub)
         await has_read(service, "3-0")
         flush_now(service.hub)

@@ -17,7 +17,7 @@ from tests.support.ports import free_port
 from trio_sse import embedded
 from trio_sse.broker import log, log_reader, lookup
 from trio_sse.delivery.connection import Connection
-from trio_sse.delivery.event_ids import parse, stream_id
+from trio_sse.delivery.event_ids import entry_id, parse
 from trio_sse.delivery.flusher import flush_forever
 from trio_sse.delivery.history import PAGE_BYTES
 from trio_sse.delivery.notices import farewell
@@ -231,7 +231,7 @@ async def test_what_is_read_while_redis_answers_is_no_sign_of_another_stream(
 ) -> None:
     async def read_info_and_read_on(redis: Any, key: str) -> Any:
         info = await log.read_info(redis, key)
-        if info.last < stream_id(real("60-0")):
+        if info.last < entry_id(real("60-0")):
             newest = info.last[0] - START
             back_end.add(*range(newest + 1, newest + 11))
             await trio_asyncio.trio_as_aio(has_read)(service, f"{newest + 10}-0")
@@ -359,7 +359,7 @@ async def test_a_position_ahead_of_this_process_waits_until_it_has_read_so_far(
         await has_read(service, "1-0")  # and no further, before it is flushed
         back_end.add(2, 3, 4)
         client = came(service, "3-0")
-        await until(lambda: not service.replays.questions)
+        await until(lambda: not service.resumer.pending)
         await one_lookup(service, back_end)
         assert told(client) == []
         async with trio.open_nursery() as nursery:
@@ -389,7 +389,7 @@ async def test_what_the_channel_brings_to_one_who_waits_is_not_lost(
         client = came(service, "3-0")
         await one_lookup(service, back_end)
         back_end.tell(100)
-        await until(lambda: service.counters.published == 2)
+        await until(lambda: service.counters.received == 2)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flush_forever, service.hub)
             await until(lambda: 4 in told(client))
@@ -418,7 +418,7 @@ async def test_with_the_channel_in_use_one_too_slow_for_memory_gets_all_that_is_
         client = Client(opened(service, "ann", real("1-0")), busy=True)
         for number in range(2, 10):
             back_end.tell(number)
-        await until(lambda: service.counters.published == 9)
+        await until(lambda: service.counters.received == 9)
         client.catch_up()
         await until(lambda: "history_expired" in told(client))
         back_end.tell(10)

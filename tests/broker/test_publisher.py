@@ -21,7 +21,7 @@ from tests.support.inside import Client, opened, settings, until
 from tests.support.ports import free_port
 from tests.support.valkeys import breakable
 from trio_sse.broker import publisher as publisher_module
-from trio_sse.broker.link import connected
+from trio_sse.broker.link import open_link
 from trio_sse.broker.publisher import IDEMPOTENCY_SECONDS, ConflictError, UnavailableError
 from trio_sse.delivery.flusher import flush_forever
 from trio_sse.service import Service
@@ -330,7 +330,7 @@ async def test_no_more_than_a_few_connections_to_redis_are_open_at_a_time(
 ) -> None:
     now_open: list[int] = [0]
 
-    class Counted(connected):
+    class Counted(open_link):
         async def __aenter__(self) -> Connection:
             now_open.append(now_open[-1] + 1)
             return await super().__aenter__()
@@ -339,7 +339,7 @@ async def test_no_more_than_a_few_connections_to_redis_are_open_at_a_time(
             now_open.append(now_open[-1] - 1)
             await super().__aexit__()
 
-    monkeypatch.setattr(publisher_module, "connected", Counted)
+    monkeypatch.setattr(publisher_module, "open_link", Counted)
     async with running(valkey) as service, trio.open_nursery() as publishers:
         for number in range(100):
             publishers.start_soon(service.publisher.publish, [message(number)], None)

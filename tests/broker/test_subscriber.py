@@ -18,7 +18,7 @@ from tests.support.inside import (
     flush_now,
     joined,
     new_hub,
-    new_replays,
+    new_resumer,
     settings,
     until,
 )
@@ -52,8 +52,8 @@ def new_subscriber(
     hub: Hub, port: int, *, ping_seconds: float = 5, pong_seconds: float = 10, **values: Any
 ) -> Subscriber:
     at = settings(redis_host="127.0.0.1", redis_port=port, **values)
-    replays = new_replays(hub.history)
-    return Subscriber(at, hub, replays, ping_seconds=ping_seconds, pong_seconds=pong_seconds)
+    resumer = new_resumer(hub.history)
+    return Subscriber(at, hub, resumer, ping_seconds=ping_seconds, pong_seconds=pong_seconds)
 
 
 @asynccontextmanager
@@ -153,7 +153,7 @@ async def test_a_message_for_nobody_here_is_told_to_whoever_looks_for_it(
     with capture_logs() as lines:
         async with running(hub, port):
             back_end.publish("notifications", '{"user_id":"bob"}')
-            await until(lambda: hub.counters.published == 1)
+            await until(lambda: hub.counters.received == 1)
     (line,) = [line for line in lines if line["log_level"] == "debug"]
     assert (line["users"], line["connected"]) == (("bob",), ["ann"])
 
@@ -233,7 +233,7 @@ async def test_after_15_silent_seconds_it_is_not_ready(hub: Hub, port: int, mock
 async def test_a_mistake_of_ours_is_raised_and_not_retried(
     hub: Hub, port: int, back_end: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "publish", lambda *_: 1 / 0)
+    monkeypatch.setattr(hub, "dispatch", lambda *_: 1 / 0)
     subscriber = new_subscriber(hub, port)
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True), trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -255,7 +255,7 @@ async def test_redis_is_read_no_further_while_too_much_waits_for_the_flusher(
         await until(lambda: hub.pending_bytes > 100)
         for _ in range(20):
             await trio.sleep(0.001)
-        assert hub.counters.published < 5
+        assert hub.counters.received < 5
         nursery.start_soon(flush_forever, hub)
         await until(lambda: len(client.data) == 9)
         nursery.cancel_scope.cancel()

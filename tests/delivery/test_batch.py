@@ -56,7 +56,7 @@ def test_what_is_added_is_the_newest(sequences: list[int], times: int) -> None:
 
 @given(st.integers(0, 1 << 53))
 def test_an_unnumbered_frame_is_newer_than_every_position(since: int) -> None:
-    frame = Batch.unnumbered(b"x")
+    frame = Batch.notice(b"x")
     assert frame.first > since
     rest = frame.after(since)
     assert rest is not None

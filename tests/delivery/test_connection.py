@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from unittest import mock
 
 import pytest
-import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.testing import assert_checkpoints, assert_no_checkpoints, wait_all_tasks_blocked
+from trio.testing import assert_no_checkpoints
 
 from tests.support.inside import (
     PROCESS,
@@ -21,19 +20,19 @@ from tests.support.inside import (
     joined,
     live,
     new_hub,
-    new_replays,
+    new_resumer,
     note,
     unbegun,
 )
 from trio_sse.counters import Counters
 from trio_sse.delivery import connection as connection_module
 from trio_sse.delivery.batch import Batch
-from trio_sse.delivery.connection import Connection, StreamSource
+from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.history import PAGE_BYTES, History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.notices import heartbeat
 
-BEAT = Batch.unnumbered(heartbeat())
+BEAT = Batch.notice(heartbeat())
 
 
 @pytest.fixture
@@ -104,7 +103,7 @@ def test_a_busy_client_gets_the_latest_heartbeat_later_and_once(connection: Conn
     client = Client(connection)
     client.busy = True
     for text in (b"first", b"second"):
-        connection.tell("heartbeat", Batch.unnumbered(b"event: heartbeat\ndata: %b\n\n" % text))
+        connection.tell("heartbeat", Batch.notice(b"event: heartbeat\ndata: %b\n\n" % text))
     assert client.received == b""
     client.catch_up()
     assert client.data == ["second"]
@@ -113,8 +112,8 @@ def test_a_busy_client_gets_the_latest_heartbeat_later_and_once(connection: Conn
 
 
 def test_notices_of_different_kinds_all_wait(connection: Connection) -> None:
-    connection.tell("heartbeat", Batch.unnumbered(b"data: heartbeat\n\n"))
-    connection.tell("redis_reconnected", Batch.unnumbered(b"data: gap\n\n"))
+    connection.tell("heartbeat", Batch.notice(b"data: heartbeat\n\n"))
+    connection.tell("redis_reconnected", Batch.notice(b"data: gap\n\n"))
     assert waiting(connection) == ["heartbeat", "gap"]
 
 
@@ -126,7 +125,7 @@ def test_notices_take_no_place_of_a_message(connection: Connection) -> None:
 
 def test_a_notice_stands_before_messages_that_came_after_it(connection: Connection) -> None:
     connection.offer(batch(1))
-    connection.tell("redis_reconnected", Batch.unnumbered(b"data: gap\n\n"))
+    connection.tell("redis_reconnected", Batch.notice(b"data: gap\n\n"))
     connection.offer(batch(2))
     assert waiting(connection) == ["1", "gap", "2"]
 
@@ -175,7 +174,7 @@ def published(hub: Hub, count: int, *, size: int = 0) -> list[str]:
     """Publish so many messages to user 1, numbered on from the last; their data, `size` characters long."""
     texts = [str(hub.history.latest + number).zfill(size) for number in range(1, count + 1)]
     for text in texts:
-        hub.publish(note("1", data=text.encode()))
+        hub.dispatch(note("1", data=text.encode()))
     return texts
 
 
@@ -199,7 +198,7 @@ def test_a_gap_has_the_id_of_the_last_message_dropped_and_tells_how_to_get_them(
     assert (gap.event, gap.id) == ("gap", f"{PROCESS}.5")
     assert gap.json() == {"reason": "slow_client", "dropped": 3, "replay_after": f"{PROCESS}.2"}
     again = unbegun(hub)
-    new_replays(hub.history).begin(again, gap.json()["replay_after"])
+    new_resumer(hub.history).begin(again, gap.json()["replay_after"])
     assert Client(again).data[1:] == ["3", "4", "5"]
 
 
@@ -253,7 +252,7 @@ def test_one_who_was_disconnected_comes_back_for_the_rest() -> None:
     flush_now(hub)
     client.catch_up()
     again = unbegun(hub)
-    new_replays(hub.history).begin(again, events(client.received)[-1].id)
+    new_resumer(hub.history).begin(again, events(client.received)[-1].id)
     assert client.data + Client(again).data[1:] == ["1", "2", "3", "4", "5"]
 
 
@@ -311,7 +310,7 @@ def test_what_is_older_comes_in_pages_too() -> None:
 def test_only_the_messages_of_its_user_and_of_everybody_are_replayed() -> None:
     hub = new_hub()
     for user, data in (("1", b"1"), ("2", b"secret"), (None, b"3"), ("2", b"secret"), ("1", b"5")):
-        hub.publish(note(*([user] if user else []), data=data))
+        hub.dispatch(note(*([user] if user else []), data=data))
     assert Client(joined(hub, after=0)).data == ["1", "3", "5"]
 
 
@@ -418,26 +417,26 @@ def test_one_who_catches_up_too_slowly_is_told_what_is_gone_and_gets_the_rest() 
 
 
 def test_one_who_waits_for_what_only_the_stream_knows_is_told_heartbeats_until_then() -> None:
-    hub = new_hub(messages=2, streaming=True)
-    replays = new_replays(hub.history)
-    connection = unbegun(hub, remedy=replays)
+    hub = new_hub(messages=2, has_log=True)
+    resumer = new_resumer(hub.history)
+    connection = unbegun(hub, recovery=resumer)
     client = Client(connection, busy=True)
     for number in range(1, 5):
-        hub.publish(note("1", data=b"%d" % number), (number, 0))
+        hub.dispatch(note("1", data=b"%d" % number), (number, 0))
         if number == 2:
-            replays.begin(connection, "1-0")
+            resumer.begin(connection, "1-0")
             with pages_of(1):
                 client.take_page()  # the greeting
     flush_now(hub)
     client.catch_up()
     connection.tell("heartbeat", BEAT)
-    hub.publish(note("1", data=b"5"), (5, 0))
+    hub.dispatch(note("1", data=b"5"), (5, 0))
     flush_now(hub)
     assert client.names == ["connected", "heartbeat"]
-    (question,) = replays.take_questions()
-    assert question.after == (1, 0)
-    question.older = [b"id: %d-0\ndata: %d\n\n" % (number, number) for number in (2, 3)]
-    replays.answer(question, 3, (3, 0))
+    (replay,) = resumer.take_pending()
+    assert replay.after == (1, 0)
+    replay.older = [b"id: %d-0\ndata: %d\n\n" % (number, number) for number in (2, 3)]
+    resumer.answer(replay, 3, (3, 0))
     assert client.data[2:] == ["2", "3", "4", "5"]
     assert client.names[2:] == ["message"] * 4
 
@@ -463,9 +462,9 @@ def test_one_who_catches_up_gets_the_last_words_at_once_and_comes_back_for_the_r
     """What it may see is what it has taken by then: its token has expired, say."""
     hub = new_hub()
     published(hub, 5)
-    replays = new_replays(hub.history)
-    connection = unbegun(hub, remedy=replays)
-    replays.begin(connection, f"{PROCESS}.1")
+    resumer = new_resumer(hub.history)
+    connection = unbegun(hub, recovery=resumer)
+    resumer.begin(connection, f"{PROCESS}.1")
     client = Client(connection, busy=True)
     with pages_of(1):
         for _ in range(taken):
@@ -477,7 +476,7 @@ def test_one_who_catches_up_gets_the_last_words_at_once_and_comes_back_for_the_r
         assert client.closed
         assert client.names == ["connected"] + ["message"] * max(0, taken - 1) + ["draining"]
         again = unbegun(hub)
-        replays.begin(again, events(client.received)[-1].id)
+        resumer.begin(again, events(client.received)[-1].id)
     assert client.data[1:-1] + Client(again).data[1:] == ["2", "3", "4", "5", "6", "7"]
 
 
@@ -559,7 +558,7 @@ class Returning:
 
     def __init__(self, hub: Hub, capacity: int, *, disconnect: bool) -> None:
         self.hub = hub
-        self.replays = new_replays(hub.history)
+        self.resumer = new_resumer(hub.history)
         self.capacity = capacity
         self.disconnect = disconnect
         self.last_id: str | None = None
@@ -570,9 +569,9 @@ class Returning:
             self.next = self.hub.history.latest + 1
             self.unsure = False
         connection = unbegun(
-            self.hub, capacity=self.capacity, disconnect=self.disconnect, remedy=self.replays
+            self.hub, capacity=self.capacity, disconnect=self.disconnect, recovery=self.resumer
         )
-        self.replays.begin(connection, self.last_id)
+        self.resumer.begin(connection, self.last_id)
         self.connection = connection
         self.client = Client(connection)
         self.read()
@@ -635,172 +634,3 @@ def test_whoever_comes_back_gets_each_message_once_and_in_order_or_is_told_what_
         browser.come_back()
     assert browser.unsure or browser.next == hub.history.latest + 1
     assert not (browser.unsure and kept == 1000)
-
-
-def greeted() -> Connection:
-    """A connection that has begun with `hello`, and has taken nothing yet."""
-    connection = unbegun(new_hub(), capacity=3)
-    connection.begin(b"hello", 0)
-    return connection
-
-
-async def test_a_source_gives_the_greeting_then_what_waits_then_what_comes() -> None:
-    connection = greeted()
-    source = StreamSource(connection)
-    assert await source.next() == b"hello"
-    connection.offer(batch(1, 2))
-    assert await source.next() == batch(1, 2).data
-    async with trio.open_nursery() as nursery:
-
-        @nursery.start_soon
-        async def reader() -> None:
-            with assert_checkpoints():
-                assert await source.next() == batch(3, 4).data
-
-        await wait_all_tasks_blocked()
-        connection.offer(batch(3, 4))
-        connection.offer(batch(5))
-    assert await source.next() == batch(5).data
-
-
-async def test_a_batch_longer_than_the_buffer_reaches_an_idle_client_whole(connection: Connection) -> None:
-    source = StreamSource(connection)
-    async with trio.open_nursery() as nursery:
-
-        @nursery.start_soon
-        async def reader() -> None:
-            assert await source.next() == batch(*range(1, 20)).data
-
-        await wait_all_tasks_blocked()
-        connection.offer(batch(*range(1, 20)))
-
-
-async def test_a_source_ends_when_the_connection_is_closed_and_all_was_taken() -> None:
-    connection = greeted()
-    source = StreamSource(connection)
-    assert await source.next() == b"hello"
-    connection.offer(batch(1, 2, 3, 4))
-    connection.close()
-    rest = events(await source.next() or b"")
-    assert [event.event for event in rest] == ["message"] * 3 + ["gap"]
-    assert await source.next() is None
-    assert await source.next() is None
-
-
-async def test_closing_ends_a_source_that_waits(connection: Connection) -> None:
-    source = StreamSource(connection)
-    async with trio.open_nursery() as nursery:
-
-        @nursery.start_soon
-        async def reader() -> None:
-            assert await source.next() is None
-
-        await wait_all_tasks_blocked()
-        connection.close()
-
-
-async def test_cancelling_a_source_that_waits_loses_nothing(connection: Connection) -> None:
-    source = StreamSource(connection)
-    with trio.CancelScope() as already_cancelled:
-        already_cancelled.cancel()
-        await source.next()
-    connection.offer(batch(1))
-    assert await source.next() == batch(1).data
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(source.next)
-        await wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-        connection.offer(batch(2, 3))  # the task that waits has been cancelled but has not run yet
-    connection.offer(batch(4))
-    assert await source.next() == batch(2, 3, 4).data
-
-
-async def test_a_source_gives_a_replay_page_by_page() -> None:
-    hub = new_hub()
-    texts = published(hub, 20, size=10_000)
-    source = StreamSource(joined(hub, after=0))
-    pages = [await source.next() or b"" for _ in range(3)]
-    assert [event.data for event in events(b"".join(pages))] == texts
-    assert max(map(len, pages)) < PAGE_BYTES + 11_000
-
-
-async def test_beginning_wakes_a_source_that_waits() -> None:
-    hub = new_hub()
-    connection = unbegun(hub)
-    source = StreamSource(connection)
-    async with trio.open_nursery() as nursery:
-
-        @nursery.start_soon
-        async def reader() -> None:
-            assert await source.next() == b"hello"
-
-        await wait_all_tasks_blocked()
-        connection.begin(b"hello", 0)
-
-
-async def test_a_source_that_has_not_begun_ends_with_the_last_words() -> None:
-    connection = unbegun(new_hub())
-    source = StreamSource(connection)
-    async with trio.open_nursery() as nursery:
-
-        @nursery.start_soon
-        async def reader() -> None:
-            assert await source.next() == LAST_WORDS
-            assert await source.next() is None
-
-        await wait_all_tasks_blocked()
-        connection.end(LAST_WORDS)
-
-
-SOURCE_ACTIONS = st.lists(st.sampled_from(["publish", "flush", "pull", "wait", "cancel", "run"]), max_size=40)
-
-
-@given(SOURCE_ACTIONS, st.integers(1, 3))
-async def test_a_source_gives_each_message_once_or_declares_it_lost_whatever_is_cancelled(
-    actions: list[str], capacity: int
-) -> None:
-    hub: Hub = new_hub()
-    connection = joined(hub, capacity=capacity)
-    source = StreamSource(connection)
-    received: list[bytes] = []
-    scopes: list[trio.CancelScope] = []
-
-    async def pull(scope: trio.CancelScope) -> None:
-        with scope:
-            received.append(await source.next() or b"")
-        scopes.remove(scope)
-
-    async with trio.open_nursery() as nursery:
-        for number, action in enumerate(actions):
-            if action == "publish":
-                hub.publish(note("1", data=b"%d" % number))
-            elif action == "flush":
-                flush_now(hub)
-            elif action == "run":
-                await wait_all_tasks_blocked()
-            elif action == "cancel":
-                for scope in scopes:
-                    scope.cancel()
-            elif not scopes:
-                scope = trio.CancelScope()
-                scopes.append(scope)
-                nursery.start_soon(pull, scope)
-                if action == "pull":
-                    await wait_all_tasks_blocked()
-                    scope.cancel()
-        flush_now(hub)
-        await wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-    while waits := connection.take_waiting():
-        received.append(waits)
-    connection.close()
-    while data := await source.next():
-        received.append(data)
-    missing = iter([str(number) for number, action in enumerate(actions) if action == "publish"])
-    for event in events(b"".join(received)):
-        if event.event == "gap":
-            for _ in range(event.json()["dropped"]):
-                next(missing)
-        else:
-            assert event.data == next(missing)
-    assert list(missing) == []

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.inside import PROCESS
-from trio_sse.delivery.event_ids import MAX_LENGTH, Position, StreamId, parse, stream_id, stream_text
+from trio_sse.delivery.event_ids import MAX_LENGTH, EntryId, Position, entry_id, entry_text, parse
 
 LARGEST = 2**64 - 1
 
@@ -19,9 +19,9 @@ sequences = st.integers(0, 10**18 - 1)
 OURS = re.compile(r"\d+-\d+|[0-9a-f]{12}\.\d+|\d+-\d+/[0-9a-f]{12}\.\d+", re.ASCII)
 
 
-def written(stream: StreamId | None, process: str | None, sequence: int) -> str:
-    of_stream = [] if stream is None else [stream_text(stream)]
-    return "/".join(of_stream + ([] if process is None else [f"{process}.{sequence}"]))
+def written(entry: EntryId | None, process: str | None, sequence: int) -> str:
+    of_log = [] if entry is None else [entry_text(entry)]
+    return "/".join(of_log + ([] if process is None else [f"{process}.{sequence}"]))
 
 
 @pytest.mark.parametrize(
@@ -39,16 +39,16 @@ def test_an_id_says_how_far_a_client_has_come(text: str, position: Position) -> 
 
 
 @given(stream_ids, processes, sequences)
-def test_every_id_that_is_written_can_be_read(stream: StreamId, process: str, sequence: int) -> None:
-    assert parse(written(stream, None, 0)) == (stream, None, 0)
+def test_every_id_that_is_written_can_be_read(entry: EntryId, process: str, sequence: int) -> None:
+    assert parse(written(entry, None, 0)) == (entry, None, 0)
     assert parse(written(None, process, sequence)) == (None, process, sequence)
-    assert parse(written(stream, process, sequence)) == (stream, process, sequence)
+    assert parse(written(entry, process, sequence)) == (entry, process, sequence)
 
 
 @given(stream_ids, stream_ids)
-def test_ids_of_a_stream_are_ordered_as_in_redis(one: StreamId, other: StreamId) -> None:
+def test_ids_of_a_log_are_ordered_as_in_redis(one: EntryId, other: EntryId) -> None:
     """By the milliseconds, then by the number, both as numbers and not as text."""
-    assert stream_id(stream_text(one)) == stream_id(stream_text(one).encode()) == one
+    assert entry_id(entry_text(one)) == entry_id(entry_text(one).encode()) == one
     first, second = sorted([one, other])
     assert (first[0], first[1]) <= (second[0], second[1])
     assert parse("9-10") > parse("9-9")  # type: ignore[operator]

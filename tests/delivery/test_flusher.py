@@ -15,7 +15,7 @@ from trio_sse.delivery.flusher import flush, flush_forever
 async def test_a_flush_delivers_and_lets_others_run() -> None:
     hub = new_hub()
     client = Client(joined(hub))
-    hub.publish(note("1", data=b"hello"))
+    hub.dispatch(note("1", data=b"hello"))
     with assert_checkpoints():
         await flush(hub)
     assert client.data == ["hello"]
@@ -31,7 +31,7 @@ async def test_messages_are_delivered_as_soon_as_they_are_published(nursery: tri
     client = Client(joined(hub))
     await nursery.start(flush_forever, hub)
     for data in (b"1", b"2"):
-        hub.publish(note("1", data=data))
+        hub.dispatch(note("1", data=data))
         await wait_all_tasks_blocked()
         assert client.data[-1:] == [data.decode()]
 
@@ -49,7 +49,7 @@ async def test_messages_published_together_leave_in_one_write(nursery: trio.Nurs
     Counting(connection)
     await nursery.start(flush_forever, hub)
     for number in range(5):
-        hub.publish(note("1", data=b"%d" % number))
+        hub.dispatch(note("1", data=b"%d" % number))
     await wait_all_tasks_blocked()
     assert len(writes) == 1
 
@@ -69,7 +69,7 @@ async def test_a_long_flush_gives_others_turns(
             await trio.lowlevel.checkpoint()
 
     await trio.lowlevel.checkpoint()
-    hub.publish(note())
+    hub.dispatch(note())
     await flush(hub)
     assert [client.data for client in clients] == [["{}"]] * 200
     assert len([served for served in served_at_turn if 0 < served < 200]) >= 3
@@ -91,9 +91,9 @@ async def test_whoever_leaves_or_joins_during_a_flush_disturbs_nobody(
             await trio.lowlevel.checkpoint()
         hub.leave(connections[-1])
         late.append(Client(joined(hub)))
-        hub.publish(note("1", data=b"next"))
+        hub.dispatch(note("1", data=b"next"))
 
-    hub.publish(note("1", data=b"first"))
+    hub.dispatch(note("1", data=b"first"))
     await flush(hub)
     assert {tuple(client.data) for client in clients[:-1]} == {("first",)}
     assert clients[-1].data == []

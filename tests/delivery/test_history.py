@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.support.inside import PROCESS, new_history
-from trio_sse.delivery.event_ids import StreamId
+from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import History, _Shelf
 
 USERS = ("ann", "bob", "cyd")
@@ -30,10 +30,10 @@ class Clock:
         return self.now
 
 
-def add(history: History, *users: str, frame: bytes = b"", stream: StreamId | None = None) -> str:
+def add(history: History, *users: str, frame: bytes = b"", entry: EntryId | None = None) -> str:
     """A message for `users`, or everybody's. Returns its id, which is its frame as well."""
-    position = history.advance(stream)
-    history.keep(users or None, frame or position.encode() + b" ", stream=stream)
+    position = history.advance(entry)
+    history.keep(users or None, frame or position.encode() + b" ", entry=entry)
     return position
 
 
@@ -52,7 +52,7 @@ class Message:
     number: int
     users: tuple[str, ...] | None
     frame: bytes
-    stream: StreamId | None
+    entry: EntryId | None
     position: str
     until: float
 
@@ -63,7 +63,7 @@ class Naive:
 
     messages: list[Message] = field(default_factory=list)
     floor: int = 0
-    read: dict[int, StreamId] = field(default_factory=lambda: {0: (0, 0)})
+    read: dict[int, EntryId] = field(default_factory=lambda: {0: (0, 0)})
     """The entry of the stream that was read last when each number was given."""
     channel_since: int | None = None
 
@@ -95,35 +95,35 @@ class Histories(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         self.history = new_history(
-            messages=MESSAGES, seconds=SECONDS, max_bytes=MAX_BYTES, clock=self.clock, streaming=True
+            messages=MESSAGES, seconds=SECONDS, max_bytes=MAX_BYTES, clock=self.clock, has_log=True
         )
-        self.history.stream = (0, 0)
+        self.history.last_entry = (0, 0)
         self.naive = Naive()
         self.entry = 0
 
     @rule(
         users=st.none() | st.lists(st.sampled_from(USERS), min_size=1, unique=True).map(tuple),
         size=st.integers(0, 3000),
-        by_stream=st.booleans(),
+        by_log=st.booleans(),
         own=st.integers(0, 9).map(lambda number: number == 0),
         age=st.floats(0, 40),
         times=st.integers(1, 30),
     )
     def add(
-        self, users: tuple[str, ...] | None, size: int, by_stream: bool, own: bool, age: float, times: int
+        self, users: tuple[str, ...] | None, size: int, by_log: bool, own: bool, age: float, times: int
     ) -> None:
         for _ in range(times):
-            self.entry += by_stream
-            stream = (self.entry, 0) if by_stream else None
-            position = self.history.advance(stream, own=own)
+            self.entry += by_log
+            entry = (self.entry, 0) if by_log else None
+            position = self.history.advance(entry, own=own)
             number = self.naive.latest + 1
             self.naive.read[number] = (self.entry, 0)
-            if not (by_stream or own) and self.naive.channel_since is None:
+            if not (by_log or own) and self.naive.channel_since is None:
                 self.naive.channel_since = number
             frame = b"%d:%b\n" % (number, b"x" * size)
-            message = Message(number, users, frame, stream, position, self.clock.now + SECONDS - age)
+            message = Message(number, users, frame, entry, position, self.clock.now + SECONDS - age)
             self.naive.messages.append(message)
-            self.history.keep(users, frame, stream=stream, age=age)
+            self.history.keep(users, frame, entry=entry, age=age)
             self.naive.let_go(self.clock.now)
 
     @rule(seconds=st.floats(0, 30))
@@ -174,13 +174,13 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def entries_have_numbers(self) -> None:
-        entries = [message for message in self.naive.kept() if message.stream]
-        for stream in {(0, 0), (self.entry - 5, 3), (self.entry, 0), (self.entry + 1, 0)}:
-            before = [m.number for m in entries if m.stream is not None and m.stream <= stream]
-            assert self.history.number(stream) == max(before, default=self.naive.floor)
-        lost = [m.stream for m in self.naive.messages if m.stream and m.number <= self.naive.floor]
+        entries = [message for message in self.naive.kept() if message.entry]
+        for entry in {(0, 0), (self.entry - 5, 3), (self.entry, 0), (self.entry + 1, 0)}:
+            before = [m.number for m in entries if m.entry is not None and m.entry <= entry]
+            assert self.history.sequence_of(entry) == max(before, default=self.naive.floor)
+        lost = [m.entry for m in self.naive.messages if m.entry and m.number <= self.naive.floor]
         if lost:
-            assert self.history.stream_floor == lost[-1]
+            assert self.history.entry_floor == lost[-1]
 
 
 TestHistories = Histories.TestCase
@@ -194,15 +194,15 @@ def test_ids_count_from_one_and_name_the_process() -> None:
     assert history.at(2) is None
 
 
-def test_with_a_stream_an_id_is_the_entry_s_own_until_the_channel_is_used_too() -> None:
-    history = new_history(streaming=True)
-    assert history.text(0) is None  # nobody has looked at the stream yet
-    history.stream = (7, 0)
+def test_with_a_log_an_id_is_the_entry_s_own_until_the_channel_is_used_too() -> None:
+    history = new_history(has_log=True)
+    assert history.text(0) is None  # nobody has looked at the log yet
+    history.last_entry = (7, 0)
     assert history.text(0) == "7-0"
-    assert add(history, "ann", stream=(8, 1)) == "8-1"
+    assert add(history, "ann", entry=(8, 1)) == "8-1"
     assert history.advance(own=True) == "8-1"
     assert add(history, "ann") == f"8-1/{PROCESS}.3"
-    assert add(history, "ann", stream=(9, 0)) == f"9-0/{PROCESS}.4"
+    assert add(history, "ann", entry=(9, 0)) == f"9-0/{PROCESS}.4"
     assert history.advance(own=True) == f"9-0/{PROCESS}.5"
     assert [history.text(number) for number in (1, 2, 3)] == ["8-1", "8-1", f"8-1/{PROCESS}.3"]
     assert history.text(4) == f"9-0/{PROCESS}.4"
@@ -231,9 +231,9 @@ def test_a_page_ends_with_the_message_that_makes_it_full_enough() -> None:
 @pytest.mark.parametrize("bound", ["messages", "seconds", "max_bytes"])
 def test_a_bound_of_zero_keeps_nothing(bound: str) -> None:
     history = new_history(**{bound: 0})
-    add(history, "ann", stream=(5, 0))
+    add(history, "ann", entry=(5, 0))
     assert (len(history), history.users, history.floor, history.latest) == (0, 0, 1, 1)
-    assert history.stream_floor == (5, 0)
+    assert history.entry_floor == (5, 0)
     assert history.text(1) == "5-0"
     assert history.count("ann", 0) == 0
 
@@ -241,8 +241,8 @@ def test_a_bound_of_zero_keeps_nothing(bound: str) -> None:
 def test_the_oldest_goes_when_there_are_too_many() -> None:
     history = new_history(messages=3)
     for number in range(1, 6):
-        add(history, "ann", frame=b"%d" % number, stream=(number, 0))
-    assert (len(history), history.floor, history.stream_floor) == (3, 2, (2, 0))
+        add(history, "ann", frame=b"%d" % number, entry=(number, 0))
+    assert (len(history), history.floor, history.entry_floor) == (3, 2, (2, 0))
     assert history.page("ann", 2) == (b"345", 5)
 
 
@@ -287,28 +287,28 @@ def test_users_who_are_gone_leave_nothing_behind(counts: list[int]) -> None:
 def test_what_is_gone_is_swept_away_and_not_only_hidden() -> None:
     history = new_history(messages=10)
     for number in range(10_000):
-        add(history, "ann", stream=(number, 0))
-    for shelf in (history._users["ann"], history._stream_ids):
+        add(history, "ann", entry=(number, 0))
+    for shelf in (history._users["ann"], history._entry_ids):
         assert len(shelf) == 10
         assert len(shelf.entries) < 200
 
 
 def test_a_restart_forgets_everything_and_counts_on() -> None:
-    history = new_history(streaming=True)
+    history = new_history(has_log=True)
     for number in range(1, 5):
-        add(history, "ann", stream=(number, 0))
+        add(history, "ann", entry=(number, 0))
     history.restart((2, 0), (4, 0))
     assert (len(history), history.users, history.latest, history.floor) == (0, 0, 4, 4)
-    assert (history.stream, history.stream_floor, history.number((1, 0))) == ((2, 0), (2, 0), 4)
+    assert (history.last_entry, history.entry_floor, history.sequence_of((1, 0))) == ((2, 0), (2, 0), 4)
     assert history.text(4) == "2-0"
     assert history.text(3) is None
-    assert add(history, "ann", stream=(3, 0)) == "3-0"
+    assert add(history, "ann", entry=(3, 0)) == "3-0"
     assert history.page("ann", 4) == (b"3-0 ", 5)
 
 
-def test_ids_that_may_be_of_the_stream_before_are_doubtful() -> None:
+def test_ids_that_may_be_of_the_log_before_are_doubtful() -> None:
     """It went on below where it had been: an id in between may be of either."""
-    history = new_history(streaming=True)
+    history = new_history(has_log=True)
     for entry in ((0, 0), (5, 0), (2**64 - 1, 0)):
         assert not history.is_doubtful(entry)
     history.restart((2, 0), (4, 0))
@@ -318,8 +318,8 @@ def test_ids_that_may_be_of_the_stream_before_are_doubtful() -> None:
     assert not history.is_doubtful((4, 1))
 
 
-def test_after_a_second_restart_ids_of_both_streams_before_are_doubtful() -> None:
-    history = new_history(streaming=True)
+def test_after_a_second_restart_ids_of_both_logs_before_are_doubtful() -> None:
+    history = new_history(has_log=True)
     history.restart((2, 0), (8, 0))
     history.restart((3, 0), (5, 0))
     assert [entry for entry in range(12) if history.is_doubtful((entry, 0))] == [3, 4, 5, 6, 7, 8]
@@ -327,17 +327,17 @@ def test_after_a_second_restart_ids_of_both_streams_before_are_doubtful() -> Non
 
 def test_an_entry_that_was_read_but_not_kept_counts_as_read() -> None:
     """It could not be delivered to anybody. Whoever comes back behind it need not be told again."""
-    history = new_history(streaming=True)
-    add(history, "ann", stream=(1, 0))
-    history.stream = (2, 0)
-    assert (history.at(1), history.text(1), history.number((2, 0))) == ((2, 0), "2-0", 1)
-    assert all(earlier <= later for earlier, later in pairwise([history.stream_floor, history.stream]))
+    history = new_history(has_log=True)
+    add(history, "ann", entry=(1, 0))
+    history.last_entry = (2, 0)
+    assert (history.at(1), history.text(1), history.sequence_of((2, 0))) == ((2, 0), "2-0", 1)
+    assert all(earlier <= later for earlier, later in pairwise([history.entry_floor, history.last_entry]))
 
 
 def _held(history: History) -> int:
     """The bytes of all messages that can be reached from it."""
     sizes: dict[int, int] = {}
-    to_do: list[object] = [history._kept, history._users, history._stream_ids]
+    to_do: list[object] = [history._kept, history._users, history._entry_ids]
     seen: set[int] = set()
     while to_do:
         thing = to_do.pop()

@@ -29,14 +29,14 @@ class Clock:
 
 def test_a_message_reaches_all_connections_of_its_user_and_nobody_else(hub: Hub) -> None:
     ann, ann_too, bob = (Client(joined(hub, user)) for user in ("ann", "ann", "bob"))
-    hub.publish(note("ann", data=b"hello"))
+    hub.dispatch(note("ann", data=b"hello"))
     flush_now(hub)
     assert (ann.data, ann_too.data, bob.data) == (["hello"], ["hello"], [])
 
 
 def test_a_message_for_several_users_reaches_each_of_them_once(hub: Hub) -> None:
     clients = [Client(joined(hub, user)) for user in ("ann", "bob", "cyd")]
-    hub.publish(note("ann", "bob", "nobody", data=b"hello"))
+    hub.dispatch(note("ann", "bob", "nobody", data=b"hello"))
     flush_now(hub)
     assert [client.data for client in clients] == [["hello"], ["hello"], []]
 
@@ -44,7 +44,7 @@ def test_a_message_for_several_users_reaches_each_of_them_once(hub: Hub) -> None
 def test_a_message_for_everybody_reaches_everybody_between_their_own(hub: Hub) -> None:
     ann, bob = Client(joined(hub, "ann")), Client(joined(hub, "bob"))
     for users, data in ((("ann",), b"1"), ((), b"2"), (("ann",), b"3"), (("bob",), b"4"), ((), b"5")):
-        hub.publish(note(*users, data=data))
+        hub.dispatch(note(*users, data=data))
     flush_now(hub)
     assert ann.data == ["1", "2", "3", "5"]
     assert bob.data == ["2", "4", "5"]
@@ -53,26 +53,26 @@ def test_a_message_for_everybody_reaches_everybody_between_their_own(hub: Hub) -
 def test_messages_have_increasing_ids_of_this_process(hub: Hub) -> None:
     client = Client(joined(hub))
     for _ in range(2):
-        hub.publish(note("1", event="order"))
+        hub.dispatch(note("1", event="order"))
     flush_now(hub)
     assert [event.id for event in events(client.received)] == [f"{PROCESS}.1", f"{PROCESS}.2"]
     assert client.names == ["order", "order"]
 
 
 def test_publish_tells_whether_anybody_here_is_to_get_it(hub: Hub) -> None:
-    assert not hub.publish(note())
+    assert not hub.dispatch(note())
     joined(hub, "ann")
-    assert hub.publish(note())
-    assert hub.publish(note("ann", "bob"))
-    assert not hub.publish(note("bob"))
-    assert hub.counters.published == 4
+    assert hub.dispatch(note())
+    assert hub.dispatch(note("ann", "bob"))
+    assert not hub.dispatch(note("bob"))
+    assert hub.counters.received == 4
 
 
 def test_the_flusher_is_woken_only_when_there_is_something_for_somebody(hub: Hub) -> None:
     joined(hub, "ann")
-    hub.publish(note("bob"))
+    hub.dispatch(note("bob"))
     assert not hub.pending.is_set()
-    hub.publish(note("ann"))
+    hub.dispatch(note("ann"))
     assert hub.pending.is_set()
     flush_now(hub)
     assert not hub.pending.is_set()
@@ -80,7 +80,7 @@ def test_the_flusher_is_woken_only_when_there_is_something_for_somebody(hub: Hub
 
 def test_what_was_taken_is_not_taken_again(hub: Hub) -> None:
     client = Client(joined(hub))
-    hub.publish(note("1", data=b"once"))
+    hub.dispatch(note("1", data=b"once"))
     flush_now(hub)
     flush_now(hub)
     assert client.data == ["once"]
@@ -89,8 +89,8 @@ def test_what_was_taken_is_not_taken_again(hub: Hub) -> None:
 def test_messages_that_gathered_leave_as_one_batch_for_all_connections_of_a_user(hub: Hub) -> None:
     joined(hub)
     joined(hub)
-    hub.publish(note("1", data=b"1"))
-    hub.publish(note("1", data=b"2"))
+    hub.dispatch(note("1", data=b"1"))
+    hub.dispatch(note("1", data=b"2"))
     ((batch, connections),) = hub.take()
     assert len(connections) == 2
     assert [event.data for event in events(batch.data)] == ["1", "2"]
@@ -99,16 +99,16 @@ def test_messages_that_gathered_leave_as_one_batch_for_all_connections_of_a_user
 def test_what_is_for_everybody_is_encoded_once(hub: Hub) -> None:
     joined(hub, "ann")
     joined(hub, "bob")
-    hub.publish(note())
+    hub.dispatch(note())
     (ann, _), (bob, _) = hub.take()
     assert ann is bob
 
 
 def test_a_connection_gets_what_is_published_after_it_joined_and_nothing_older(hub: Hub) -> None:
     early = Client(joined(hub))
-    hub.publish(note("1", data=b"old"))
+    hub.dispatch(note("1", data=b"old"))
     late = Client(joined(hub))
-    hub.publish(note("1", data=b"new"))
+    hub.dispatch(note("1", data=b"new"))
     flush_now(hub)
     assert (early.data, late.data) == (["old", "new"], ["new"])
 
@@ -122,7 +122,7 @@ def test_every_joining_is_counted(hub: Hub) -> None:
 def test_a_connection_that_left_holds_nothing_and_gets_nothing(hub: Hub) -> None:
     stays, leaves = joined(hub), joined(hub)
     client = Client(leaves)
-    hub.publish(note("1"))
+    hub.dispatch(note("1"))
     hub.leave(leaves)
     flush_now(hub)
     assert leaves.closed
@@ -143,17 +143,17 @@ def test_leaving_twice_is_harmless(hub: Hub) -> None:
 
 def test_a_message_for_one_who_left_before_the_flush_is_nobodys(hub: Hub) -> None:
     connection = joined(hub)
-    hub.publish(note("1"))
+    hub.dispatch(note("1"))
     hub.leave(connection)
     assert list(hub.take()) == []
 
 
 def test_a_gap_is_announced_to_everybody_and_kept_in_its_place(hub: Hub) -> None:
     clients = [Client(joined(hub, user)) for user in ("ann", "bob")]
-    hub.publish(note(data=b"before"))
+    hub.dispatch(note(data=b"before"))
     flush_now(hub)
     hub.announce_gap("redis_reconnected")
-    hub.publish(note(data=b"behind"))
+    hub.dispatch(note(data=b"behind"))
     flush_now(hub)
     clients.append(Client(joined(hub, "cyd", after=0)))
     for client in clients:
@@ -218,10 +218,10 @@ async def test_whoever_waits_is_told_when_the_flusher_has_taken_what_is_pending(
     joined(hub, "ann")
     joined(hub, "ann")
     await hub.wait_taken()  # nothing is
-    hub.publish(note("ann", data=b"x" * 1000))
+    hub.dispatch(note("ann", data=b"x" * 1000))
     once = hub.pending_bytes
     assert 1000 < once < 1100  # once for both
-    hub.publish(note(data=b"x" * 1000))
+    hub.dispatch(note(data=b"x" * 1000))
     assert hub.pending_bytes == 2 * once
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hub.wait_taken)
@@ -233,18 +233,18 @@ async def test_whoever_waits_is_told_when_the_flusher_has_taken_what_is_pending(
 
 def test_what_is_nobody_s_here_does_not_wait_but_is_kept(hub: Hub) -> None:
     joined(hub, "ann")
-    hub.publish(note("bob"))
+    hub.dispatch(note("bob"))
     assert hub.pending_bytes == 0
     assert hub.history.count("bob", 0) == 1
 
 
 def test_an_entry_from_before_is_kept_and_told_to_nobody() -> None:
-    hub = new_hub(streaming=True)
+    hub = new_hub(has_log=True)
     client = Client(joined(hub, "ann"))
     hub.remember(note("ann", data=b"old"), (5, 0), 10.0)
     flush_now(hub)
     assert client.received == b""
-    assert not hub.counters.published
+    assert not hub.counters.received
     assert events(hub.history.page("ann", 0)[0])[0].id == "5-0"
 
 
@@ -252,7 +252,7 @@ def test_with_every_heartbeat_what_is_too_old_is_let_go() -> None:
     """Nobody may publish for a long time: memory is given back all the same."""
     clock = Clock()
     hub = new_hub(clock=clock, seconds=10)
-    hub.publish(note("ann"))
+    hub.dispatch(note("ann"))
     clock.now = 11
     hub.beat()
     assert len(hub.history) == 0
@@ -261,7 +261,7 @@ def test_with_every_heartbeat_what_is_too_old_is_let_go() -> None:
 async def test_nothing_in_the_hub_lets_anybody_else_run(hub: Hub) -> None:
     with assert_no_checkpoints():
         connection = joined(hub)
-        hub.publish(note())
+        hub.dispatch(note())
         flush_now(hub)
         hub.announce_gap("restarted")
         hub.beat()
@@ -318,7 +318,7 @@ def test_received_and_declared_lost_is_what_was_published_in_order_and_once(
         reader = readers[argument % len(readers)] if readers and isinstance(argument, int) else None
         if action == "publish":
             users = () if argument == "*" else (str(argument),)
-            hub.publish(note(*users, data=b"%d" % number))
+            hub.dispatch(note(*users, data=b"%d" % number))
             for each in readers:
                 if argument in ("*", each.connection.user_id):
                     owed.setdefault(id(each), []).append(str(number))

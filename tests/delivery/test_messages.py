@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.support.inside import TEXT
 from trio_sse.delivery import messages
-from trio_sse.delivery.event_ids import StreamId
+from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.messages import MessageError, Notification, decode, user_id_problem, utc_now
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -150,22 +150,22 @@ def test_created_at_is_added_when_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stream", "created_at"),
+    ("entry", "created_at"),
     [
         ((1_767_269_045_006, 3), "2026-01-01T12:04:05.006Z"),
         ((1_000_000_000_000, 0), "2001-09-09T01:46:40.000Z"),
         ((2**64 - 1, 0), "9999-12-31T23:59:59.999Z"),
     ],
 )
-def test_an_entry_of_a_stream_was_created_when_its_id_says(stream: StreamId, created_at: str) -> None:
-    data = decode(b'{"user_id":1}', 65536, stream).data
+def test_an_entry_of_a_log_was_created_when_its_id_says(entry: EntryId, created_at: str) -> None:
+    data = decode(b'{"user_id":1}', 65536, entry).data
     assert json.loads(data)["created_at"] == created_at
 
 
-@pytest.mark.parametrize("stream", [(0, 1), (5, 0), (999_999_999_999, 0)])
-def test_an_id_that_somebody_made_up_is_no_time(stream: StreamId) -> None:
+@pytest.mark.parametrize("entry", [(0, 1), (5, 0), (999_999_999_999, 0)])
+def test_an_id_that_somebody_made_up_is_no_time(entry: EntryId) -> None:
     before = utc_now()
-    assert before <= json.loads(decode(b'{"user_id":1}', 65536, stream).data)["created_at"] <= utc_now()
+    assert before <= json.loads(decode(b'{"user_id":1}', 65536, entry).data)["created_at"] <= utc_now()
 
 
 @pytest.mark.parametrize("padding", [b" ", b"\n", b"\r\n\t "])

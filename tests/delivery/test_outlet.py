@@ -1,4 +1,4 @@
-"""Where the bytes of a connection go: to a task that waits, or to the socket itself."""
+"""Where the bytes of a connection go: to the socket itself."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.notices import gap, heartbeat
-from trio_sse.delivery.outlet import AsgiOutlet, SocketOutlet, abort
+from trio_sse.delivery.outlet import SocketOutlet, abort
 
 BIG = Batch([b"x" * 1_000_000], [1])
 """More than a socket takes at once."""
@@ -94,38 +94,6 @@ async def arriving(far: socket.socket, count: int) -> bytes:
             await trio.lowlevel.wait_readable(far)
             received += far.recv(1 << 20)
     return received
-
-
-async def test_the_asgi_outlet_takes_only_while_its_task_waits(connection: Connection) -> None:
-    outlet = AsgiOutlet(connection.channel, connection.waiting)
-    assert not outlet.take(batch(1))
-    async with trio.open_nursery() as nursery:
-
-        @nursery.start_soon
-        async def task() -> None:
-            assert await outlet.wait() == batch(2, 3).data
-
-        await wait_all_tasks_blocked()
-        assert outlet.take(batch(2, 3))
-        assert not outlet.take(batch(4))
-    assert not outlet.take(batch(5))
-
-
-async def test_the_asgi_outlet_takes_nothing_once_its_task_was_cancelled(connection: Connection) -> None:
-    outlet = AsgiOutlet(connection.channel, connection.waiting)
-    with trio.move_on_after(0):
-        await outlet.wait()
-    assert not outlet.take(batch(1))
-
-
-async def test_the_asgi_outlet_takes_nothing_after_closing(connection: Connection) -> None:
-    outlet = AsgiOutlet(connection.channel, connection.waiting)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(outlet.wait)
-        await wait_all_tasks_blocked()
-        outlet.close()
-        assert not outlet.take(batch(1))
-        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("chunked", [True, False])
@@ -197,7 +165,7 @@ def to_replay(count: int) -> tuple[Hub, Connection, list[str]]:
     hub = new_hub()
     texts = [str(number).zfill(10_000) for number in range(count)]
     for text in texts:
-        hub.publish(note("1", data=text.encode()))
+        hub.dispatch(note("1", data=text.encode()))
     hub.take()
     return hub, joined(hub, capacity=1, after=0), texts
 
@@ -214,7 +182,7 @@ async def test_a_replay_leaves_as_quickly_as_the_socket_takes_it_and_then_the_cl
             while connection.catching_up or nursery.child_tasks:
                 await wait_all_tasks_blocked()
                 received += arrived(sockets[1])
-        hub.publish(note("1", data=b"new"))
+        hub.dispatch(note("1", data=b"new"))
         with assert_no_checkpoints():
             flush_now(hub)
             received += arrived(sockets[1])
@@ -237,7 +205,7 @@ async def test_pages_of_replays_wait_for_their_turn_and_live_messages_do_not(soc
             listening.take_waiting()
             on_socket((near, far), listening, nursery, turns=turns)
             on_socket(sockets, connection, nursery, turns=turns)
-            hub.publish(note("1", data=b"new"))
+            hub.dispatch(note("1", data=b"new"))
             flush_now(hub)
             await wait_all_tasks_blocked()
             assert arrived(sockets[1]) == b""
@@ -398,7 +366,7 @@ async def test_bytes_stay_whole_and_in_order_whatever_the_socket_takes(
                 if step == "turn":
                     await trio.lowlevel.checkpoint()
                 elif step == "beat":
-                    connection.tell("heartbeat", Batch.unnumbered(heartbeat()))
+                    connection.tell("heartbeat", Batch.notice(heartbeat()))
                 elif isinstance(step, int):
                     connection.offer(batch(*range(published + 1, published + step + 1)))
                     published += step

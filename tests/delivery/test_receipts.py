@@ -68,7 +68,7 @@ def test_whatever_is_expected_is_claimed_or_forgotten_and_nothing_stays(
 
 def publish(hub: Hub, *users: str) -> Receipt:
     receipt = Receipt()
-    hub.publish(note(*users), receipt=receipt)
+    hub.dispatch(note(*users), receipt=receipt)
     return receipt
 
 
@@ -158,10 +158,10 @@ def test_messages_beside_it_that_nobody_asks_about_change_nothing() -> None:
     hub = new_hub()
     client = Client(joined(hub, "ann", capacity=2))
     client.busy = True
-    hub.publish(note("ann"))
+    hub.dispatch(note("ann"))
     receipt = publish(hub, "ann")
-    hub.publish(note("ann"))
-    hub.publish(note())
+    hub.dispatch(note("ann"))
+    hub.dispatch(note())
     flushed(hub)
     assert way(receipt) == (0, 1, 0)
 

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 from tests.support.inside import PROCESS, Client, events, flush_now, new_history, new_hub, note, unbegun
 from trio_sse.delivery.connection import Rest
-from trio_sse.delivery.event_ids import StreamId, parse, stream_text
+from trio_sse.delivery.event_ids import EntryId, entry_text, parse
 from trio_sse.delivery.history import History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.notices import farewell
-from trio_sse.delivery.resume import FromMemory, FromStream, Question, Replays, decide
+from trio_sse.delivery.resume import FromLog, FromMemory, PendingReplay, Resumer, decide
 
 OTHER = "0123456789ab"
 
 
-def add(history: History, stream: StreamId | None = None) -> None:
-    history.advance(stream)
-    history.keep(None, b"x", stream=stream)
+def add(history: History, entry: EntryId | None = None) -> None:
+    history.advance(entry)
+    history.keep(None, b"x", entry=entry)
 
 
 def channel_only() -> History:
@@ -33,9 +33,9 @@ def channel_only() -> History:
     return history
 
 
-def stream_only() -> History:
+def log_only() -> History:
     """The entries 10-0 to 14-0 with the numbers 1 to 5, of which the last three are kept."""
-    history = new_history(messages=3, streaming=True)
+    history = new_history(messages=3, has_log=True)
     for milliseconds in range(10, 15):
         add(history, (milliseconds, 0))
     return history
@@ -43,18 +43,18 @@ def stream_only() -> History:
 
 def both() -> History:
     """10-0, 11-0, channel, 12-0, channel with the numbers 1 to 5, all kept."""
-    history = new_history(streaming=True)
-    history.stream = history.stream_floor = (9, 0)
-    for stream in ((10, 0), (11, 0), None, (12, 0), None):
-        add(history, stream)
+    history = new_history(has_log=True)
+    history.last_entry = history.entry_floor = (9, 0)
+    for entry in ((10, 0), (11, 0), None, (12, 0), None):
+        add(history, entry)
     return history
 
 
 def both_without_the_first() -> History:
     """The same, and only 12-0 and the last of the channel are left."""
-    history = new_history(messages=2, streaming=True)
-    for stream in ((10, 0), (11, 0), None, (12, 0), None):
-        add(history, stream)
+    history = new_history(messages=2, has_log=True)
+    for entry in ((10, 0), (11, 0), None, (12, 0), None):
+        add(history, entry)
     return history
 
 
@@ -71,10 +71,10 @@ def both_without_the_first() -> History:
         (f"{OTHER}.4", 5, "unknown_id"),
         ("4-0", 5, "unknown_id"),
         (f"4-0/{OTHER}.4", 5, "unknown_id"),
-        (f"4-0/{PROCESS}.4", 4, None),  # there was a stream before the last deploy
+        (f"4-0/{PROCESS}.4", 4, None),  # there was a log before the last deploy
     ],
 )
-def test_a_position_of_the_channel_counts_by_its_number(text: str, after: int, gap: str | None) -> None:
+def test_a_position_of_the_channel_counts_by_its_sequence(text: str, after: int, gap: str | None) -> None:
     assert decide(parse(text), channel_only()) == FromMemory(after, gap)
 
 
@@ -86,22 +86,22 @@ def test_a_position_of_the_channel_counts_by_its_number(text: str, after: int, g
         ("12-9", FromMemory(3)),  # nobody's entry, or one that could not be delivered
         ("11-0", FromMemory(2)),
         ("11-7", FromMemory(2)),
-        ("10-0", FromStream((10, 0))),
-        ("0-0", FromStream((0, 0))),
-        ("14-1", FromStream((14, 1))),  # ahead of us, or made up: the stream knows
+        ("10-0", FromLog((10, 0))),
+        ("0-0", FromLog((0, 0))),
+        ("14-1", FromLog((14, 1))),  # ahead of us, or made up: the log knows
         (f"13-0/{PROCESS}.4", FromMemory(4)),
-        (f"10-0/{PROCESS}.1", FromStream((10, 0), "history_expired")),
-        (f"13-0/{OTHER}.4", FromStream((13, 0), "unknown_id", whole=True)),
-        (f"13-0/{PROCESS}.6", FromStream((13, 0), "unknown_id", whole=True)),
-        (f"10-0/{OTHER}.4", FromStream((10, 0), "unknown_id", whole=True)),
+        (f"10-0/{PROCESS}.1", FromLog((10, 0), "history_expired")),
+        (f"13-0/{OTHER}.4", FromLog((13, 0), "unknown_id", whole=True)),
+        (f"13-0/{PROCESS}.6", FromLog((13, 0), "unknown_id", whole=True)),
+        (f"10-0/{OTHER}.4", FromLog((10, 0), "unknown_id", whole=True)),
         (f"{PROCESS}.3", FromMemory(3)),
         (f"{PROCESS}.1", FromMemory(2, "history_expired")),
         (f"{OTHER}.3", FromMemory(5, "unknown_id")),
         ("no id of ours", FromMemory(5, "unknown_id")),
     ],
 )
-def test_a_position_of_the_stream_counts_by_its_entry(text: str, place: FromMemory | FromStream) -> None:
-    assert decide(parse(text), stream_only()) == place
+def test_a_position_of_the_log_counts_by_its_entry(text: str, place: FromMemory | FromLog) -> None:
+    assert decide(parse(text), log_only()) == place
 
 
 @pytest.mark.parametrize(
@@ -110,16 +110,16 @@ def test_a_position_of_the_stream_counts_by_its_entry(text: str, place: FromMemo
         ("9-0", FromMemory(0)),
         ("10-0", FromMemory(1)),
         ("11-0", FromMemory(2)),
-        ("12-0", FromStream((12, 0), "unknown_id", whole=True)),  # without the channel's: not from here
-        ("8-0", FromStream((8, 0), "unknown_id", whole=True)),
-        ("13-0", FromStream((13, 0), "unknown_id", whole=True)),
+        ("12-0", FromLog((12, 0), "unknown_id", whole=True)),  # without the channel's: not from here
+        ("8-0", FromLog((8, 0), "unknown_id", whole=True)),
+        ("13-0", FromLog((13, 0), "unknown_id", whole=True)),
         (f"11-0/{PROCESS}.3", FromMemory(3)),
         (f"12-0/{PROCESS}.4", FromMemory(4)),
-        (f"11-0/{OTHER}.3", FromStream((11, 0), "unknown_id", whole=True)),
+        (f"11-0/{OTHER}.3", FromLog((11, 0), "unknown_id", whole=True)),
     ],
 )
 def test_with_both_in_use_what_the_channel_brought_elsewhere_is_not_taken_for_known(
-    text: str, place: FromMemory | FromStream
+    text: str, place: FromMemory | FromLog
 ) -> None:
     assert decide(parse(text), both()) == place
 
@@ -127,28 +127,28 @@ def test_with_both_in_use_what_the_channel_brought_elsewhere_is_not_taken_for_kn
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("11-0", FromStream((11, 0), "unknown_id", whole=True)),
+        ("11-0", FromLog((11, 0), "unknown_id", whole=True)),
         (f"11-0/{PROCESS}.3", FromMemory(3)),
         (f"11-0/{PROCESS}.2", FromMemory(3, "history_expired")),
     ],
 )
-def test_what_the_channel_brought_and_is_gone_is_declared(text: str, place: FromMemory | FromStream) -> None:
+def test_what_the_channel_brought_and_is_gone_is_declared(text: str, place: FromMemory | FromLog) -> None:
     assert decide(parse(text), both_without_the_first()) == place
 
 
-def test_before_the_stream_has_been_looked_at_only_it_can_tell() -> None:
-    history = new_history(streaming=True)
-    assert decide(parse("5-0"), history) == FromStream((5, 0))
-    assert decide(parse(f"5-0/{OTHER}.1"), history) == FromStream((5, 0), "unknown_id", whole=True)
+def test_before_the_log_has_been_looked_at_only_it_can_tell() -> None:
+    history = new_history(has_log=True)
+    assert decide(parse("5-0"), history) == FromLog((5, 0))
+    assert decide(parse(f"5-0/{OTHER}.1"), history) == FromLog((5, 0), "unknown_id", whole=True)
 
 
 class Visit:
     """A client of a hub with a history of its own, from the greeting on."""
 
-    def __init__(self, hub: Hub, last_event_id: str | None = None, replays: Replays | None = None) -> None:
-        self.replays = replays or Replays(hub.history, heartbeat_seconds=30.0)
-        self.connection = unbegun(hub, "ann", remedy=self.replays)
-        self.replays.begin(self.connection, last_event_id)
+    def __init__(self, hub: Hub, last_event_id: str | None = None, resumer: Resumer | None = None) -> None:
+        self.resumer = resumer or Resumer(hub.history, heartbeat_seconds=30.0)
+        self.connection = unbegun(hub, "ann", recovery=self.resumer)
+        self.resumer.begin(self.connection, last_event_id)
         self.client = Client(self.connection)
 
     @property
@@ -162,13 +162,13 @@ def hub() -> Hub:
     """With the messages 1 to 5, of which the last three are kept."""
     hub = new_hub(messages=3)
     for number in range(1, 6):
-        hub.publish(note("ann", data=b"%d" % number))
+        hub.dispatch(note("ann", data=b"%d" % number))
     return hub
 
 
 def test_a_new_client_is_told_its_place_and_gets_what_is_published_from_now_on(hub: Hub) -> None:
     visit = Visit(hub)
-    hub.publish(note("ann", data=b"6"))
+    hub.dispatch(note("ann", data=b"6"))
     flush_now(hub)
     (name, position, data), *rest = visit.told
     assert (name, position, data["replayed"]) == ("connected", f"{PROCESS}.5", 0)
@@ -177,7 +177,7 @@ def test_a_new_client_is_told_its_place_and_gets_what_is_published_from_now_on(h
 
 def test_who_comes_back_in_time_gets_what_it_missed_and_then_what_is_new(hub: Hub) -> None:
     visit = Visit(hub, f"{PROCESS}.3")
-    hub.publish(note("ann", data=b"6"))
+    hub.dispatch(note("ann", data=b"6"))
     flush_now(hub)
     (name, position, data), *rest = visit.told
     assert (name, position, data["replayed"]) == ("connected", f"{PROCESS}.3", 2)
@@ -200,25 +200,25 @@ def test_an_id_of_nobody_s_is_told_so_and_goes_on_from_now(hub: Hub) -> None:
 def test_what_became_too_old_meanwhile_is_let_go_before_it_is_promised() -> None:
     now = 0.0
     hub = new_hub(seconds=10, clock=lambda: now)
-    hub.publish(note("ann", data=b"1"))
+    hub.dispatch(note("ann", data=b"1"))
     now = 11.0
     assert [name for name, _, _ in Visit(hub, f"{PROCESS}.0").told] == ["connected", "gap"]
 
 
 def test_who_leaves_before_the_answer_is_forgotten() -> None:
-    hub = new_hub(streaming=True)
+    hub = new_hub(has_log=True)
     stays = Visit(hub, "5-0")
-    leaves = Visit(hub, "5-0", stays.replays)
-    assert stays.replays.asked.is_set()
+    leaves = Visit(hub, "5-0", stays.resumer)
+    assert stays.resumer.any_pending.is_set()
     assert stays.client.received == b""
     hub.leave(leaves.connection)
-    (question,) = stays.replays.take_questions()
-    assert question.connection is stays.connection
-    assert not stays.replays.asked.is_set()
-    stays.replays.put_back([question])
-    assert stays.replays.asked.is_set()
+    (replay,) = stays.resumer.take_pending()
+    assert replay.connection is stays.connection
+    assert not stays.resumer.any_pending.is_set()
+    stays.resumer.put_back([replay])
+    assert stays.resumer.any_pending.is_set()
     hub.leave(stays.connection)
-    stays.replays.answer(question, 0, (5, 0))
+    stays.resumer.answer(replay, 0, (5, 0))
     assert stays.client.received == b""
 
 
@@ -229,15 +229,15 @@ def made_anew(hub: Hub, *, was_at: int = 12, goes_on: int = 0) -> None:
 
 def entry(hub: Hub, *numbers: int) -> None:
     for number in numbers:
-        hub.publish(note("ann", data=b"%d" % number), (number, 0))
+        hub.dispatch(note("ann", data=b"%d" % number), (number, 0))
 
 
 @pytest.mark.parametrize(
     ("position", "gap"), [("9-0", True), ("11-0", True), ("12-0", True), ("12-1", False)]
 )
-def test_an_id_that_may_be_of_the_stream_before_is_told_so(position: str, gap: bool) -> None:
-    hub = new_hub(streaming=True)
-    hub.history.stream = (0, 0)
+def test_an_id_that_may_be_of_the_log_before_is_told_so(position: str, gap: bool) -> None:
+    hub = new_hub(has_log=True)
+    hub.history.last_entry = (0, 0)
     entry(hub, 10, 11, 12)
     made_anew(hub)
     entry(hub, 11, 20)
@@ -246,68 +246,68 @@ def test_an_id_that_may_be_of_the_stream_before_is_told_so(position: str, gap: b
     assert rest[-1] == ("message", "20-0", 20)
 
 
-def test_one_who_catches_up_while_the_stream_is_made_anew_is_told_what_is_gone() -> None:
-    hub = new_hub(streaming=True)
-    hub.history.stream = (0, 0)
+def test_one_who_catches_up_while_the_log_is_made_anew_is_told_what_is_gone() -> None:
+    hub = new_hub(has_log=True)
+    hub.history.last_entry = (0, 0)
     entry(hub, 10, 11, 12)
-    replays = Replays(hub.history, heartbeat_seconds=30.0)
-    connection = unbegun(hub, "ann", remedy=replays)
-    replays.begin(connection, "10-0")
+    resumer = Resumer(hub.history, heartbeat_seconds=30.0)
+    connection = unbegun(hub, "ann", recovery=resumer)
+    resumer.begin(connection, "10-0")
     client = Client(connection, busy=True)
     made_anew(hub)
     entry(hub, 5, 20)
     client.catch_up()
-    for question in replays.take_questions():  # as the reader answers who asks for what memory has
-        replays.answer(question, hub.history.number(question.after), question.after)
+    for replay in resumer.take_pending():  # as the lookup answers for what memory has
+        resumer.answer(replay, hub.history.sequence_of(replay.after), replay.after)
     assert "gap" in client.names
     assert client.data[-1] == "20"
 
 
-def test_one_that_waits_for_an_entry_is_asked_about_again_when_it_has_been_read() -> None:
-    hub = new_hub(streaming=True)
+def test_one_that_waits_for_an_entry_is_pending_again_when_it_has_been_read() -> None:
+    hub = new_hub(has_log=True)
     near = Visit(hub, "5-0")
-    far = Visit(hub, "7-0", near.replays)
-    for question in near.replays.take_questions():
-        near.replays.put_ahead(question)
-    near.replays.reached((4, 0))
-    assert not near.replays.asked.is_set()
-    near.replays.reached((5, 0))
-    assert [question.after for question in near.replays.take_questions()] == [(5, 0)]
-    near.replays.reached((8, 0))
-    assert [question.connection for question in near.replays.take_questions()] == [far.connection]
+    far = Visit(hub, "7-0", near.resumer)
+    for replay in near.resumer.take_pending():
+        near.resumer.defer(replay)
+    near.resumer.reached((4, 0))
+    assert not near.resumer.any_pending.is_set()
+    near.resumer.reached((5, 0))
+    assert [replay.after for replay in near.resumer.take_pending()] == [(5, 0)]
+    near.resumer.reached((8, 0))
+    assert [replay.connection for replay in near.resumer.take_pending()] == [far.connection]
 
 
 def test_of_one_who_leaves_while_it_waits_nothing_is_kept() -> None:
-    hub = new_hub(streaming=True)
+    hub = new_hub(has_log=True)
     first = Visit(hub, "5-0")
-    second, third = (Visit(hub, "5-0", first.replays) for _ in range(2))
-    replays = first.replays
-    questions = {question.connection: question for question in replays.take_questions()}
+    second, third = (Visit(hub, "5-0", first.resumer) for _ in range(2))
+    resumer = first.resumer
+    replays = {replay.connection: replay for replay in resumer.take_pending()}
     hub.leave(first.connection)
-    replays.put_ahead(questions[first.connection])  # it left while the question was looked at
-    replays.put_ahead(questions[second.connection])
-    replays.put_back([questions[third.connection]])
+    resumer.defer(replays[first.connection])  # it left while it was looked at
+    resumer.defer(replays[second.connection])
+    resumer.put_back([replays[third.connection]])
     for left in (second, third):
         hub.leave(left.connection)
-    assert (replays.questions, replays.ahead) == ({}, {})
+    assert (resumer.pending, resumer.deferred) == ({}, {})
 
 
 class Comeback:
     """A client that is cut off at any byte and comes back with the last id it has, and all it is owed.
 
-    The stream is a plain list here, and answers as the reader of a stream that has every entry.
+    The log is a plain list here, and answers as the reader of a log that has every entry.
     """
 
-    def __init__(self, *, streaming: bool, disconnect: bool, replay_size: int, page: int) -> None:
+    def __init__(self, *, has_log: bool, disconnect: bool, replay_size: int, page: int) -> None:
         self.page = page
-        self.hub = new_hub(messages=6, streaming=streaming)
+        self.hub = new_hub(messages=6, has_log=has_log)
         self.history = self.hub.history
-        self.replays = Replays(self.history, heartbeat_seconds=30.0)
-        if streaming:
-            self.history.stream = self.history.stream_floor = (100, 0)
+        self.resumer = Resumer(self.history, heartbeat_seconds=30.0)
+        if has_log:
+            self.history.last_entry = self.history.entry_floor = (100, 0)
         self.disconnect = disconnect
         self.padding = "x" * replay_size
-        self.entries: list[tuple[StreamId, int, bytes]] = []
+        self.entries: list[tuple[EntryId, int, bytes]] = []
         self.published = 0
         self.owed: set[int] = set()
         self.have: set[int] = set()
@@ -320,9 +320,9 @@ class Comeback:
         if self.last_id is None:
             self.owed.clear()
         self.connection = unbegun(
-            self.hub, "ann", capacity=2, disconnect=self.disconnect, remedy=self.replays
+            self.hub, "ann", capacity=2, disconnect=self.disconnect, recovery=self.resumer
         )
-        self.replays.begin(self.connection, self.last_id)
+        self.resumer.begin(self.connection, self.last_id)
         self.client = Client(self.connection, busy=True)
 
     def cut(self, share: float) -> None:
@@ -348,45 +348,45 @@ class Comeback:
                 self.gap = False
         assert numbers == sorted(set(numbers))
 
-    def publish(self, user: str | None, by_stream: bool) -> None:
+    def publish(self, user: str | None, by_log: bool) -> None:
         self.published += 1
         data = json.dumps({"number": self.published, "padding": self.padding}).encode()
-        stream = (100 + self.published, 0) if by_stream else None
-        self.hub.publish(note(*([user] if user else []), data=data), stream)
+        entry = (100 + self.published, 0) if by_log else None
+        self.hub.dispatch(note(*([user] if user else []), data=data), entry)
         if user != "bob":
             self.owed.add(self.published)
-            if stream:
-                frame = b"id: %b\ndata: %b\n\n" % (stream_text(stream).encode(), data)
-                self.entries.append((stream, self.published, frame))
+            if entry:
+                frame = b"id: %b\ndata: %b\n\n" % (entry_text(entry).encode(), data)
+                self.entries.append((entry, self.published, frame))
 
     def answer(self) -> None:
         history = self.history
-        for question in self.replays.take_questions():
-            if question.rest is not None:
-                self.answer_with_a_page(question, question.rest)
+        for replay in self.resumer.take_pending():
+            if replay.rest is not None:
+                self.answer_with_a_page(replay, replay.rest)
                 continue
-            assert history.stream is not None
-            top, number = history.stream_floor, max(history.floor, history.number(question.after))
-            if question.whole:
-                assert question.gap
-                top, number = history.stream, history.latest
-            if question.gap:  # it stands for all that came by the channel and is not replayed
+            assert history.last_entry is not None
+            top, number = history.entry_floor, max(history.floor, history.sequence_of(replay.after))
+            if replay.whole:
+                assert replay.gap
+                top, number = history.last_entry, history.latest
+            if replay.gap:  # it stands for all that came by the channel and is not replayed
                 entries = {number for _, number, _ in self.entries}
                 self.excused |= {owed for owed in self.owed - entries if owed <= number}
-            older = [frame for entry, _, frame in self.entries if question.after < entry <= top]
-            question.count = len(older)
-            if question.count > self.page:
-                rest = Rest(question.after, top, number, (0, 0), 1)
-                self.replays.answer(question, number, top, rest=rest)
+            older = [frame for entry, _, frame in self.entries if replay.after < entry <= top]
+            replay.count = len(older)
+            if replay.count > self.page:
+                rest = Rest(replay.after, top, number, (0, 0), 1)
+                self.resumer.answer(replay, number, top, rest=rest)
             else:
-                question.older = older
-                self.replays.answer(question, number, top)
+                replay.older = older
+                self.resumer.answer(replay, number, top)
 
-    def answer_with_a_page(self, question: Question, rest: Rest) -> None:
+    def answer_with_a_page(self, replay: PendingReplay, rest: Rest) -> None:
         left = [(entry, frame) for entry, _, frame in self.entries if rest.after < entry <= rest.top]
-        question.older = [frame for _, frame in left[: self.page]]
+        replay.older = [frame for _, frame in left[: self.page]]
         more = rest._replace(after=left[self.page - 1][0]) if len(left) > self.page else None
-        self.replays.answer(question, rest.number, rest.top, rest=more)
+        self.resumer.answer(replay, rest.sequence, rest.top, rest=more)
 
     def end(self) -> None:
         for _ in range(100):
@@ -406,18 +406,18 @@ actions = st.one_of(
 )
 
 
-@pytest.mark.parametrize("sources", ["channel", "stream", "both"])
+@pytest.mark.parametrize("sources", ["channel", "log", "both"])
 @settings(max_examples=150, deadline=None)
 @given(st.lists(actions, max_size=60), st.booleans(), st.sampled_from([0, 0, 30_000]), st.integers(1, 4))
 def test_wherever_a_client_is_cut_off_nothing_is_lost_without_a_word(
     sources: str, steps: list[Any], disconnect: bool, size: int, page: int
 ) -> None:
-    visitor = Comeback(streaming=sources != "channel", disconnect=disconnect, replay_size=size, page=page)
+    visitor = Comeback(has_log=sources != "channel", disconnect=disconnect, replay_size=size, page=page)
     for step, *values in steps:
         if step == "publish":
-            user, by_stream, times = values
+            user, by_log, times = values
             for _ in range(times):
-                visitor.publish(user, by_stream if sources == "both" else sources == "stream")
+                visitor.publish(user, by_log if sources == "both" else sources == "log")
         elif step == "cut":
             visitor.cut(values[0])
         elif step == "flush":

@@ -41,7 +41,7 @@ async def test_it_says_connected_and_then_what_is_published(service: Service) ->
         head, _, body = hello.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.0 200 OK")
         assert [event.event for event in events(body)] == ["connected"]
-        service.hub.publish(note("ann", data=b"hello"))
+        service.hub.dispatch(note("ann", data=b"hello"))
         flush_now(service.hub)
         assert b"data: hello\n\n" in await read(far, b"\n\n")
         nursery.cancel_scope.cancel()
@@ -88,7 +88,7 @@ class OfferAtStep(trio.abc.Instrument):
         self.left -= 1
         if self.left == 0:
             self.offered_to = self.service.hub.users
-            self.service.hub.publish(note("ann", data=b"x" * 1_000_000))
+            self.service.hub.dispatch(note("ann", data=b"x" * 1_000_000))
             try:
                 flush_now(self.service.hub)
             except RuntimeError as error:

@@ -20,8 +20,9 @@ from pathlib import Path
 import trio
 
 import trio_sse.asgi
+from trio_sse.delivery.asgi_source import AsgiOutlet
 from trio_sse.delivery.connection import Connection
-from trio_sse.delivery.outlet import AsgiOutlet, SocketOutlet
+from trio_sse.delivery.outlet import SocketOutlet
 from trio_sse.service import Service
 from trio_sse.settings import Settings
 
@@ -44,7 +45,7 @@ def _count(*_: object) -> None:
     def of(*kinds: type) -> int:
         return sum(number for kind, number in types.items() if issubclass(kind, kinds))
 
-    hub, history, replays = service.hub, service.history, service.replays
+    hub, history, resumer = service.hub, service.history, service.resumer
     counts = {
         "tasks": of(trio.lowlevel.Task),
         "asyncio tasks": of(asyncio.Task),
@@ -58,10 +59,10 @@ def _count(*_: object) -> None:
         "bytes that wait": hub.pending_bytes,
         "messages in the history": len(history),
         "users in the history": history.users,
-        "stream ids in the history": len(history._stream_ids),
+        "log entries in the history": len(history._entry_ids),
         "bytes in the history": history._bytes,
-        "questions": len(replays.questions),
-        "questions ahead": len(replays.ahead),
+        "pending replays": len(resumer.pending),
+        "deferred replays": len(resumer.deferred),
         "lifetimes": len(service.lifetimes),
     }
     result = {

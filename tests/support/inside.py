@@ -30,7 +30,7 @@ from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.history import History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.messages import Notification
-from trio_sse.delivery.resume import Replays
+from trio_sse.delivery.resume import Resumer
 from trio_sse.service import OpenStream, Service
 from trio_sse.settings import Settings
 from trio_sse.web.app import App
@@ -62,9 +62,9 @@ def new_history(**bounds: Any) -> History:
     return History(bounds.pop("process", PROCESS), **{**unbounded, **bounds})
 
 
-def new_replays(history: History | None = None, *, heartbeat_seconds: float = 30.0) -> Replays:
+def new_resumer(history: History | None = None, *, heartbeat_seconds: float = 30.0) -> Resumer:
     history = new_history() if history is None else history  # an empty one is false
-    return Replays(history, heartbeat_seconds=heartbeat_seconds)
+    return Resumer(history, heartbeat_seconds=heartbeat_seconds)
 
 
 def new_hub(
@@ -81,11 +81,11 @@ def unbegun(
     *,
     capacity: int = 10,
     disconnect: bool = False,
-    remedy: Replays | None = None,
+    recovery: Resumer | None = None,
 ) -> Connection:
     """A connection in the hub that does not know yet where to begin."""
-    remedy = remedy or new_replays(hub.history)
-    connection = Connection(user_id, capacity, hub.counters, hub.history, remedy, disconnect=disconnect)
+    recovery = recovery or new_resumer(hub.history)
+    connection = Connection(user_id, capacity, hub.counters, hub.history, recovery, disconnect=disconnect)
     hub.join(connection)
     return connection
 
@@ -106,7 +106,7 @@ def live(capacity: int = 10, *, counters: Counters | None = None, disconnect: bo
     """A connection without a hub that has nothing to catch up with."""
     history = new_history()
     connection = Connection(
-        "1", capacity, counters or Counters(), history, new_replays(history), disconnect=disconnect
+        "1", capacity, counters or Counters(), history, new_resumer(history), disconnect=disconnect
     )
     connection.begin(b"", 0)
     connection.take_waiting()

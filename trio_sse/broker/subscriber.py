@@ -10,15 +10,14 @@ import random
 import structlog
 import trio
 import trio_asyncio
-from redis.asyncio import Connection
 
 from trio_sse.broker.errors import advice, is_refusal
-from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, answer_within, connected, replicates
-from trio_sse.broker.log_reader import StreamReader
+from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, Link, answer_within, open_link, replicates
+from trio_sse.broker.log_reader import LogReader
 from trio_sse.delivery import messages
-from trio_sse.delivery.event_ids import StreamId
+from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.hub import MAX_PENDING_BYTES, Hub
-from trio_sse.delivery.resume import Replays
+from trio_sse.delivery.resume import Resumer
 from trio_sse.settings import Settings
 
 log = structlog.stdlib.get_logger("trio_sse.broker.subscriber")
@@ -35,15 +34,15 @@ class Subscriber:
     """Keeps one connection to Redis subscribed to the channel, and gives the hub what arrives."""
 
     def __init__(
-        self, settings: Settings, hub: Hub, replays: Replays, *, ping_seconds: float = PING_SECONDS,
+        self, settings: Settings, hub: Hub, resumer: Resumer, *, ping_seconds: float = PING_SECONDS,
         pong_seconds: float = PONG_SECONDS,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._hub = hub
-        self._stream: StreamReader | None = None
+        self._log_reader: LogReader | None = None
         if settings.redis_stream is not None:
-            self._stream = StreamReader(
-                settings, settings.redis_stream, hub, replays, self._publish,
+            self._log_reader = LogReader(
+                settings, settings.redis_stream, hub, resumer, self._publish,
                 block_seconds=ping_seconds, silence_seconds=ping_seconds + pong_seconds,
             )  # fmt: skip
         self._ping_seconds = ping_seconds
@@ -90,13 +89,13 @@ class Subscriber:
         while True:
             try:
                 async with contextlib.AsyncExitStack() as stack:
-                    if self._stream is not None:
-                        await stack.enter_async_context(self._stream)
-                    redis = await stack.enter_async_context(connected(self._settings))
-                    await self._subscribe(redis)
+                    if self._log_reader is not None:
+                        await stack.enter_async_context(self._log_reader)
+                    link = await stack.enter_async_context(open_link(self._settings))
+                    await self._subscribe(link)
                     ceiling = low
                     self._start_once(task_status)
-                    await self._read_and_ping(redis)
+                    await self._read_and_ping(link)
             except ERRORS as error:
                 self._lost(error)
             except ExceptionGroup as group:
@@ -117,12 +116,12 @@ class Subscriber:
             self._ever_tried = True
             task_status.started()
 
-    async def _subscribe(self, redis: Connection) -> None:
+    async def _subscribe(self, link: Link) -> None:
         channel = self._settings.redis_channel
         async with answer_within(CONNECT_SECONDS):
-            master = await replicates(redis)
-            await redis.send_command("SUBSCRIBE", channel)
-            await redis.read_response()
+            master = await replicates(link)
+            await link.send_command("SUBSCRIBE", channel)
+            await link.read_response()
         self._last_answer = trio.current_time()
         self._subscribed = True
         log.info("subscribed to Redis", redis=self._settings.redis_address, channel=channel)
@@ -136,7 +135,7 @@ class Subscriber:
             # Nobody knows what was published while we were away, so everybody is told. With a stream, that
             # concerns those only who use the channel as well.
             self._hub.counters.redis_reconnects += 1
-            if self._stream is None or self._hub.history.channel_since is not None:
+            if self._log_reader is None or self._hub.history.channel_since is not None:
                 self._hub.announce_gap("redis_reconnected")
 
     def _lost(self, error: BaseException) -> None:
@@ -149,27 +148,27 @@ class Subscriber:
         self._problem = problem
         self._code = "redis_refused" if is_refusal(error) else "redis_unreachable"
 
-    async def _read_and_ping(self, redis: Connection) -> None:
+    async def _read_and_ping(self, link: Link) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._ping(redis))
-            if self._stream is not None:
-                tasks.create_task(self._stream.follow())
-                tasks.create_task(self._stream.answer_questions())
-            await self._read(redis)
+            tasks.create_task(self._ping(link))
+            if self._log_reader is not None:
+                tasks.create_task(self._log_reader.follow())
+                tasks.create_task(self._log_reader.answer_pending())
+            await self._read(link)
 
-    async def _ping(self, redis: Connection) -> None:
+    async def _ping(self, link: Link) -> None:
         task = asyncio.current_task()
         while task is not None and not task.cancelling():
             await asyncio.sleep(self._ping_seconds)
             self._answered.clear()
-            await redis.send_command("PING", check_health=False)
+            await link.send_command("PING", check_health=False)
             async with answer_within(self._pong_seconds):
                 await self._answered.wait()
 
-    async def _read(self, redis: Connection) -> None:
+    async def _read(self, link: Link) -> None:
         # While the parser has buffered input this loop does not yield, so the flusher runs when all that
         # one read of the socket brought has been published.
-        read, answered, hub = redis.read_response, self._answered, self._hub
+        read, answered, hub = link.read_response, self._answered, self._hub
         while True:
             response = await read(disable_decoding=True, timeout=math.inf, disconnect_on_error=False)
             self._last_answer = trio.current_time()
@@ -180,18 +179,18 @@ class Subscriber:
             if not answered.is_set():
                 answered.set()
 
-    def _publish(self, payload: bytes | None, stream: StreamId | None = None) -> None:
+    def _publish(self, payload: bytes | None, entry: EntryId | None = None) -> None:
         try:
             if payload is None:
                 raise messages.MessageError("an entry of SSE_REDIS_STREAM without the field `payload`")  # noqa: TRY301
-            notification = messages.decode(payload, self._settings.max_message_bytes, stream)
+            notification = messages.decode(payload, self._settings.max_message_bytes, entry)
         except messages.MessageError as error:
             self._hub.counters.rejected += 1
             self._report_rejected(str(error), payload or b"")
             return
         receipts = self._hub.receipts
         receipt = receipts.claim(payload) if receipts else None
-        if not self._hub.publish(notification, stream, receipt) and len(self._hub):
+        if not self._hub.dispatch(notification, entry, receipt) and len(self._hub):
             log.debug("no connection for this user", users=notification.users, connected=self._hub.users[:10])
 
     def _report_rejected(self, reason: str, payload: bytes) -> None:

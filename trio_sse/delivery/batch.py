@@ -28,7 +28,7 @@ class Batch:
         self._chunk = b""
 
     @classmethod
-    def unnumbered(cls, frame: bytes) -> Batch:
+    def notice(cls, frame: bytes) -> Batch:
         """A single frame that belongs to no position, such as a heartbeat: newer than everything."""
         return cls([frame], [_NEWEST])
 

@@ -11,10 +11,10 @@ import trio
 
 from trio_sse.counters import Counters
 from trio_sse.delivery.batch import Batch
-from trio_sse.delivery.event_ids import StreamId
+from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import PAGE_BYTES, History
 from trio_sse.delivery.notices import gap
-from trio_sse.delivery.outlet import AsgiOutlet, Outlet
+from trio_sse.delivery.outlet import Outlet
 
 HEARTBEAT = "heartbeat"
 """The kind of what a connection may be told at any time."""
@@ -25,22 +25,22 @@ _open_channel = trio.open_memory_channel[bytes]
 class Rest(NamedTuple):
     """What of a replay is still in the Redis stream, and is fetched a page at a time."""
 
-    after: StreamId
+    after: EntryId
     """How far the stream has been looked through for this connection."""
-    top: StreamId
+    top: EntryId
     """The entry up to which the stream is to tell."""
-    number: int
-    """The number from which on memory does."""
-    broken_off: StreamId
+    sequence: int
+    """The sequence from which on memory does."""
+    broken_off: EntryId
     """The last break of the stream that the connection knows of."""
     pace: int
     """How many entries to read at first: about as many as the page before took."""
 
 
-class Remedy(Protocol):
+class Recovery(Protocol):
     """Knows what to do for a connection whose next messages are not in memory."""
 
-    def fell_behind(self, connection: Connection, at: StreamId | None) -> None:
+    def fell_behind(self, connection: Connection, at: EntryId | None) -> None:
         """Let `connection`, which has come to the stream's entry `at`, go on by `begin`, now or later."""
         ...
 
@@ -66,12 +66,12 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_ahead", "_at", "_counters", "_disconnect", "_dropped", "_first_dropped", "_history",
-        "_last_dropped", "_live", "_notices", "_outlet", "_remedy", "_rest", "_said", "channel", "closed",
+        "_last_dropped", "_live", "_notices", "_outlet", "_recovery", "_rest", "_said", "channel", "closed",
         "id", "since", "user_id", "waiting",
     )  # fmt: skip
 
     def __init__(
-        self, user_id: str, capacity: int, counters: Counters, history: History, remedy: Remedy, *,
+        self, user_id: str, capacity: int, counters: Counters, history: History, recovery: Recovery, *,
         disconnect: bool = False,
     ) -> None:  # fmt: skip
         self.user_id = user_id
@@ -82,7 +82,7 @@ class Connection:
         self.channel, self.waiting = _open_channel(capacity)
         self._outlet: Outlet | None = None
         self._history = history
-        self._remedy = remedy
+        self._recovery = recovery
         self._disconnect = disconnect
         self._live = False
         # While it catches up: what it is told first, the rest of a page out of the stream, and what is in the
@@ -90,7 +90,7 @@ class Connection:
         self._said = b""
         self._ahead: deque[bytes] | None = None
         self._rest: Rest | None = None
-        self._at: StreamId | None = None
+        self._at: EntryId | None = None
         self._dropped = self._first_dropped = self._last_dropped = 0
         self._notices: dict[str, bytes] = {}
         self._counters = counters
@@ -119,7 +119,7 @@ class Connection:
         after: int,
         older: Iterable[bytes] = (),
         *,
-        at: StreamId | None = None,
+        at: EntryId | None = None,
         rest: Rest | None = None,
     ) -> None:
         """Say this first, then what is `older` and the `rest` that is in the stream, then every message after
@@ -148,7 +148,7 @@ class Connection:
         if not self._live:
             last_words = self._skip_what_is_ahead() + last_words
         if last_words:
-            self.tell("end", Batch.unnumbered(last_words))
+            self.tell("end", Batch.notice(last_words))
         self.closed = True
         self.channel.close()
         if self._outlet is not None:
@@ -222,7 +222,7 @@ class Connection:
         comes, with all that waits.
         """
         self.end()
-        self._remedy.forget(self)
+        self._recovery.forget(self)
         self._outlet = None
         self._notices.clear()
         self._dropped = 0
@@ -253,11 +253,11 @@ class Connection:
         history = self._history
         if self._rest is not None:
             rest, self._rest, self._ahead = self._rest, None, None
-            self._remedy.fetch(self, rest)
+            self._recovery.fetch(self, rest)
             return b""
         if self.since < history.floor:
             self._ahead = None
-            self._remedy.fell_behind(self, self._at)
+            self._recovery.fell_behind(self, self._at)
             return b""
         page, self.since = history.page(self.user_id, self.since)
         if self.since < history.latest:
@@ -274,7 +274,7 @@ class Connection:
         self._ahead = self._rest = None
         self._live = True
         self._notices.clear()
-        self._remedy.forget(self)
+        self._recovery.forget(self)
         return said
 
     def _queue(self, frame: bytes, sequence: int) -> bool:
@@ -322,28 +322,3 @@ class Connection:
     def _settle(self) -> None:
         self._dropped = 0
         self._notices.clear()
-
-
-class StreamSource:
-    """The bytes of one connection for an ASGI server."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._outlet = AsgiOutlet(connection.channel, connection.waiting)
-        connection.attach(self._outlet)
-
-    @property
-    def ended(self) -> float:
-        """When the connection was closed, in Trio's time. math.inf before."""
-        return self._outlet.ended
-
-    async def next(self) -> bytes | None:
-        """The next bytes to send, or None at the end of the stream. Cancelling it loses nothing taken."""
-        while True:
-            if data := self._connection.take_waiting():
-                return data
-            try:
-                if data := await self._outlet.wait():
-                    return data
-            except (trio.EndOfChannel, trio.ClosedResourceError):
-                return None

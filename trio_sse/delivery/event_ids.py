@@ -1,8 +1,8 @@
 """Event ids: what a client sends back as Last-Event-ID, and what it says about what the client has. Pure.
 
     9f3c12ab77de.42                       the channel: the 42nd message this process knows of
-    1795462559402-0                       the stream: an entry's own id in Redis, the same for every process
-    1795462559402-0/9f3c12ab77de.42       both, where a service with a stream hears its channel used as well
+    1795462559402-0                       the log: an entry's own id in Redis, the same for every process
+    1795462559402-0/9f3c12ab77de.42       both, where a service with a log hears its channel used as well
 
 The two kinds have different shapes, so neither is ever taken for the other.
 """
@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-StreamId = tuple[int, int]
-"""An entry of a Redis stream: milliseconds and a number within them. Ordered as Redis orders them."""
+EntryId = tuple[int, int]
+"""An entry of a log: milliseconds and a number within them. Ordered as Redis orders them."""
 
 MAX_LENGTH = 100
 """Characters. No id of ours is longer, so a longer one is nobody's."""
@@ -22,9 +22,9 @@ _POSITION = re.compile(r"(?:([0-9]{1,20})-([0-9]{1,20}))?(/?)(?:([0-9a-f]{12})\.
 
 
 class Position(NamedTuple):
-    """How far a client has come, in the stream, and in what one process has published."""
+    """How far a client has come, in the log, and in what one process has published."""
 
-    stream: StreamId | None
+    entry: EntryId | None
     process: str | None
     sequence: int
 
@@ -39,15 +39,15 @@ def parse(text: str) -> Position | None:
     milliseconds, number, slash, process, sequence = match.groups()
     if bool(slash) != bool(milliseconds and process) or not (milliseconds or process):
         return None
-    stream = (int(milliseconds), int(number)) if milliseconds else None
-    return Position(stream, process, int(sequence or 0))
+    entry = (int(milliseconds), int(number)) if milliseconds else None
+    return Position(entry, process, int(sequence or 0))
 
 
-def stream_id(text: str | bytes) -> StreamId:
+def entry_id(text: str | bytes) -> EntryId:
     """Read an id as Redis writes it."""
     milliseconds, _, number = (text if isinstance(text, str) else text.decode("ascii")).partition("-")
     return int(milliseconds), int(number)
 
 
-def stream_text(id: StreamId) -> str:  # noqa: A002
+def entry_text(id: EntryId) -> str:  # noqa: A002
     return f"{id[0]}-{id[1]}"

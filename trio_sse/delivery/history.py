@@ -11,7 +11,7 @@ from operator import itemgetter
 from sys import getsizeof
 from typing import Any, Generic, TypeVar
 
-from trio_sse.delivery.event_ids import StreamId, stream_text
+from trio_sse.delivery.event_ids import EntryId, entry_text
 
 PAGE_BYTES = 65536
 """How much of a replay is made at a time: about what a socket takes at once."""
@@ -32,22 +32,22 @@ class History:
 
     def __init__(
         self, process: str, *, messages: int, seconds: float, max_bytes: int, clock: Callable[[], float],
-        streaming: bool = False,
+        has_log: bool = False,
     ) -> None:  # fmt: skip
         self.process = process
-        self.streaming = streaming
-        """Whether ids are those of a Redis stream."""
+        self.has_log = has_log
+        """Whether ids are those of a log."""
         self.latest = 0
         self.floor = 0
-        self.stream: StreamId | None = None
-        """The stream entry read last. None until a stream has been looked at."""
-        self.stream_floor: StreamId = (0, 0)
-        """Every stream entry after it that was read is kept."""
+        self.last_entry: EntryId | None = None
+        """The log entry read last. None until a log has been looked at."""
+        self.entry_floor: EntryId = (0, 0)
+        """Every entry after it that was read is kept."""
         self.channel_since: int | None = None
-        """With a stream: the number of the first message that came by the channel."""
-        self._doubtful: tuple[StreamId, StreamId] | None = None
+        """With a log: the number of the first message that came by the channel."""
+        self._doubtful: tuple[EntryId, EntryId] | None = None
         self.channel_known_from: float = -1
-        """With a stream: what came by the channel after this number is known, what came before is not."""
+        """With a log: what came by the channel after this number is known, what came before is not."""
         self._messages = messages
         self._seconds = seconds
         self._max_bytes = max_bytes
@@ -55,7 +55,7 @@ class History:
         self._bytes = 0
         self._kept: deque[_Kept] = deque()
         self._users: dict[str | None, _Shelf[bytes]] = {}
-        self._stream_ids: _Shelf[StreamId] = _Shelf()
+        self._entry_ids: _Shelf[EntryId] = _Shelf()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -65,18 +65,18 @@ class History:
         """How many users have an index. Everybody counts as one."""
         return len(self._users)
 
-    def advance(self, stream: StreamId | None = None, *, own: bool = False) -> str:
-        """Number the next message and return its id. It is the stream's entry `stream`, or it came by the
+    def advance(self, entry: EntryId | None = None, *, own: bool = False) -> str:
+        """Number the next message and return its id. It is the log's entry `entry`, or it came by the
         channel, or the service says it itself (`own`)."""
         self.latest += 1
-        if stream is not None:
-            self.stream = stream
-        elif self.streaming and self.channel_since is None and not own:
+        if entry is not None:
+            self.last_entry = entry
+        elif self.has_log and self.channel_since is None and not own:
             self.channel_since = self.latest
-        return self._text(self.stream, self.latest)
+        return self._text(self.last_entry, self.latest)
 
     def keep(
-        self, users: tuple[str, ...] | None, frame: bytes, *, stream: StreamId | None = None, age: float = 0
+        self, users: tuple[str, ...] | None, frame: bytes, *, entry: EntryId | None = None, age: float = 0
     ) -> None:
         """Keep the message numbered last. `users` None: it is everybody's. `age` in seconds."""
         sequence = self.latest
@@ -86,14 +86,14 @@ class History:
             size += sum(map(getsizeof, users)) + _INDEX_BYTES * len(users)
         self._kept.append((sequence, self._clock() + self._seconds - age, shelves, size))
         self._bytes += size
-        if stream is not None:
-            self._stream_ids.entries.append((sequence, stream))
-        entry = (sequence, frame)
+        if entry is not None:
+            self._entry_ids.entries.append((sequence, entry))
+        kept = (sequence, frame)
         for user in shelves:
             shelf = self._users.get(user)
             if shelf is None:
                 shelf = self._users[user] = _Shelf()
-            shelf.entries.append(entry)
+            shelf.entries.append(kept)
         self.evict()
 
     def evict(self) -> None:
@@ -107,30 +107,30 @@ class History:
                 shelf.drop_oldest()
                 if not shelf:
                     del self._users[user]
-            if self._stream_ids and self._stream_ids.oldest[0] == self.floor:
-                self.stream_floor = self._stream_ids.oldest[1]
-                self._stream_ids.drop_oldest()
+            if self._entry_ids and self._entry_ids.oldest[0] == self.floor:
+                self.entry_floor = self._entry_ids.oldest[1]
+                self._entry_ids.drop_oldest()
 
-    def restart(self, stream: StreamId, was_at: StreamId) -> None:
-        """Forget everything: the stream has become another one. It had come to `was_at`, and goes on after
-        `stream`."""
-        after, until = self._doubtful or (stream, was_at)
-        self._doubtful = (min(after, stream), max(until, was_at))
+    def restart(self, entry: EntryId, was_at: EntryId) -> None:
+        """Forget everything: the log has become another one. It had come to `was_at`, and goes on after
+        `entry`."""
+        after, until = self._doubtful or (entry, was_at)
+        self._doubtful = (min(after, entry), max(until, was_at))
         self._kept.clear()
         self._users.clear()
-        self._stream_ids = _Shelf()
+        self._entry_ids = _Shelf()
         self._bytes = 0
         self.floor = self.latest
-        self.stream = self.stream_floor = stream
+        self.last_entry = self.entry_floor = entry
 
     def channel_doubt(self, number: int) -> str | None:
         """The reason why something may have come by the channel after this number that is not known here."""
         unknown = self.channel_since is not None and number <= self.channel_known_from
         return "unknown_id" if unknown else None
 
-    def is_doubtful(self, stream: StreamId) -> bool:
-        """Whether this may be the id of an entry in what the stream was before it became another one."""
-        return self._doubtful is not None and self._doubtful[0] < stream <= self._doubtful[1]
+    def is_doubtful(self, entry: EntryId) -> bool:
+        """Whether this may be the id of an entry in what the log was before it became another one."""
+        return self._doubtful is not None and self._doubtful[0] < entry <= self._doubtful[1]
 
     def count(self, user: str, after: int) -> int:
         """How many messages for `user` came after the number `after` and are kept."""
@@ -151,31 +151,31 @@ class History:
                 return b"".join(frames), through
         return b"".join(frames), self.latest
 
-    def at(self, sequence: int) -> StreamId | None:
-        """The stream's last entry up to the number `sequence`. None if that is not known, or no longer."""
-        if self.stream is None or sequence < self.floor:
+    def at(self, sequence: int) -> EntryId | None:
+        """The log's last entry up to the number `sequence`. None if that is not known, or no longer."""
+        if self.last_entry is None or sequence < self.floor:
             return None
         return (
-            self.stream if sequence == self.latest else self._stream_ids.latest(sequence, self.stream_floor)
+            self.last_entry if sequence == self.latest else self._entry_ids.latest(sequence, self.entry_floor)
         )
 
     def text(self, sequence: int) -> str | None:
         """The id that stands for everything up to the number `sequence`, or None if it is no longer known."""
-        stream = self.at(sequence)
-        return None if self.streaming and stream is None else self._text(stream, sequence)
+        entry = self.at(sequence)
+        return None if self.has_log and entry is None else self._text(entry, sequence)
 
-    def number(self, stream: StreamId) -> int:
-        """The number of the last message kept that is not after the stream's entry `stream`, or `floor`."""
-        entries = self._stream_ids.entries
-        place = bisect_right(entries, stream, self._stream_ids.start, key=itemgetter(1))
-        return entries[place - 1][0] if place > self._stream_ids.start else self.floor
+    def sequence_of(self, entry: EntryId) -> int:
+        """The number of the last message kept that is not after the log's entry `entry`, or `floor`."""
+        entries = self._entry_ids.entries
+        place = bisect_right(entries, entry, self._entry_ids.start, key=itemgetter(1))
+        return entries[place - 1][0] if place > self._entry_ids.start else self.floor
 
-    def _text(self, stream: StreamId | None, sequence: int) -> str:
-        if stream is None:
+    def _text(self, entry: EntryId | None, sequence: int) -> str:
+        if entry is None:
             return f"{self.process}.{sequence}"
         if self.channel_since is None or sequence < self.channel_since:
-            return stream_text(stream)
-        return f"{stream_text(stream)}/{self.process}.{sequence}"
+            return entry_text(entry)
+        return f"{entry_text(entry)}/{self.process}.{sequence}"
 
     def _shelves(self, user: str) -> list[_Shelf[bytes]]:
         return [shelf for key in (user, None) if (shelf := self._users.get(key))]

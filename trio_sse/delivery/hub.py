@@ -11,7 +11,7 @@ from trio_sse.counters import Counters
 from trio_sse.delivery import sse
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import HEARTBEAT, Connection
-from trio_sse.delivery.event_ids import StreamId
+from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import History
 from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.notices import gap, heartbeat
@@ -29,7 +29,7 @@ Delivery = tuple[Batch, tuple[Connection, ...]]
 class Hub:
     """All connections of this process, and the messages that have not left yet.
 
-    `publish` only notes a message; the flusher takes what has gathered with `take` and offers it. Nothing
+    `dispatch` only notes a message; the flusher takes what has gathered with `take` and offers it. Nothing
     here waits, so no caller can see a half-made change.
     """
 
@@ -93,25 +93,25 @@ class Hub:
             if not mine:
                 del self._users[connection.user_id]
 
-    def remember(self, notification: Notification, stream: StreamId, age: float) -> None:
-        """Keep an entry of the stream from before this process, for those who come back."""
-        position = self.history.advance(stream)
+    def remember(self, notification: Notification, entry: EntryId, age: float) -> None:
+        """Keep an entry of the log from before this process, for those who come back."""
+        position = self.history.advance(entry)
         frame = sse.event(notification.data, name=notification.event, id=position)
-        self.history.keep(notification.users, frame, stream=stream, age=age)
+        self.history.keep(notification.users, frame, entry=entry, age=age)
 
-    def publish(
-        self, notification: Notification, stream: StreamId | None = None, receipt: Receipt | None = None
+    def dispatch(
+        self, notification: Notification, entry: EntryId | None = None, receipt: Receipt | None = None
     ) -> bool:
         """Give a message its id, keep it for those who come back, and note it for the next flush.
 
-        `stream` is its id if it is an entry of the stream. Its way is noted in `receipt`. Returns whether
+        `entry` is its id if it is an entry of the log. Its way is noted in `receipt`. Returns whether
         anybody here is to get it.
         """
-        self.counters.published += 1
+        self.counters.received += 1
         users = notification.users
-        position = self.history.advance(stream)
+        position = self.history.advance(entry)
         frame = sse.event(notification.data, name=notification.event, id=position)
-        self.history.keep(users, frame, stream=stream)
+        self.history.keep(users, frame, entry=entry)
         here = None if users is None else [user for user in users if user in self._users]
         receipts = None
         if receipt is not None:
@@ -175,7 +175,7 @@ class Hub:
         later find it in its place."""
         frame = gap(reason, None, id=self.history.advance(own=True))
         self.history.keep(None, frame)
-        batch = Batch.unnumbered(frame)
+        batch = Batch.notice(frame)
         for connection in list(self._due):
             connection.tell_marked(reason, batch)
 
@@ -190,7 +190,7 @@ class Hub:
                 return now + self._period  # whoever connects meanwhile is due later than that
             if due > now + BEAT_TOGETHER_SECONDS:
                 return due
-            batch = batch or Batch.unnumbered(heartbeat())
+            batch = batch or Batch.notice(heartbeat())
             connection.tell(HEARTBEAT, batch)
             self._due[connection] = due + self._period
             self._due.move_to_end(connection)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from trio_sse.delivery.event_ids import StreamId
+from trio_sse.delivery.event_ids import EntryId
 
 MAX_USER_ID = 128
 """Characters a user id may have, in a message and in a request alike."""
@@ -66,9 +66,9 @@ _user_id: msgspec.json.Decoder[_UserId] = msgspec.json.Decoder(_UserId)
 _string = msgspec.json.Decoder(str)
 
 
-def decode(payload: bytes, max_bytes: int, stream: StreamId | None = None) -> Notification:
+def decode(payload: bytes, max_bytes: int, entry: EntryId | None = None) -> Notification:
     """Read a payload from Redis. `created_at` (RFC 3339, UTC) is added when it is missing: now, or for an
-    entry of a stream the time that its id `stream` tells, the same each time it is read.
+    entry of a log the time that its id `entry` tells, the same each time it is read.
 
     Of fields with one name the last counts. Raises MessageError when the payload is over `max_bytes`, not
     UTF-8, not JSON (RFC 8259), nested more than MAX_DEPTH deep, not an object, or its `user_id` or `event`
@@ -88,7 +88,7 @@ def decode(payload: bytes, max_bytes: int, stream: StreamId | None = None) -> No
         user_id, event, created_at = _read_exactly(payload)
     if not created_at:
         end = payload.rindex(b"}")
-        payload = b'%b,"created_at":"%b"}' % (payload[:end], _created_at(stream).encode())
+        payload = b'%b,"created_at":"%b"}' % (payload[:end], _created_at(entry).encode())
     return Notification(_users(user_id), _event_name(event) if event else None, payload)
 
 
@@ -157,9 +157,9 @@ def user_id_problem(user_id: str) -> str | None:
     return None
 
 
-def _created_at(stream: StreamId | None) -> str:
+def _created_at(entry: EntryId | None) -> str:
     # An id below that is no time: somebody made it up.
-    return utc_now() if stream is None or stream[0] < _FIRST_MILLISECOND else _utc(stream[0])
+    return utc_now() if entry is None or entry[0] < _FIRST_MILLISECOND else _utc(entry[0])
 
 
 def utc_now() -> str:

@@ -47,48 +47,6 @@ class Outlet(Protocol):
         ...
 
 
-class AsgiOutlet:
-    """Hands bytes to whoever awaits them and passes them to an ASGI `send` (Quart does).
-
-    While that task waits here everything taken reaches it whole; while it is inside `send` the outlet
-    refuses, and the connection's memory channel fills instead.
-    """
-
-    def __init__(
-        self, channel: trio.MemorySendChannel[bytes], waiting: trio.MemoryReceiveChannel[bytes]
-    ) -> None:
-        self._channel = channel
-        self._waiting = waiting
-        self._parked = False
-        self.ended = math.inf
-        """When it was closed."""
-
-    def take(self, batch: Batch) -> bool:
-        if not self._parked:
-            return False
-        self._parked = False
-        self._channel.send_nowait(batch.data)  # straight to the waiting task: no slot is used
-        return True
-
-    def pull(self) -> None:
-        if self._parked:
-            self._parked = False
-            self._channel.send_nowait(b"")
-
-    def close(self) -> None:
-        self._parked = False
-        self.ended = trio.current_time()
-
-    async def wait(self) -> bytes:
-        """The next bytes, or b"" when there are some to take. Raises trio.EndOfChannel when the connection
-        was closed."""
-        self._parked = True
-        try:
-            return await self._waiting.receive()
-        finally:
-            self._parked = False
-
-
 class SocketOutlet:
     """Writes to the socket itself, without waiting, as the body of an HTTP/1 response.
 

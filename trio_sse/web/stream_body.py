@@ -9,7 +9,8 @@ from types import TracebackType
 from quart.wrappers.response import ResponseBody
 
 from trio_sse.access.admission import Accepted
-from trio_sse.delivery.connection import Connection, StreamSource
+from trio_sse.delivery.asgi_source import AsgiSource
+from trio_sse.delivery.connection import Connection
 from trio_sse.service import Service
 
 
@@ -19,7 +20,7 @@ class StreamBody(ResponseBody):
     def __init__(self, service: Service, accepted: Accepted) -> None:
         self._stream = service.open(accepted)
         self._connection: Connection | None = None
-        self._source: StreamSource | None = None
+        self._source: AsgiSource | None = None
         self._ended = False
 
     @property
@@ -35,7 +36,7 @@ class StreamBody(ResponseBody):
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
         self._connection = self._stream.__enter__()
-        self._source = StreamSource(self._connection)
+        self._source = AsgiSource(self._connection)
         if self._ended:
             self._connection.close()
         return self

@@ -1,0 +1,77 @@
+"""The bytes of a connection for an ASGI server, which awaits them and passes them to its `send`."""
+
+from __future__ import annotations
+
+import math
+
+import trio
+
+from trio_sse.delivery.batch import Batch
+from trio_sse.delivery.connection import Connection
+
+
+class AsgiOutlet:
+    """Hands bytes to whoever awaits them and passes them to an ASGI `send` (Quart does).
+
+    While that task waits here everything taken reaches it whole; while it is inside `send` the outlet
+    refuses, and the connection's memory channel fills instead.
+    """
+
+    def __init__(
+        self, channel: trio.MemorySendChannel[bytes], waiting: trio.MemoryReceiveChannel[bytes]
+    ) -> None:
+        self._channel = channel
+        self._waiting = waiting
+        self._parked = False
+        self.ended = math.inf
+        """When it was closed."""
+
+    def take(self, batch: Batch) -> bool:
+        if not self._parked:
+            return False
+        self._parked = False
+        self._channel.send_nowait(batch.data)  # straight to the waiting task: no slot is used
+        return True
+
+    def pull(self) -> None:
+        if self._parked:
+            self._parked = False
+            self._channel.send_nowait(b"")
+
+    def close(self) -> None:
+        self._parked = False
+        self.ended = trio.current_time()
+
+    async def wait(self) -> bytes:
+        """The next bytes, or b"" when there are some to take. Raises trio.EndOfChannel when the connection
+        was closed."""
+        self._parked = True
+        try:
+            return await self._waiting.receive()
+        finally:
+            self._parked = False
+
+
+class AsgiSource:
+    """The bytes of one connection for an ASGI server."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._outlet = AsgiOutlet(connection.channel, connection.waiting)
+        connection.attach(self._outlet)
+
+    @property
+    def ended(self) -> float:
+        """When the connection was closed, in Trio's time. math.inf before."""
+        return self._outlet.ended
+
+    async def next(self) -> bytes | None:
+        """The next bytes to send, or None at the end of the stream. Cancelling it loses nothing taken."""
+        while True:
+            if data := self._connection.take_waiting():
+                return data
+            try:
+                if data := await self._outlet.wait():
+                    return data
+            except (trio.EndOfChannel, trio.ClosedResourceError):
+                return None
