@@ -1,4 +1,4 @@
-"""nginx in front, with the few lines the README gives."""
+"""nginx in front, with the few lines that docs/operating.md gives."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ pytestmark = [
     pytest.mark.skipif(NGINX is None, reason="no nginx installed"),
 ]
 
-README = Path(__file__).parents[2] / "README.md"
-LOCATION = README.read_text().split("```nginx\n")[1].split("```")[0]
+DOCS = Path(__file__).parents[2] / "docs" / "operating.md"
+LOCATION = DOCS.read_text().split("```nginx\n")[1].split("```")[0]
 
 # Buffering is on, as by default: X-Accel-Buffering switches it off for the stream.
 CONFIGURATION = """
