@@ -159,3 +159,19 @@ def test_what_is_typed_is_the_same_in_both_languages(english: Path, chinese: Pat
         return re.findall(r"^```\w*\n.*?^```$", text, re.DOTALL | re.MULTILINE)
 
     assert blocks(english) == blocks(chinese)
+
+
+def test_the_design_has_a_row_for_every_module_and_for_nothing_else() -> None:
+    modules = {
+        ".".join(path.relative_to(ROOT / "trio_sse").with_suffix("").parts)
+        for path in ROOT.joinpath("trio_sse").rglob("*.py")
+        if path.stem not in ("__init__", "version")
+    }
+    named: list[str] = []
+    folder = ""
+    for line in ROOT.joinpath("docs", "design.md").read_text().splitlines():
+        if heading := re.match(r"#+ (?:`([\w/]+)/`)?", line):
+            folder = (heading[1] or "").replace("/", ".")
+        elif row := re.match(r"\| `(\w+)`", line):
+            named.append(f"{folder}.{row[1]}" if folder else row[1])
+    assert sorted(named) == sorted(modules)
