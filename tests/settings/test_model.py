@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 from ipaddress import ip_network
 from pathlib import Path
@@ -373,42 +372,3 @@ def test_variables_of_other_programs_are_not_read(monkeypatch: pytest.MonkeyPatc
     default = load()
     monkeypatch.setenv(name, "1")
     assert load() == default
-
-
-ROOT = Path(__file__).parents[2]
-TABLES = {"en": ROOT / "README.md", "zh": ROOT / "README.zh-CN.md"}
-"""Where every setting is listed, by language."""
-
-
-def rows(page: Path) -> list[list[str]]:
-    """Of its table of settings: variable, default, meaning, what is accepted."""
-    lines = [line for line in page.read_text().splitlines() if re.match(r"\| `(SSE|REDIS)_[A-Z_]+` \|", line)]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-
-
-def expected() -> list[list[str]]:
-    listed = []
-    for field in Settings.model_fields.values():
-        default = field.default
-        shown = (
-            ",".join(default)
-            if isinstance(default, tuple)
-            else f"{default:g}"
-            if type(default) is float
-            else str(default).lower()
-        )
-        extra: Any = field.json_schema_extra
-        listed.append([
-            f"`{field.validation_alias}`", f"`{shown}`" if default not in (None, "", ()) else "",
-            str(field.description), extra["accepts"],
-        ])  # fmt: skip
-    return listed
-
-
-def test_the_docs_list_every_setting_as_it_is() -> None:
-    assert rows(TABLES["en"]) == expected()
-
-
-def test_the_docs_in_chinese_list_every_setting_with_its_default() -> None:
-    assert [row[:2] for row in rows(TABLES["zh"])] == [row[:2] for row in expected()]
-    assert all(row[2] and row[3] for row in rows(TABLES["zh"]))
