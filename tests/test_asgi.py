@@ -340,9 +340,11 @@ def test_on_another_loop_it_says_what_to_run(application: Application, kind: str
     async def send(message: Any) -> None:
         said.append(message)
 
-    scope = http_scope("/sse") | {"type": kind}
+    async def call() -> None:
+        await asgi(application)(http_scope("/sse") | {"type": kind}, receive, send)
+
     with asyncio.Runner(loop_factory=Loop) as runner:
-        runner.run(asgi(application)(scope, receive, send))  # type: ignore[arg-type]
+        runner.run(call())
     if kind == "lifespan":
         assert said == [{"type": "lifespan.startup.failed", "message": WRONG_LOOP}]
     elif kind == "http":
