@@ -82,7 +82,7 @@ LAYERS = {
     "trio_sse, on its own socket": ("", "", [sys.executable, "-m", "hypercorn", "-k", "trio", "-w", "0"]),
     "Hypercorn: a bare ASGI application": ("bare_asgi.py", BARE_ASGI, hypercorn("bare_asgi:app")),
     "Quart-Trio under Hypercorn: a bare stream": ("bare_quart.py", BARE_QUART, hypercorn("bare_quart:app")),
-    "trio_sse, by the Quart route (SSE_DIRECT=false)": ("", "", None),
+    "trio_sse, by way of Quart": ("", "", None),
 }
 
 
@@ -96,7 +96,7 @@ def server(name: str, folder: Path, port: int) -> Iterator[int]:
     if name.startswith("Trio:"):
         line = [sys.executable, str(folder / file), str(port)]
     elif name.startswith("trio_sse"):
-        environment["SSE_DIRECT"] = str("own socket" in name and "Quart" not in name)
+        environment["SSE_DIRECT"] = str("Quart" not in name)
         line = [*hypercorn("trio_sse:app"), f"127.0.0.1:{port}"]
     else:
         assert command is not None
