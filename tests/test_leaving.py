@@ -116,7 +116,7 @@ async def waiting_for_its_place(service: Service) -> str:
 async def catching_up_from_memory(service: Service) -> str:
     for _ in range(20):
         service.hub.dispatch(note("ann", data=b"x" * LARGE))
-    return f"user_id=ann&last_event_id={service.history.process}.0"
+    return f"user_id=ann&last_event_id={service.history.sources.process}.0"
 
 
 async def live(service: Service) -> str:

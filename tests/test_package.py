@@ -148,7 +148,7 @@ def test_the_fast_way_loads_no_quart(module: str) -> None:
     assert not reach(module) & {"quart", "quart_trio"}
 
 
-PURE = ("sse", "messages", "event_ids", "history", "notices")
+PURE = ("sse", "messages", "event_ids", "sources", "history", "notices")
 
 
 @pytest.mark.parametrize("module", [f"delivery.{name}" for name in PURE])

@@ -42,7 +42,7 @@ async def test_whoever_comes_back_is_counted_and_gets_what_was_missed() -> None:
 
 
 async def test_positions_of_one_process_are_not_those_of_another() -> None:
-    assert Service(settings()).history.process != Service(settings()).history.process
+    assert Service(settings()).history.sources.process != Service(settings()).history.sources.process
 
 
 @pytest.mark.parametrize(("slow_client", "closed"), [("gap", False), ("disconnect", True)])

@@ -158,7 +158,7 @@ async def test_with_the_token_ends_what_its_client_catches_up_with_and_a_new_one
 ) -> None:
     service = service_of()
     await nursery.start(service.lifetimes.run)
-    first = service.history.process + ".0"
+    first = service.history.sources.process + ".0"
     for number in range(10):
         service.hub.dispatch(note("ann", data=b"%d" % number + b" " * PAGE_BYTES))
     received = b""
@@ -185,7 +185,7 @@ async def test_a_stream_that_lasts_long_enough_ends_whatever_its_client_has_yet_
 ) -> None:
     service = service_of(max_stream_seconds=10)
     await nursery.start(service.lifetimes.run)
-    first = service.history.process + ".0" if catching_up else None
+    first = service.history.sources.process + ".0" if catching_up else None
     for _ in range(10):
         service.hub.dispatch(note("ann", data=b" " * PAGE_BYTES))
     with OpenStream(service, accepted(last_event_id=first)) as connection:

@@ -182,8 +182,8 @@ async def test_a_key_of_another_type_is_a_problem_that_names_the_setting(
 async def test_with_the_channel_in_use_too_ids_are_made_of_both(port: int, back_end: BackEnd) -> None:
     async with reading(port) as service:
         client = came(service)
-        process = service.history.process
-        await until(lambda: service.history.channel_known_from == 0)
+        process = service.history.sources.process
+        await until(lambda: service.history.sources.caught_up_at == 0)
         for number in (1, 2, 3, 4):
             if number % 2:
                 back_end.add(number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -32,9 +32,11 @@ class Clock:
 
 def add(history: History, *users: str, frame: bytes = b"", entry: EntryId | None = None) -> str:
     """A message for `users`, or everybody's. Returns its id, which is its frame as well."""
-    position = history.advance(entry)
-    history.keep(users or None, frame or position.encode() + b" ", entry=entry)
-    return position
+    return history.append(users or None, lambda id: frame or id.encode() + b" ", entry=entry)[0]  # noqa: A006
+
+
+def same(frame: bytes, _: str) -> bytes:
+    return frame
 
 
 def pages(history: History, user: str, after: int, max_bytes: int = 1) -> list[bytes]:
@@ -97,7 +99,7 @@ class Histories(RuleBasedStateMachine):
         self.history = new_history(
             messages=MESSAGES, seconds=SECONDS, max_bytes=MAX_BYTES, clock=self.clock, has_log=True
         )
-        self.history.last_entry = (0, 0)
+        self.history.read_up_to((0, 0))
         self.naive = Naive()
         self.entry = 0
 
@@ -115,15 +117,14 @@ class Histories(RuleBasedStateMachine):
         for _ in range(times):
             self.entry += by_log
             entry = (self.entry, 0) if by_log else None
-            position = self.history.advance(entry, own=own)
             number = self.naive.latest + 1
+            frame = b"%d:%b\n" % (number, b"x" * size)
+            position, _ = self.history.append(users, partial(same, frame), entry=entry, age=age, own=own)
             self.naive.read[number] = (self.entry, 0)
             if not (by_log or own) and self.naive.channel_since is None:
                 self.naive.channel_since = number
-            frame = b"%d:%b\n" % (number, b"x" * size)
             message = Message(number, users, frame, entry, position, self.clock.now + SECONDS - age)
             self.naive.messages.append(message)
-            self.history.keep(users, frame, entry=entry, age=age)
             self.naive.let_go(self.clock.now)
 
     @rule(seconds=st.floats(0, 30))
@@ -197,13 +198,13 @@ def test_ids_count_from_one_and_name_the_process() -> None:
 def test_with_a_log_an_id_is_the_entry_s_own_until_the_channel_is_used_too() -> None:
     history = new_history(has_log=True)
     assert history.text(0) is None  # nobody has looked at the log yet
-    history.last_entry = (7, 0)
+    history.read_up_to((7, 0))
     assert history.text(0) == "7-0"
     assert add(history, "ann", entry=(8, 1)) == "8-1"
-    assert history.advance(own=True) == "8-1"
+    assert history.append(None, str.encode, own=True)[0] == "8-1"
     assert add(history, "ann") == f"8-1/{PROCESS}.3"
     assert add(history, "ann", entry=(9, 0)) == f"9-0/{PROCESS}.4"
-    assert history.advance(own=True) == f"9-0/{PROCESS}.5"
+    assert history.append(None, str.encode, own=True)[0] == f"9-0/{PROCESS}.5"
     assert [history.text(number) for number in (1, 2, 3)] == ["8-1", "8-1", f"8-1/{PROCESS}.3"]
     assert history.text(4) == f"9-0/{PROCESS}.4"
 
@@ -264,9 +265,8 @@ def test_the_oldest_goes_when_its_time_has_come_counted_from_its_own_age() -> No
     clock = Clock()
     history = new_history(seconds=10, clock=clock)
     for age in (9.0, 4.0, 0.0):
-        history.advance()
-        history.keep(("ann",), b"%d " % age, age=age)
-    history.advance()
+        history.append(("ann",), lambda _, age=age: b"%d " % age, age=age)  # type: ignore[misc]
+    history.append(("bob",), str.encode)
     for now, left in ((0.9, b"9 4 0 "), (1.0, b"4 0 "), (5.9, b"4 0 "), (6.0, b"0 "), (10.0, b"")):
         clock.now = now
         history.evict()
@@ -306,32 +306,13 @@ def test_a_restart_forgets_everything_and_counts_on() -> None:
     assert history.page("ann", 4) == (b"3-0 ", 5)
 
 
-def test_ids_that_may_be_of_the_log_before_are_doubtful() -> None:
-    """It went on below where it had been: an id in between may be of either."""
-    history = new_history(has_log=True)
-    for entry in ((0, 0), (5, 0), (2**64 - 1, 0)):
-        assert not history.is_doubtful(entry)
-    history.restart((2, 0), (4, 0))
-    doubtful = {entry for entry in range(9) if history.is_doubtful((entry, 0))}
-    assert doubtful == {3, 4}
-    assert history.is_doubtful((2, 1))
-    assert not history.is_doubtful((4, 1))
-
-
-def test_after_a_second_restart_ids_of_both_logs_before_are_doubtful() -> None:
-    history = new_history(has_log=True)
-    history.restart((2, 0), (8, 0))
-    history.restart((3, 0), (5, 0))
-    assert [entry for entry in range(12) if history.is_doubtful((entry, 0))] == [3, 4, 5, 6, 7, 8]
-
-
 def test_an_entry_that_was_read_but_not_kept_counts_as_read() -> None:
     """It could not be delivered to anybody. Whoever comes back behind it need not be told again."""
     history = new_history(has_log=True)
     add(history, "ann", entry=(1, 0))
-    history.last_entry = (2, 0)
+    history.read_up_to((2, 0))
     assert (history.at(1), history.text(1), history.sequence_of((2, 0))) == ((2, 0), "2-0", 1)
-    assert all(earlier <= later for earlier, later in pairwise([history.entry_floor, history.last_entry]))
+    assert history.entry_floor <= (2, 0)
 
 
 def _held(history: History) -> int:

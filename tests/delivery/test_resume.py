@@ -21,8 +21,7 @@ OTHER = "0123456789ab"
 
 
 def add(history: History, entry: EntryId | None = None) -> None:
-    history.advance(entry)
-    history.keep(None, b"x", entry=entry)
+    history.append(None, lambda _: b"x", entry=entry)
 
 
 def channel_only() -> History:
@@ -44,7 +43,8 @@ def log_only() -> History:
 def both() -> History:
     """10-0, 11-0, channel, 12-0, channel with the numbers 1 to 5, all kept."""
     history = new_history(has_log=True)
-    history.last_entry = history.entry_floor = (9, 0)
+    history.filled_from((9, 0))
+    history.read_up_to((9, 0))
     for entry in ((10, 0), (11, 0), None, (12, 0), None):
         add(history, entry)
     return history
@@ -237,7 +237,7 @@ def entry(hub: Hub, *numbers: int) -> None:
 )
 def test_an_id_that_may_be_of_the_log_before_is_told_so(position: str, gap: bool) -> None:
     hub = new_hub(has_log=True)
-    hub.history.last_entry = (0, 0)
+    hub.history.read_up_to((0, 0))
     entry(hub, 10, 11, 12)
     made_anew(hub)
     entry(hub, 11, 20)
@@ -248,7 +248,7 @@ def test_an_id_that_may_be_of_the_log_before_is_told_so(position: str, gap: bool
 
 def test_one_who_catches_up_while_the_log_is_made_anew_is_told_what_is_gone() -> None:
     hub = new_hub(has_log=True)
-    hub.history.last_entry = (0, 0)
+    hub.history.read_up_to((0, 0))
     entry(hub, 10, 11, 12)
     resumer = Resumer(hub.history, heartbeat_seconds=30.0)
     connection = unbegun(hub, "ann", recovery=resumer)
@@ -304,7 +304,8 @@ class Comeback:
         self.history = self.hub.history
         self.resumer = Resumer(self.history, heartbeat_seconds=30.0)
         if has_log:
-            self.history.last_entry = self.history.entry_floor = (100, 0)
+            self.history.filled_from((100, 0))
+            self.history.read_up_to((100, 0))
         self.disconnect = disconnect
         self.padding = "x" * replay_size
         self.entries: list[tuple[EntryId, int, bytes]] = []

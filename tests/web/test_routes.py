@@ -215,7 +215,7 @@ async def test_a_stream_says_connected_first_and_then_what_is_published(service:
     assert hello.event == "connected"
     assert hello.json()["user_id"] == "ann"
     assert 2000 <= (hello.retry or 0) <= 5000
-    assert hello.id == f"{service.history.process}.0"
+    assert hello.id == f"{service.history.sources.process}.0"
     assert [event.data for event in parsed(stream.body)[1:]] == ["hello"]
 
 
@@ -241,7 +241,7 @@ async def test_with_http2_a_client_has_the_write_timeout_for_all_that_is_left_wh
     for _ in range(10):
         service.hub.dispatch(note("ann", data=b" " * PAGE_BYTES))
     request = Slow()
-    scope = http_scope("/sse", b"user_id=ann&last_event_id=%b.0" % service.history.process.encode())
+    scope = http_scope("/sse", b"user_id=ann&last_event_id=%b.0" % service.history.sources.process.encode())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(asgi(service), {**scope, "http_version": "2"}, request.receive, request.send)
         await trio.sleep(50)

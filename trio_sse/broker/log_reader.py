@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
@@ -101,7 +100,7 @@ class LogReader:
                     found.append((entry, payload))
             if not pace.full:
                 break
-        history.entry_floor = end if floor is None else floor
+        history.filled_from(end if floor is None else floor)
         now = time.time()
         while found:
             entry, payload = found.pop()  # to let go of it: what is kept is a copy
@@ -110,16 +109,16 @@ class LogReader:
             except messages.MessageError:
                 continue
             self._hub.remember(notification, entry, max(0.0, now - entry[0] / 1000))
-        history.last_entry = newest
+        history.read_up_to(newest)
 
     async def follow(self) -> None:
         """Give the hub what is added, from the place where it was left, until Redis is lost."""
         history, behind = self._hub.history, True
-        history.channel_known_from = math.inf
+        history.sources.log_is_behind()
         while True:
             if not behind:
                 # What is added from now on is newer than the subscription to the channel.
-                history.channel_known_from = min(history.channel_known_from, history.latest)
+                history.sources.log_caught_up(history.latest)
                 async with answer_within(self._silence_seconds):
                     last = self._entered.last
                     await wait_for_entry(self._link, self._key, last, self._block_milliseconds)
@@ -139,7 +138,7 @@ class LogReader:
         for entry, payload in entries:
             self._publish(payload, entry)
             place.advance(entry)
-            self._hub.history.last_entry = entry
+            self._hub.history.read_up_to(entry)
         self._resumer.reached(place.last)
         return self._pace.full
 

@@ -98,7 +98,7 @@ class Lookup:
                 wanted.append(_Wanted(replay, oldest, floor))
             else:  # since it was asked, this process has read so far
                 sequence = history.sequence_of(after)
-                self._resumer.answer(replay, sequence, after, self._channel_before(sequence))
+                self._resumer.answer(replay, sequence, after, history.sources.replay_doubt(sequence))
         if not wanted:
             return
         reached = await self._look_back(link, wanted)
@@ -109,19 +109,13 @@ class Lookup:
             replay, after = want.replay, want.replay.after
             there = read.is_in(info) and (info.untrimmed or after >= (info.first or info.last))
             intact = there and after >= max(reached, place.broken_off)
-            gap = self._channel_before(want.sequence) if intact else "history_expired"
+            gap = history.sources.replay_doubt(want.sequence) if intact else "history_expired"
             replay.older, replay.count = want.frames[::-1], want.count
             rest = None
             if want.paged:
                 begins = after if intact else max(after, reached, before(info.first or (0, 0)))
                 rest = Rest(begins, want.top, want.sequence, place.broken_off, FIRST_PAGE)
             self._resumer.answer(replay, want.sequence, want.top, gap, rest=rest)
-
-    def _channel_before(self, sequence: int) -> str | None:
-        """Why messages up to this sequence may be missing, though all of the log is there: whoever had to
-        ask said nothing of what it has had by the channel."""
-        since = self._history.channel_since
-        return "unknown_id" if since is not None and since <= sequence else None
 
     async def _look_back(self, link: Link, wanted: list[_Wanted]) -> EntryId:
         """Read the log backwards, and count for each replay what is for it, or keep it if that is no

@@ -135,7 +135,7 @@ class Subscriber:
             # Nobody knows what was published while we were away, so everybody is told. With a stream, that
             # concerns those only who use the channel as well.
             self._hub.counters.redis_reconnects += 1
-            if self._log_reader is None or self._hub.history.channel_since is not None:
+            if self._log_reader is None or self._hub.history.sources.channel_since is not None:
                 self._hub.announce_gap("redis_reconnected")
 
     def _lost(self, error: BaseException) -> None:

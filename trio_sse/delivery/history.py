@@ -11,7 +11,8 @@ from operator import itemgetter
 from sys import getsizeof
 from typing import Any, Generic, TypeVar
 
-from trio_sse.delivery.event_ids import EntryId, entry_text
+from trio_sse.delivery.event_ids import EntryId
+from trio_sse.delivery.sources import Sources
 
 PAGE_BYTES = 65536
 """How much of a replay is made at a time: about what a socket takes at once."""
@@ -24,9 +25,9 @@ _INDEX_BYTES = 240
 
 
 class History:
-    """Every message gets its number and its id here, whether it is kept or not.
+    """Every message gets its sequence and its id here, whether it is kept or not.
 
-    Numbers count from 1 in the order this process learned of the messages. Everything after `floor` is kept.
+    Sequences count from 1, in the order this process learned of the messages. All after `floor` is kept.
     Finding a place costs the logarithm of what is stored for a user; a replay costs what it replays.
     """
 
@@ -34,20 +35,15 @@ class History:
         self, process: str, *, messages: int, seconds: float, max_bytes: int, clock: Callable[[], float],
         has_log: bool = False,
     ) -> None:  # fmt: skip
-        self.process = process
-        self.has_log = has_log
-        """Whether ids are those of a log."""
+        self.sources = Sources(process, has_log=has_log)
         self.latest = 0
+        """The sequence of the newest message."""
         self.floor = 0
+        """The sequence of the newest message that is gone. Only this class changes it, and the others."""
         self.last_entry: EntryId | None = None
-        """The log entry read last. None until a log has been looked at."""
+        """The log's entry read last. None until a log has been looked at."""
         self.entry_floor: EntryId = (0, 0)
         """Every entry after it that was read is kept."""
-        self.channel_since: int | None = None
-        """With a log: the number of the first message that came by the channel."""
-        self._doubtful: tuple[EntryId, EntryId] | None = None
-        self.channel_known_from: float = -1
-        """With a log: what came by the channel after this number is known, what came before is not."""
         self._messages = messages
         self._seconds = seconds
         self._max_bytes = max_bytes
@@ -65,29 +61,31 @@ class History:
         """How many users have an index. Everybody counts as one."""
         return len(self._users)
 
-    def advance(self, entry: EntryId | None = None, *, own: bool = False) -> str:
-        """Number the next message and return its id. It is the log's entry `entry`, or it came by the
-        channel, or the service says it itself (`own`)."""
-        self.latest += 1
+    def append(
+        self, users: tuple[str, ...] | None, encode: Callable[[str], bytes], *, entry: EntryId | None = None,
+        age: float = 0, own: bool = False,
+    ) -> tuple[str, bytes]:  # fmt: skip
+        """Give the next message its sequence, `latest`, and its id, and keep it. Returns the id and the frame
+        that `encode` makes with it.
+
+        The message is for `users`; None: for everybody. It is the log's `entry`, or came by the channel, or
+        the service says it itself (`own`). `age` in seconds.
+        """
+        self.latest = sequence = self.latest + 1
         if entry is not None:
             self.last_entry = entry
-        elif self.has_log and self.channel_since is None and not own:
-            self.channel_since = self.latest
-        return self._text(self.last_entry, self.latest)
-
-    def keep(
-        self, users: tuple[str, ...] | None, frame: bytes, *, entry: EntryId | None = None, age: float = 0
-    ) -> None:
-        """Keep the message numbered last. `users` None: it is everybody's. `age` in seconds."""
-        sequence = self.latest
+        elif not own:
+            self.sources.channel_brought(sequence)
+        position = self.sources.text(self.last_entry, sequence)
+        frame = encode(position)
+        if entry is not None:
+            self._entry_ids.entries.append((sequence, entry))
         shelves: tuple[str | None, ...] = (None,) if users is None else users
         size = len(frame) + _ENTRY_BYTES
         if users is not None:
             size += sum(map(getsizeof, users)) + _INDEX_BYTES * len(users)
         self._kept.append((sequence, self._clock() + self._seconds - age, shelves, size))
         self._bytes += size
-        if entry is not None:
-            self._entry_ids.entries.append((sequence, entry))
         kept = (sequence, frame)
         for user in shelves:
             shelf = self._users.get(user)
@@ -95,6 +93,15 @@ class History:
                 shelf = self._users[user] = _Shelf()
             shelf.entries.append(kept)
         self.evict()
+        return position, frame
+
+    def filled_from(self, entry: EntryId) -> None:
+        """Every entry of the log after this one is going to be appended."""
+        self.entry_floor = entry
+
+    def read_up_to(self, entry: EntryId) -> None:
+        """The log has been read up to this entry, whether it was a message or not."""
+        self.last_entry = entry
 
     def evict(self) -> None:
         """Let go of what is beyond the bounds."""
@@ -114,8 +121,7 @@ class History:
     def restart(self, entry: EntryId, was_at: EntryId) -> None:
         """Forget everything: the log has become another one. It had come to `was_at`, and goes on after
         `entry`."""
-        after, until = self._doubtful or (entry, was_at)
-        self._doubtful = (min(after, entry), max(until, was_at))
+        self.sources.log_made_anew(entry, was_at)
         self._kept.clear()
         self._users.clear()
         self._entry_ids = _Shelf()
@@ -123,22 +129,17 @@ class History:
         self.floor = self.latest
         self.last_entry = self.entry_floor = entry
 
-    def channel_doubt(self, number: int) -> str | None:
-        """The reason why something may have come by the channel after this number that is not known here."""
-        unknown = self.channel_since is not None and number <= self.channel_known_from
-        return "unknown_id" if unknown else None
-
-    def is_doubtful(self, entry: EntryId) -> bool:
-        """Whether this may be the id of an entry in what the log was before it became another one."""
-        return self._doubtful is not None and self._doubtful[0] < entry <= self._doubtful[1]
+    def covers(self, entry: EntryId) -> bool:
+        """Whether all that the log has after this entry, as far as it was read, is kept."""
+        return self.last_entry is not None and self.entry_floor <= entry <= self.last_entry
 
     def count(self, user: str, after: int) -> int:
-        """How many messages for `user` came after the number `after` and are kept."""
+        """How many messages for `user` came after the sequence `after` and are kept."""
         return sum(shelf.newer(after) for shelf in self._shelves(user))
 
     def page(self, user: str, after: int, max_bytes: int = PAGE_BYTES) -> tuple[bytes, int]:
-        """The next messages for `user` after the number `after`, and up to which number that is: `latest` at
-        the end of what is kept. At least one, and about `max_bytes`."""
+        """The next messages for `user` after the sequence `after`, and how far they reach: to `latest` at the
+        end of what is kept. At least one, and about `max_bytes`."""
         shelves = [shelf for shelf in self._shelves(user) if shelf.newer(after)]
         own = [islice(shelf.entries, shelf.find(after), None) for shelf in shelves]
         entries = own[0] if len(own) == 1 else heapq.merge(*own)
@@ -152,7 +153,7 @@ class History:
         return b"".join(frames), self.latest
 
     def at(self, sequence: int) -> EntryId | None:
-        """The log's last entry up to the number `sequence`. None if that is not known, or no longer."""
+        """The log's last entry up to `sequence`. None if that is not known, or no longer."""
         if self.last_entry is None or sequence < self.floor:
             return None
         return (
@@ -160,22 +161,15 @@ class History:
         )
 
     def text(self, sequence: int) -> str | None:
-        """The id that stands for everything up to the number `sequence`, or None if it is no longer known."""
+        """The id that stands for everything up to `sequence`, or None if it is no longer known."""
         entry = self.at(sequence)
-        return None if self.has_log and entry is None else self._text(entry, sequence)
+        return None if self.sources.has_log and entry is None else self.sources.text(entry, sequence)
 
     def sequence_of(self, entry: EntryId) -> int:
-        """The number of the last message kept that is not after the log's entry `entry`, or `floor`."""
+        """The sequence of the last message kept that is not after the log's entry `entry`, or `floor`."""
         entries = self._entry_ids.entries
         place = bisect_right(entries, entry, self._entry_ids.start, key=itemgetter(1))
         return entries[place - 1][0] if place > self._entry_ids.start else self.floor
-
-    def _text(self, entry: EntryId | None, sequence: int) -> str:
-        if entry is None:
-            return f"{self.process}.{sequence}"
-        if self.channel_since is None or sequence < self.channel_since:
-            return entry_text(entry)
-        return f"{entry_text(entry)}/{self.process}.{sequence}"
 
     def _shelves(self, user: str) -> list[_Shelf[bytes]]:
         return [shelf for key in (user, None) if (shelf := self._users.get(key))]
@@ -213,14 +207,14 @@ class _Shelf(Generic[_T]):
             self.start = 0
 
     def find(self, after: int) -> int:
-        """The place of the first with a number above `after`."""
+        """The place of the first with a sequence above `after`."""
         return bisect_left(self.entries, (after + 1,), self.start)
 
     def newer(self, after: int) -> int:
-        """How many have a number above `after`."""
+        """How many have a sequence above `after`."""
         return len(self.entries) - self.find(after)
 
     def latest(self, sequence: int, default: _T) -> _T:
-        """The last whose number is not above `sequence`."""
+        """The last whose sequence is not above `sequence`."""
         place = self.find(sequence)
         return self.entries[place - 1][1] if place > self.start else default

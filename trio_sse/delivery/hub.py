@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import trio
 
@@ -95,9 +96,7 @@ class Hub:
 
     def remember(self, notification: Notification, entry: EntryId, age: float) -> None:
         """Keep an entry of the log from before this process, for those who come back."""
-        position = self.history.advance(entry)
-        frame = sse.event(notification.data, name=notification.event, id=position)
-        self.history.keep(notification.users, frame, entry=entry, age=age)
+        self.history.append(notification.users, partial(_frame, notification), entry=entry, age=age)
 
     def dispatch(
         self, notification: Notification, entry: EntryId | None = None, receipt: Receipt | None = None
@@ -109,9 +108,7 @@ class Hub:
         """
         self.counters.received += 1
         users = notification.users
-        position = self.history.advance(entry)
-        frame = sse.event(notification.data, name=notification.event, id=position)
-        self.history.keep(users, frame, entry=entry)
+        position, frame = self.history.append(users, partial(_frame, notification), entry=entry)
         here = None if users is None else [user for user in users if user in self._users]
         receipts = None
         if receipt is not None:
@@ -173,8 +170,7 @@ class Hub:
     def announce_gap(self, reason: str) -> None:
         """Tell every connection that messages may be missing, how many is not known. Those who come back
         later find it in its place."""
-        frame = gap(reason, None, id=self.history.advance(own=True))
-        self.history.keep(None, frame)
+        _, frame = self.history.append(None, lambda position: gap(reason, None, id=position), own=True)
         batch = Batch.notice(frame)
         for connection in list(self._due):
             connection.tell_marked(reason, batch)
@@ -201,3 +197,7 @@ class Hub:
         self.closed = self.draining = True
         for connection in list(self._due):
             connection.close()
+
+
+def _frame(notification: Notification, position: str) -> bytes:
+    return sse.event(notification.data, name=notification.event, id=position)

@@ -33,31 +33,30 @@ class FromLog(NamedTuple):
 def decide(position: Position | None, history: History) -> FromMemory | FromLog:
     """Where to go on from `position`, which is None when it could not be read.
 
-    A position that this process gave counts by its number, any other by the log's entry in it. What
-    came by the channel in another process is not known here: a `gap` says so once the channel is in use.
+    A position that this process gave counts by its sequence, any other by the log's entry in it. What came by
+    the channel in another process is not known here: a `gap` says so once the channel is in use.
     """
+    sources = history.sources
     if position is None:
         return FromMemory(history.latest, "unknown_id")
-    ours = position.process == history.process and position.sequence <= history.latest
+    ours, entry = sources.is_ours(position, history.latest), position.entry
     if ours and position.sequence >= history.floor:
         return FromMemory(position.sequence)
-    if not history.has_log or position.entry is None:
-        return (
-            FromMemory(history.floor, "history_expired") if ours else FromMemory(history.latest, "unknown_id")
-        )
-    doubt = "unknown_id" if history.is_doubtful(position.entry) else None
-    if history.last_entry is None or not history.entry_floor <= position.entry <= history.last_entry:
-        unsure = position.process is not None or history.channel_since is not None
-        reason = ("history_expired" if ours else "unknown_id") if unsure else doubt
-        return FromLog(position.entry, reason, whole=unsure and not ours)
+    if entry is None or not sources.has_log:
+        if ours:
+            return FromMemory(history.floor, "history_expired")
+        return FromMemory(history.latest, "unknown_id")
+    if not history.covers(entry):
+        whole = sources.is_mixed(position) and not ours
+        return FromLog(entry, sources.log_doubt(position, ours=ours), whole=whole)
     if ours:  # all that is gone came by the channel
         return FromMemory(history.floor, "history_expired")
-    sequence = history.sequence_of(position.entry)
-    if position.process is None and (history.channel_since is None or history.channel_since > sequence):
+    sequence = history.sequence_of(entry)
+    if position.process is None and not sources.replay_doubt(sequence):
         # It has had nothing by the channel. What came so before this process listened nobody knows.
-        return FromMemory(sequence, doubt or history.channel_doubt(sequence))
+        return FromMemory(sequence, sources.entry_doubt(entry) or sources.channel_doubt(sequence))
     # Messages of the channel are among those kept, and the client may have had them from another process.
-    return FromLog(position.entry, "unknown_id", whole=True)
+    return FromLog(entry, "unknown_id", whole=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -118,8 +117,7 @@ class Resumer:
         if at is None:
             self._go_on(connection, FromMemory(history.floor, "history_expired"), greet=False)
         else:
-            gone = history.channel_since is not None or history.is_doubtful(at)
-            self._ask(PendingReplay(weakref.ref(connection), at, "history_expired" if gone else None))
+            self._ask(PendingReplay(weakref.ref(connection), at, history.sources.lost_behind(at)))
 
     def fetch(self, connection: Connection, rest: Rest) -> None:
         """`connection` has taken all it was given, and is to get the next page of `rest`."""
