@@ -64,7 +64,7 @@ def tests(session: nox.Session) -> None:
     """Unit tests, with the coverage they must reach by themselves."""
     session.run(
         DEV, "-m", "pytest", "tests", "--ignore=tests/integration", *WORKERS, "--cov", *session.posargs
-    )  # fmt: skip
+    )
 
 
 @in_dev()
@@ -113,9 +113,16 @@ def fuzz(session: nox.Session) -> None:
     longer = {"FUZZ_SECONDS": "600"}
     session.run(DEV, "-m", "pytest", "tests/integration/test_fuzz.py", *session.posargs, env=longer)
     session.run(
-        DEV, "-m", "pytest", "-p", "tests.fuzz.budget", "--hypothesis-profile=fuzz", "tests",
-        "--ignore=tests/integration", *session.posargs,
-    )  # fmt: skip
+        DEV,
+        "-m",
+        "pytest",
+        "-p",
+        "tests.fuzz.budget",
+        "--hypothesis-profile=fuzz",
+        "tests",
+        "--ignore=tests/integration",
+        *session.posargs,
+    )
 
 
 @nox.session
@@ -138,10 +145,26 @@ def lock(session: nox.Session) -> None:
     """Write requirements-dev.txt anew. `nox -s lock -- --upgrade` takes newer versions."""
     session.install("-q", "uv")
     session.run(
-        "uv", "pip", "compile", "pyproject.toml", "--group", "dev", "--universal", "--python-version", "3.11",
-        "--generate-hashes", "--no-strip-extras", "--no-emit-index-url", "--no-emit-find-links", "--quiet",
-        "--custom-compile-command", "nox -s lock", "--output-file", "requirements-dev.txt", *session.posargs,
-    )  # fmt: skip
+        "uv",
+        "pip",
+        "compile",
+        "pyproject.toml",
+        "--group",
+        "dev",
+        "--universal",
+        "--python-version",
+        "3.11",
+        "--generate-hashes",
+        "--no-strip-extras",
+        "--no-emit-index-url",
+        "--no-emit-find-links",
+        "--quiet",
+        "--custom-compile-command",
+        "nox -s lock",
+        "--output-file",
+        "requirements-dev.txt",
+        *session.posargs,
+    )
 
 
 @nox.session(reuse_venv=False)

@@ -52,9 +52,16 @@ def test_all_is_well(capsys: pytest.CaptureFixture[str], valkey: int) -> None:
     code, out = lines(capsys, redis_port=valkey)
     assert code == 0
     assert "WRONG" not in out
-    for said in ("settings", "open to everybody", "SSE_AUTH", "is free", "connected",
-                 "may subscribe to notifications", "came back",
-                 "0 other subscriber(s) of notifications"):  # fmt: skip
+    for said in (
+        "settings",
+        "open to everybody",
+        "SSE_AUTH",
+        "is free",
+        "connected",
+        "may subscribe to notifications",
+        "came back",
+        "0 other subscriber(s) of notifications",
+    ):
         assert said in out
 
 
@@ -126,9 +133,13 @@ def test_an_acl_that_allows_one_channel_is_no_mistake(
 ) -> None:
     with redis.Redis(port=valkey) as client:
         client.acl_setuser(
-            "narrow", enabled=True, passwords=["+pw"], reset=True, channels=["notifications"],
+            "narrow",
+            enabled=True,
+            passwords=["+pw"],
+            reset=True,
+            channels=["notifications"],
             commands=["+subscribe", "+publish"],
-        )  # fmt: skip
+        )
         code, out = lines(capsys, redis_port=valkey, redis_username="narrow", redis_password="pw")
     assert code == 0, out
     assert "no message was tried" in out

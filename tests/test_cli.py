@@ -170,9 +170,16 @@ def test_a_certificate_is_given_to_the_server(
 
     monkeypatch.setattr("hypercorn.trio.serve", served)
     result = run(
-        "--host", "127.0.0.1", "--port", "0", "--tls-cert", str(cert), "--tls-key", str(key),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--tls-cert",
+        str(cert),
+        "--tls-key",
+        str(key),
         REDIS_HOST="127.0.0.1",
-    )  # fmt: skip
+    )
     assert result.exit_code == 0
     assert seen[0].ssl_enabled
     assert seen[0].create_ssl_context() is not None

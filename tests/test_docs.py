@@ -12,9 +12,12 @@ from trio_sse.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 DOCS = [
-    ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md",
+    ROOT / "README.md",
+    ROOT / "README.zh-CN.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "benchmarks" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
-]  # fmt: skip
+]
 by_name = pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
 FORMER = {"SSE_DOOR"}
 """Names that settings had before, for which the changelog is."""

@@ -83,17 +83,6 @@ def test_loggers_of_others_are_left_alone() -> None:
     assert (list(root.handlers), root.level) == before
 
 
-def test_a_logger_that_was_adopted_writes_the_same_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(settings(log_format="json"))
-    other = logging.getLogger("tests.other")
-    logs.adopt(other)
-    other.warning("from %s", "elsewhere")
-    (line,) = capsys.readouterr().err.splitlines()
-    said = json.loads(line)
-    assert (said["event"], said["level"]) == ("from elsewhere", "warning")
-    other.handlers = []
-
-
 HOSTILE = (
     "\x1b[2J\x1b[31mFAKE\x07\x08\x7f\x85\x9b2J\u2028\u2029\u202e\u2066\u200f\ufeff"
     "\r\n2026 [info] \U000e0041\udcff"

@@ -25,9 +25,8 @@ with socket.socket() as first:
 def test_what_is_closed_leads_nowhere(closed: str) -> None:
     command = ["bash", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, PROGRAM]
     ended = subprocess.run(
-        command, env=with_code_under_test({}), stdin=subprocess.PIPE, capture_output=True,
-        timeout=60,
-    )  # fmt: skip
+        command, env=with_code_under_test({}), stdin=subprocess.PIPE, capture_output=True, timeout=60
+    )
     assert ended.returncode == 10 + closed.count("&-")
 
 

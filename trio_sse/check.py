@@ -27,7 +27,7 @@ MESSAGE = '{"user_id":1,"message":"hello"}'
 
 
 def run(settings: Settings) -> int:
-    """Print one line per check. Returns the exit code: 1 if anything is to be mended."""
+    """Print one line per check. Returns the exit code: 1 if anything has to be changed."""
     click.echo("ok    settings")
     for notice in settings.notices:
         click.echo(f"note  {notice}")

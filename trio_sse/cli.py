@@ -105,7 +105,7 @@ def serve(**options: str | None) -> None:
 @main.command("check")
 @_overrides
 def check_command(**options: str | None) -> None:
-    """Try settings, port, Redis and channel, and say what to mend. Exit code 1 if anything is."""
+    """Try settings, port, Redis and channel, and say what to change. Exit code 1 if anything is."""
     settings = _settings(options)
     sys.exit(check.run(settings))
 

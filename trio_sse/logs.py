@@ -42,12 +42,6 @@ def configure(settings: Settings) -> None:
     )
 
 
-def adopt(logger: logging.Logger) -> None:
-    """Let another library's logger write the same lines to the same place."""
-    logger.handlers = logging.getLogger("trio_sse").handlers
-    logger.propagate = False
-
-
 _SHARED: list[structlog.typing.Processor] = [
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -111,11 +111,14 @@ class OpenStream:
         try:
             self._take()
         except BaseException:
-            self.__exit__()
+            self._give_back()
             raise
         return self._connection
 
     def __exit__(self, *_: object) -> None:
+        self._give_back()
+
+    def _give_back(self) -> None:
         self._service.hub.leave(self._connection)
         if self._counted:
             self._counted = False

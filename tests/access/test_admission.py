@@ -230,9 +230,13 @@ async def full(*headers: tuple[bytes, bytes], **values: Any) -> Accepted | Refus
 
 @pytest.mark.parametrize(
     ("name", "status"),
-    [("max_connections", 503), ("max_connections_per_user", 429), ("max_connections_per_address", 429),
-     ("connection_rate_per_address", 429)],
-)  # fmt: skip
+    [
+        ("max_connections", 503),
+        ("max_connections_per_user", 429),
+        ("max_connections_per_address", 429),
+        ("connection_rate_per_address", 429),
+    ],
+)
 async def test_who_asks_for_no_stream_is_told_to_try_later(name: str, status: int) -> None:
     answer = await full((b"accept", b"*/*"), **{name: 1})
     assert isinstance(answer, Refused)

@@ -97,11 +97,22 @@ def changed(key: Key, **members: Any) -> str:
 
 @pytest.mark.parametrize(
     "members",
-    [{"use": "enc"}, {"use": "SIG"}, {"use": 5}, {"key_ops": ["encrypt"]}, {"key_ops": "verify"},
-     {"alg": "PS256"}, {"alg": "RSA-OAEP"}, {"alg": "HS256"}, {"alg": ["RS256"]}, {"d": "AQAB"},
-     {"kty": "oct"}, {"use": "enc", "key_ops": ["verify"]}],
+    [
+        {"use": "enc"},
+        {"use": "SIG"},
+        {"use": 5},
+        {"key_ops": ["encrypt"]},
+        {"key_ops": "verify"},
+        {"alg": "PS256"},
+        {"alg": "RSA-OAEP"},
+        {"alg": "HS256"},
+        {"alg": ["RS256"]},
+        {"d": "AQAB"},
+        {"kty": "oct"},
+        {"use": "enc", "key_ops": ["verify"]},
+    ],
     ids=str,
-)  # fmt: skip
+)
 async def test_a_key_that_is_for_something_else_verifies_nothing(
     server: KeyServer, verifier: Verifier, members: dict[str, Any]
 ) -> None:
@@ -112,10 +123,13 @@ async def test_a_key_that_is_for_something_else_verifies_nothing(
 
 @pytest.mark.parametrize(
     "members",
-    [{"use": "sig", "alg": "RS256", "key_ops": ["verify"]}, {"use": None, "key_ops": None, "alg": None},
-     {"key_ops": ["sign", "verify"]}],
+    [
+        {"use": "sig", "alg": "RS256", "key_ops": ["verify"]},
+        {"use": None, "key_ops": None, "alg": None},
+        {"key_ops": ["sign", "verify"]},
+    ],
     ids=str,
-)  # fmt: skip
+)
 async def test_a_key_that_is_for_this_verifies(
     server: KeyServer, verifier: Verifier, members: dict[str, Any]
 ) -> None:

@@ -166,9 +166,14 @@ def test_a_page_that_was_loaded_anew_tells_its_position_in_the_query(
 
 @pytest.mark.parametrize(
     ("query", "token"),
-    [(b"", None), (b"user_id=a", None), (b"access_token=", None), (b"access_token=a.b.c&user_id=a", "a.b.c"),
-     (b"access_token=x&access_token=x", "x")],
-)  # fmt: skip
+    [
+        (b"", None),
+        (b"user_id=a", None),
+        (b"access_token=", None),
+        (b"access_token=a.b.c&user_id=a", "a.b.c"),
+        (b"access_token=x&access_token=x", "x"),
+    ],
+)
 def test_the_token_of_the_query(query: bytes, token: str | None) -> None:
     answer = read_request(query, [], ANY_ORIGIN)
     assert isinstance(answer, StreamRequest)
@@ -179,11 +184,14 @@ def test_the_token_of_the_query(query: bytes, token: str | None) -> None:
     ("headers", "name", "value"),
     [
         ([(b"Cookie", b"a=1"), (b"cookie", b"b=2")], b"cookie", b"a=1; b=2"),
-        ([(b"X-Forwarded-For", b"1.1.1.1"), (b"x-forwarded-for", b"2.2.2.2, 3.3.3.3")], b"x-forwarded-for",
-         b"1.1.1.1, 2.2.2.2, 3.3.3.3"),
+        (
+            [(b"X-Forwarded-For", b"1.1.1.1"), (b"x-forwarded-for", b"2.2.2.2, 3.3.3.3")],
+            b"x-forwarded-for",
+            b"1.1.1.1, 2.2.2.2, 3.3.3.3",
+        ),
         ([(b"Accept", b"*/*")], b"accept", b"*/*"),
     ],
-)  # fmt: skip
+)
 def test_lines_of_one_name_are_one_field(
     headers: list[tuple[bytes, bytes]], name: bytes, value: bytes
 ) -> None:
@@ -211,16 +219,29 @@ def test_a_usable_user_id_is_accepted_exactly(user_id: str) -> None:
 @pytest.mark.parametrize(
     ("query", "unfilled"),
     [
-        (b"", None), (b"user_id=7", None), (b"user_id=ann%20b", None), (b"user_id=nullable", None),
-        (b"user_id=nan-7", None), (b"user_id=%D9%A1", None),
-        (b"user_id=", "empty"), (b"user_id", "empty"), (b"x=1&user_id=&y", "empty"),
-        (b"user_id=undefined", "undefined"), (b"user_id=null", "null"), (b"user_id=None", "none"),
-        (b"user_id=NaN", "nan"), (b"user_id=[object%20Object]", "[object object]"),
-        (b"user_id=%5Bobject+Object%5D", "[object object]"), (b"user_id={{id}}", "a template"),
-        (b"user_id=%7B%7B+user.id+%7D%7D", "a template"), (b"user_id=${id}", "a template"),
-        (b"user_id=:id", "a template"), (b"user_id=<id>", "a template"), (b"user_id=%25s", "a template"),
+        (b"", None),
+        (b"user_id=7", None),
+        (b"user_id=ann%20b", None),
+        (b"user_id=nullable", None),
+        (b"user_id=nan-7", None),
+        (b"user_id=%D9%A1", None),
+        (b"user_id=", "empty"),
+        (b"user_id", "empty"),
+        (b"x=1&user_id=&y", "empty"),
+        (b"user_id=undefined", "undefined"),
+        (b"user_id=null", "null"),
+        (b"user_id=None", "none"),
+        (b"user_id=NaN", "nan"),
+        (b"user_id=[object%20Object]", "[object object]"),
+        (b"user_id=%5Bobject+Object%5D", "[object object]"),
+        (b"user_id={{id}}", "a template"),
+        (b"user_id=%7B%7B+user.id+%7D%7D", "a template"),
+        (b"user_id=${id}", "a template"),
+        (b"user_id=:id", "a template"),
+        (b"user_id=<id>", "a template"),
+        (b"user_id=%25s", "a template"),
     ],
-)  # fmt: skip
+)
 def test_a_user_id_that_was_not_filled_in_is_taken_and_noticed(query: bytes, unfilled: str | None) -> None:
     answer = read_request(query, [], ANY_ORIGIN)
     assert isinstance(answer, StreamRequest)
@@ -231,10 +252,11 @@ def test_a_user_id_that_was_not_filled_in_is_taken_and_noticed(query: bytes, unf
 @given(st.sampled_from(["user_id", "last_event_id", "access_token"]), st.data())
 def test_a_name_of_ours_in_other_clothes_is_never_the_default_user(name: str, data: st.DataObject) -> None:
     dressed = "".join(
-        data.draw(st.sampled_from([letter, letter.upper()])) if letter != "_" else
-        data.draw(st.sampled_from(["_", "-", "", "__", "[]", "[_]"]))
+        data.draw(st.sampled_from([letter, letter.upper()]))
+        if letter != "_"
+        else data.draw(st.sampled_from(["_", "-", "", "__", "[]", "[_]"]))
         for letter in name
-    ) + data.draw(st.sampled_from(["", "[]", "[0]", "_"]))  # fmt: skip
+    ) + data.draw(st.sampled_from(["", "[]", "[0]", "_"]))
     for spelled in (dressed, quote(dressed, safe=""), "".join(f"%{ord(letter):02X}" for letter in dressed)):
         answer = read_request(f"x=1&{spelled}=5".encode(), [], ANY_ORIGIN)
         if isinstance(answer, Refused):

@@ -147,10 +147,17 @@ async def test_the_previous_secret_is_good_too() -> None:
 
 
 PAIRS = {
-    "RS384": rsa_key(), "RS512": rsa_key(), "PS256": rsa_key(), "PS384": rsa_key(), "PS512": rsa_key(),
-    "RS256": rsa_key(), "ES256": ec_key(), "ES384": ec_key(ec.SECP384R1), "ES512": ec_key(ec.SECP521R1),
+    "RS384": rsa_key(),
+    "RS512": rsa_key(),
+    "PS256": rsa_key(),
+    "PS384": rsa_key(),
+    "PS512": rsa_key(),
+    "RS256": rsa_key(),
+    "ES256": ec_key(),
+    "ES384": ec_key(ec.SECP384R1),
+    "ES512": ec_key(ec.SECP521R1),
     "EdDSA": ed_key(),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("algorithm", PAIRS)
@@ -184,9 +191,12 @@ async def test_a_certificate_has_a_key_too(tmp_path: Path) -> None:
 async def test_of_several_tokens_a_good_one_counts_that_of_the_user_asked_for_first() -> None:
     ann, bob, old = token(sub="ann"), token(sub="bob"), token(sub="ann", exp=5)
     for tokens, wanted, user in [
-        ((old, ann), None, "ann"), (("x", ann), None, "ann"), ((bob, ann), None, "bob"),
-        ((bob, ann), "ann", "ann"), ((bob, ann), "eve", "bob"),
-    ]:  # fmt: skip
+        ((old, ann), None, "ann"),
+        (("x", ann), None, "ann"),
+        ((bob, ann), None, "bob"),
+        ((bob, ann), "ann", "ann"),
+        ((bob, ann), "eve", "bob"),
+    ]:
         answer = await LENIENT.verify(*tokens, wanted=wanted)
         assert isinstance(answer, Identity)
         assert answer.user_id == user
@@ -252,11 +262,27 @@ async def test_what_is_not_set_is_not_checked_and_what_is_right_passes(
 @pytest.mark.parametrize(
     ("sub", "user_id"),
     [
-        ("ann", "ann"), ("王", "王"), (7, "7"), (-7, "-7"), (0, "0"), (10**17, "1" + "0" * 17),
-        (None, None), ("", None), ("*", None), (True, None), (1.0, None), (["ann"], None), ({}, None),
-        ("a\nb", None), ("a\0", None), ("\ud800", None), ("x" * 129, None), (10**18, None), (-(10**18), None),
+        ("ann", "ann"),
+        ("王", "王"),
+        (7, "7"),
+        (-7, "-7"),
+        (0, "0"),
+        (10**17, "1" + "0" * 17),
+        (None, None),
+        ("", None),
+        ("*", None),
+        (True, None),
+        (1.0, None),
+        (["ann"], None),
+        ({}, None),
+        ("a\nb", None),
+        ("a\0", None),
+        ("\ud800", None),
+        ("x" * 129, None),
+        (10**18, None),
+        (-(10**18), None),
     ],
-)  # fmt: skip
+)
 async def test_the_user_is_a_usable_id_or_nobody(sub: object, user_id: str | None) -> None:
     answer = await verify(token(sub=sub))
     if user_id is None:

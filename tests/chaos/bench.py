@@ -60,9 +60,13 @@ class Bench:
     # Making it
 
     async def assemble(
-        self, settings: Mapping[str, str] = {}, *, users: int = 20, rate: float = 200,
+        self,
+        settings: Mapping[str, str] = {},
+        *,
+        users: int = 20,
+        rate: float = 200,
         password: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """The usual: a Redis, a service, two clients for some users and one for others, and a publisher."""
         self.redis = await self.start_redis({**DURABLE, **({"requirepass": password} if password else {})})
         if password:

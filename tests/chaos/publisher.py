@@ -38,9 +38,13 @@ class Publisher:
     else writes to it, so what is not there never will be."""
 
     def __init__(
-        self, ledger: Ledger, where: Callable[[], Awaitable[int]], *, password: str | None = None,
+        self,
+        ledger: Ledger,
+        where: Callable[[], Awaitable[int]],
+        *,
+        password: str | None = None,
         replicas: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.refused = 0
         """Attempts that Redis answered with an error."""
         self.broken = 0

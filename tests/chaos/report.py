@@ -12,9 +12,16 @@ BEGIN = "<!-- The table is written by `nox -s chaos -- --write`. -->"
 END = "<!-- end of the table -->"
 
 COLUMNS = (
-    "fault", "source", "published", "received live", "replayed", "covered by `gap`", "lost", "duplicated",
+    "fault",
+    "source",
+    "published",
+    "received live",
+    "replayed",
+    "covered by `gap`",
+    "lost",
+    "duplicated",
     "flows again after",
-)  # fmt: skip
+)
 
 
 def line(result: Result) -> str:
@@ -35,9 +42,17 @@ def table(results: Iterable[Result]) -> str:
     rows = ["| " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
     for result in results:
         count = result.count
-        numbers = [f"{number:,}" for number in (
-            count.published, count.live, count.replayed, count.covered, count.lost, count.duplicated,
-        )]  # fmt: skip
+        numbers = [
+            f"{number:,}"
+            for number in (
+                count.published,
+                count.live,
+                count.replayed,
+                count.covered,
+                count.lost,
+                count.duplicated,
+            )
+        ]
         if result.left_out:
             numbers = ["left out", *"—————"]
         rows.append(

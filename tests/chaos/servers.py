@@ -68,9 +68,14 @@ class Server:
     def _spawn(self) -> subprocess.Popen[bytes]:
         with (self.directory / "log").open("ab") as log:
             return subprocess.Popen(
-                self._argv(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory,
-                env={"PATH": os.environ["PATH"], **self.environment}, start_new_session=True,
-            )  # fmt: skip
+                self._argv(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                env={"PATH": os.environ["PATH"], **self.environment},
+                start_new_session=True,
+            )
 
     def _argv(self) -> list[str]:
         common = {"port": self.port, "bind": "127.0.0.1", "protected-mode": "no", "dir": self.directory}

@@ -12,17 +12,41 @@ from hypothesis import strategies as st
 from tests.support.hostile import REQUESTS, Attack
 
 # Text that breaks out of a field of an event, of a line of the log, or of UTF-8.
-_BREAKS = st.sampled_from([
-    "\r", "\n", "\0", "a\r\nid: 1", "a\n\ndata: x\n\n", "a\rretry: 1", "\x1b[2J", "\ud800", "\udfff\ud800",
-])  # fmt: skip
-_TEXT = _BREAKS | st.text(max_size=30) | st.sampled_from([
-    "gap", "connected", "message", "open", "*", "", " ", "%s", "\ufeff", "\u2028", "\x85", "x" * 200,
-])  # fmt: skip
+_BREAKS = st.sampled_from(
+    ["\r", "\n", "\0", "a\r\nid: 1", "a\n\ndata: x\n\n", "a\rretry: 1", "\x1b[2J", "\ud800", "\udfff\ud800"]
+)
+_TEXT = (
+    _BREAKS
+    | st.text(max_size=30)
+    | st.sampled_from(
+        ["gap", "connected", "message", "open", "*", "", " ", "%s", "\ufeff", "\u2028", "\x85", "x" * 200]
+    )
+)
 
-_NUMBERS = st.sampled_from([
-    b"1e999", b"-1e999", b"1e-999", b"9" * 19, b"9" * 20, b"9" * 400, b"-" + b"9" * 5000, b"0", b"-0", b"1.5",
-    b"0.1" + b"0" * 400, b"01", b"+1", b"1.", b".1", b"1e", b"0x1", b"NaN", b"Infinity", b"-Infinity",
-])  # fmt: skip
+_NUMBERS = st.sampled_from(
+    [
+        b"1e999",
+        b"-1e999",
+        b"1e-999",
+        b"9" * 19,
+        b"9" * 20,
+        b"9" * 400,
+        b"-" + b"9" * 5000,
+        b"0",
+        b"-0",
+        b"1.5",
+        b"0.1" + b"0" * 400,
+        b"01",
+        b"+1",
+        b"1.",
+        b".1",
+        b"1e",
+        b"0x1",
+        b"NaN",
+        b"Infinity",
+        b"-Infinity",
+    ]
+)
 
 
 @st.composite
@@ -41,9 +65,9 @@ def _deep(draw: st.DrawFn) -> bytes:
     return begin * depth + b"1" + end * (depth if draw(st.booleans()) else 0)
 
 
-_FIELD_NAMES = st.sampled_from([
-    b'"event"', b'"event"', b'"user_id"', b'"created_at"', b'"message"', b'"id"', b'"retry"', b'"data"',
-])  # fmt: skip
+_FIELD_NAMES = st.sampled_from(
+    [b'"event"', b'"event"', b'"user_id"', b'"created_at"', b'"message"', b'"id"', b'"retry"', b'"data"']
+)
 _NAMES = (
     _FIELD_NAMES
     | st.sampled_from([b'"user_id"', b'"user\\u005fid"', b'"USER_ID"', b'""', b"user_id"])
@@ -117,30 +141,91 @@ PUBLISHED = st.builds(
 
 _METHODS = st.sampled_from([b"GET", b"GET", b"HEAD", b"POST", b"OPTIONS", b"CONNECT", b"get", b"G\0T", b""])
 _STREAMS = st.sampled_from([b"/sse", b"/sse?user_id=hostile", b"/sse?user_id=%ff&last_event_id=1-1"])
-_TARGETS = _STREAMS | st.binary(max_size=20) | st.sampled_from([
-    b"/sse?" + b"a=1&" * 200, b"/sse#x", b"/sse/", b"//sse", b"/%73se", b"/healthz", b"/readyz", b"/", b"*",
-    b"", b"?", b"?user_id=1", b"http://x/sse", b"http://[/sse", b"//[", b"sse", b"/\xff", b"/sse?\xff",
-    b"/..//sse", b"/sse?user_id=%00", b"/sse?user_id=" + b"x" * 9000,
-])  # fmt: skip
-_VERSIONS = st.sampled_from([
-    b" HTTP/1.1", b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2", b" HTTP/9.9", b" ICAP/1.0", b"", b"  HTTP/1.1",
-])  # fmt: skip
-_LAWFUL = st.sampled_from([
-    b"Host: x", b"host:y", b"Content-Length: 0", b"Content-Length: 5", b"Transfer-Encoding: chunked",
-    b"Expect: 100-continue", b"Connection: close", b"Connection: keep-alive", b"Connection: upgrade",
-    b"Upgrade: websocket", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAAP__", b"Sec-WebSocket-Version: 13",
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", b"Origin: https://x.example", b"Last-Event-ID: 1-1",
-    b"Accept: text/event-stream", b"X: " + b"x" * 20_000,
-])  # fmt: skip
-_UNLAWFUL = st.tuples(st.binary(max_size=8), st.binary(max_size=20)).map(b": ".join) | st.sampled_from([
-    b"Host:", b"Host: \xff", b"Content-Length: -1", b"Content-Length: 1e3", b"Content-Length: " + b"9" * 30,
-    b"Transfer-Encoding: gzip, chunked", b"Cookie: a=b; c=\xff", b" folded: x", b"no colon", b": no name",
-    b"A\0: b", b"A: \0", b"A : b",
-])  # fmt: skip
-_BODIES = st.sampled_from([
-    b"", b"", b"hello", b"5\r\nhello\r\n0\r\n\r\n", b"zz\r\n", b"ffffffffffffffffffff\r\n", b"0\r\n\r\n",
-    b"5;" + b"x" * 2000, b"\x81\x85garbage", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-]) | st.binary(max_size=40)  # fmt: skip
+_TARGETS = (
+    _STREAMS
+    | st.binary(max_size=20)
+    | st.sampled_from(
+        [
+            b"/sse?" + b"a=1&" * 200,
+            b"/sse#x",
+            b"/sse/",
+            b"//sse",
+            b"/%73se",
+            b"/healthz",
+            b"/readyz",
+            b"/",
+            b"*",
+            b"",
+            b"?",
+            b"?user_id=1",
+            b"http://x/sse",
+            b"http://[/sse",
+            b"//[",
+            b"sse",
+            b"/\xff",
+            b"/sse?\xff",
+            b"/..//sse",
+            b"/sse?user_id=%00",
+            b"/sse?user_id=" + b"x" * 9000,
+        ]
+    )
+)
+_VERSIONS = st.sampled_from(
+    [b" HTTP/1.1", b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2", b" HTTP/9.9", b" ICAP/1.0", b"", b"  HTTP/1.1"]
+)
+_LAWFUL = st.sampled_from(
+    [
+        b"Host: x",
+        b"host:y",
+        b"Content-Length: 0",
+        b"Content-Length: 5",
+        b"Transfer-Encoding: chunked",
+        b"Expect: 100-continue",
+        b"Connection: close",
+        b"Connection: keep-alive",
+        b"Connection: upgrade",
+        b"Upgrade: websocket",
+        b"Upgrade: h2c",
+        b"HTTP2-Settings: AAMAAABkAAQAAP__",
+        b"Sec-WebSocket-Version: 13",
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        b"Origin: https://x.example",
+        b"Last-Event-ID: 1-1",
+        b"Accept: text/event-stream",
+        b"X: " + b"x" * 20_000,
+    ]
+)
+_UNLAWFUL = st.tuples(st.binary(max_size=8), st.binary(max_size=20)).map(b": ".join) | st.sampled_from(
+    [
+        b"Host:",
+        b"Host: \xff",
+        b"Content-Length: -1",
+        b"Content-Length: 1e3",
+        b"Content-Length: " + b"9" * 30,
+        b"Transfer-Encoding: gzip, chunked",
+        b"Cookie: a=b; c=\xff",
+        b" folded: x",
+        b"no colon",
+        b": no name",
+        b"A\0: b",
+        b"A: \0",
+        b"A : b",
+    ]
+)
+_BODIES = st.sampled_from(
+    [
+        b"",
+        b"",
+        b"hello",
+        b"5\r\nhello\r\n0\r\n\r\n",
+        b"zz\r\n",
+        b"ffffffffffffffffffff\r\n",
+        b"0\r\n\r\n",
+        b"5;" + b"x" * 2000,
+        b"\x81\x85garbage",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ]
+) | st.binary(max_size=40)
 
 
 @st.composite
@@ -199,17 +284,47 @@ class NearId:
 
 
 _NEAR = st.builds(
-    NearId, _STEPS, _STEPS, _STEPS, st.none() | st.text("0123456789abcdef", min_size=12, max_size=12),
+    NearId,
+    _STEPS,
+    _STEPS,
+    _STEPS,
+    st.none() | st.text("0123456789abcdef", min_size=12, max_size=12),
     st.sampled_from(["stream", "process", "both", "as it is"]),
-)  # fmt: skip
-_FAR = st.sampled_from([
-    "0-0", "0-1", f"{2**64 - 1}-{2**64 - 1}", f"{2**64}-0", "9" * 20 + "-" + "9" * 20, "9" * 21 + "-0",
-    "9" * 5000 + "-0",
-    "1-1/", "/1-1", "1-1/1-1", "$", "+", "-", "*", ">", "1", "١-١", "１-０", "-1--1", "+1-0", "1_0-0",
-    " 1-1", "1-1\n", "1-1\0",
-    "9f3c12ab77de.", ".1", "9f3c12ab77de." + "9" * 18, "9f3c12ab77de." + "9" * 19, "9F3C12AB77DE.1",
-    "0-0/000000000000.0",
-])  # fmt: skip
+)
+_FAR = st.sampled_from(
+    [
+        "0-0",
+        "0-1",
+        f"{2**64 - 1}-{2**64 - 1}",
+        f"{2**64}-0",
+        "9" * 20 + "-" + "9" * 20,
+        "9" * 21 + "-0",
+        "9" * 5000 + "-0",
+        "1-1/",
+        "/1-1",
+        "1-1/1-1",
+        "$",
+        "+",
+        "-",
+        "*",
+        ">",
+        "1",
+        "١-١",
+        "１-０",
+        "-1--1",
+        "+1-0",
+        "1_0-0",
+        " 1-1",
+        "1-1\n",
+        "1-1\0",
+        "9f3c12ab77de.",
+        ".1",
+        "9f3c12ab77de." + "9" * 18,
+        "9f3c12ab77de." + "9" * 19,
+        "9F3C12AB77DE.1",
+        "0-0/000000000000.0",
+    ]
+)
 
 
 class LastEventId(NamedTuple):

@@ -118,21 +118,42 @@ def _decoded(payload: bytes) -> Notification | None:
 
 
 _SURROGATES = st.lists(
-    st.sampled_from([
-        rb"\ud83d", rb"\ude00", rb"\uD83D\uDE00", rb"\uDBff", b"\\\\", rb"\"", b"u", rb"\u0041", b"[", b"x",
-        rb"\ud8", b'"', rb"\n", b"\\",
-    ]),
+    st.sampled_from(
+        [
+            rb"\ud83d",
+            rb"\ude00",
+            rb"\uD83D\uDE00",
+            rb"\uDBff",
+            b"\\\\",
+            rb"\"",
+            b"u",
+            rb"\u0041",
+            b"[",
+            b"x",
+            rb"\ud8",
+            b'"',
+            rb"\n",
+            b"\\",
+        ]
+    ),
     max_size=8,
-).map(b"".join)  # fmt: skip
+).map(b"".join)
 _TEXTS = st.tuples(
-    st.sampled_from([
-        b'{"user_id":1,"message":"%b"}', b'{"user_id":"%b"}', b'{"user_id":["a","%b"]}',
-        b'{"user_id":1,"%b":1}',
-        b'{"user_id":1,"event":"%b"}', b'{"user_id":"%b","user_id":1}', b'{"user_id":1,"user_id":"%b"}',
-        b'{"user_id":1,"created_at":"%b"}', b' {"user_id":1,"message":[{"a":"%b"}]}\n',
-    ]),
+    st.sampled_from(
+        [
+            b'{"user_id":1,"message":"%b"}',
+            b'{"user_id":"%b"}',
+            b'{"user_id":["a","%b"]}',
+            b'{"user_id":1,"%b":1}',
+            b'{"user_id":1,"event":"%b"}',
+            b'{"user_id":"%b","user_id":1}',
+            b'{"user_id":1,"user_id":"%b"}',
+            b'{"user_id":1,"created_at":"%b"}',
+            b' {"user_id":1,"message":[{"a":"%b"}]}\n',
+        ]
+    ),
     _SURROGATES,
-).map(lambda parts: parts[0] % parts[1])  # fmt: skip
+).map(lambda parts: parts[0] % parts[1])
 
 
 @pytest.fixture(autouse=True)

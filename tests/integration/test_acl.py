@@ -29,9 +29,11 @@ def grant(admin: redis.Redis, lines: int) -> None:
 
 async def test_the_rights_that_the_docs_name_are_enough(start: Services) -> None:
     common: dict[str, Any] = {
-        "REDIS_USERNAME": "trio_sse", "REDIS_PASSWORD": "password", "REDIS_MAIN_DB": "0",
+        "REDIS_USERNAME": "trio_sse",
+        "REDIS_PASSWORD": "password",
+        "REDIS_MAIN_DB": "0",
         "SSE_REDIS_CHANNEL": "notifications",
-    }  # fmt: skip
+    }
     stream: dict[str, Any] = {"SSE_REDIS_STREAM": "events", "SSE_HISTORY_MESSAGES": "1"}
     with breakable() as valkey, valkey.client() as admin:
         grant(admin, 2)

@@ -23,10 +23,16 @@ pytestmark = pytest.mark.integration
 
 ORIGIN = "https://page.example"
 JWT: dict[str, Any] = {
-    "SSE_AUTH": "jwt", "SSE_JWT_SECRET": SECRET, "SSE_JWT_COOKIE": "tok", "SSE_JWT_QUERY": "true",
-    "SSE_JWT_AUDIENCE": "sse", "SSE_JWT_ISSUER": "shop", "SSE_CORS_ORIGINS": ORIGIN,
-    "SSE_LOG_LEVEL": "debug", "SSE_JWT_LEEWAY_SECONDS": "0",
-}  # fmt: skip
+    "SSE_AUTH": "jwt",
+    "SSE_JWT_SECRET": SECRET,
+    "SSE_JWT_COOKIE": "tok",
+    "SSE_JWT_QUERY": "true",
+    "SSE_JWT_AUDIENCE": "sse",
+    "SSE_JWT_ISSUER": "shop",
+    "SSE_CORS_ORIGINS": ORIGIN,
+    "SSE_LOG_LEVEL": "debug",
+    "SSE_JWT_LEEWAY_SECONDS": "0",
+}
 used: set[str] = set()
 """Every token that was sent."""
 
@@ -309,7 +315,7 @@ def _unharmed(received: bytes) -> None:
         b"GET /sse HTTP/1.1\r\nHost: x\r\n" + b"Cookie: tok=x\r\n" * 5000,
     ],
     ids=["token", "query", "header", "long header", "cookies", "odd cookies", "cookie lines"],
-)  # fmt: skip
+)
 async def test_oversized_requests_are_refused(all_guarded: list[Service], head: bytes) -> None:
     if b"HTTP/1.1" not in head:
         head += b" HTTP/1.1\r\nHost: x"

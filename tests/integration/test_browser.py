@@ -364,8 +364,11 @@ def test_while_redis_is_away_the_form_says_so(start: Services, open_page: Open) 
 
 
 JWT: dict[str, Any] = {
-    "SSE_AUTH": "jwt", "SSE_JWT_SECRET": SECRET, "SSE_JWT_COOKIE": "tok", "SSE_JWT_LEEWAY_SECONDS": "0",
-}  # fmt: skip
+    "SSE_AUTH": "jwt",
+    "SSE_JWT_SECRET": SECRET,
+    "SSE_JWT_COOKIE": "tok",
+    "SSE_JWT_LEEWAY_SECONDS": "0",
+}
 
 
 def sign_in(page: TestPage, user: str, seconds: float = 3600) -> None:

@@ -20,9 +20,12 @@ pytestmark = pytest.mark.integration
 def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run trio-sse to its end."""
     return subprocess.run(
-        [script("trio-sse"), *arguments], env=with_code_under_test({"SSE_HOST": "127.0.0.1", **settings}),
-        capture_output=True, text=True, timeout=30,
-    )  # fmt: skip
+        [script("trio-sse"), *arguments],
+        env=with_code_under_test({"SSE_HOST": "127.0.0.1", **settings}),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
 
 
 async def test_the_embedded_valkey_comes_and_goes_with_the_service(start: Services) -> None:

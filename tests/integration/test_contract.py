@@ -165,8 +165,10 @@ async def test_the_default_channel_is_the_one_of_the_contract(start: Services) -
     async with streaming(service.port) as stream:
         service.publish_raw([b'{"user_id":1,"message":"hello","created_at":"2024-01-01T12:00:00Z"}'])
         assert await stream.notification() == {
-            "user_id": 1, "message": "hello", "created_at": "2024-01-01T12:00:00Z",
-        }  # fmt: skip
+            "user_id": 1,
+            "message": "hello",
+            "created_at": "2024-01-01T12:00:00Z",
+        }
 
 
 @pytest.mark.parametrize("variant", COMMANDS, ids=str)

@@ -112,13 +112,15 @@ async def test_acl_users_databases_and_urls(start: Services) -> None:
             "sse", enabled=True, passwords=["+s3/cr:et"], channels=["allowed"], commands=["+@all"]
         )
         single = start(
-            redis_port=valkey.port, REDIS_USERNAME="sse", REDIS_PASSWORD="s3/cr:et", REDIS_MAIN_DB="3",
+            redis_port=valkey.port,
+            REDIS_USERNAME="sse",
+            REDIS_PASSWORD="s3/cr:et",
+            REDIS_MAIN_DB="3",
             SSE_REDIS_CHANNEL="allowed",
-        )  # fmt: skip
+        )
         url = start(
-            SSE_REDIS_CHANNEL="allowed",
-            REDIS_URL=f"redis://sse:s3%2Fcr%3Aet@127.0.0.1:{valkey.port}/3",
-        )  # fmt: skip
+            SSE_REDIS_CHANNEL="allowed", REDIS_URL=f"redis://sse:s3%2Fcr%3Aet@127.0.0.1:{valkey.port}/3"
+        )
         forbidden = start(
             redis_port=valkey.port, ready="/healthz", REDIS_USERNAME="sse", REDIS_PASSWORD="s3/cr:et"
         )

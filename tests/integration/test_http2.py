@@ -243,10 +243,13 @@ async def test_trailers_pings_and_priorities(way: tuple[Service, Connect]) -> No
 async def test_windows_and_settings_change_while_a_stream_goes_on(way: tuple[Service, Connect]) -> None:
     async with listening(way) as (client, listener):
         for changed in (
-            {SettingCodes.INITIAL_WINDOW_SIZE: 0}, {SettingCodes.MAX_FRAME_SIZE: 20_000},
-            {SettingCodes.INITIAL_WINDOW_SIZE: 1_000_000}, {SettingCodes.HEADER_TABLE_SIZE: 0},
-            {SettingCodes.HEADER_TABLE_SIZE: 1_000_000}, {SettingCodes.INITIAL_WINDOW_SIZE: 65_535},
-        ):  # fmt: skip
+            {SettingCodes.INITIAL_WINDOW_SIZE: 0},
+            {SettingCodes.MAX_FRAME_SIZE: 20_000},
+            {SettingCodes.INITIAL_WINDOW_SIZE: 1_000_000},
+            {SettingCodes.HEADER_TABLE_SIZE: 0},
+            {SettingCodes.HEADER_TABLE_SIZE: 1_000_000},
+            {SettingCodes.INITIAL_WINDOW_SIZE: 65_535},
+        ):
             client.http.update_settings(dict(changed.items()))
             await client.flush()
             if changed.get(SettingCodes.INITIAL_WINDOW_SIZE) == 0:

@@ -25,9 +25,11 @@ from tests.support.variants import COMMANDS, TRIO_SSE, VARIANTS, Variant
 pytestmark = pytest.mark.integration
 
 LIMITS: dict[str, Any] = {
-    "SSE_MAX_CONNECTIONS": "6", "SSE_MAX_CONNECTIONS_PER_USER": "3", "SSE_MAX_CONNECTIONS_PER_ADDRESS": "4",
+    "SSE_MAX_CONNECTIONS": "6",
+    "SSE_MAX_CONNECTIONS_PER_USER": "3",
+    "SSE_MAX_CONNECTIONS_PER_ADDRESS": "4",
     "SSE_TRUSTED_PROXIES": "127.0.0.0/8,::1",
-}  # fmt: skip
+}
 CUT_OFF_SECONDS = 20
 """What is promised is 10 s; the machine may be busy."""
 
@@ -85,10 +87,13 @@ async def test_a_user_has_so_many_streams(limited: Service) -> None:
 
 @pytest.mark.parametrize(
     "addresses",
-    [["192.0.2.1"] * 5, [f"2001:db8:1:2::{number}" for number in range(1, 6)],
-     [f"198.51.100.{number}, 192.0.2.1" for number in range(5)]],
+    [
+        ["192.0.2.1"] * 5,
+        [f"2001:db8:1:2::{number}" for number in range(1, 6)],
+        [f"198.51.100.{number}, 192.0.2.1" for number in range(5)],
+    ],
     ids=["IPv4", "one IPv6 network", "with addresses made up"],
-)  # fmt: skip
+)
 async def test_an_address_has_so_many_streams(limited: Service, addresses: list[str]) -> None:
     clients = [(f"user{number}", address) for number, address in enumerate(addresses)]
     async with opened(limited, *clients[:4]):

@@ -56,8 +56,10 @@ def begin(
     port = free_port()
     arguments: list[str] = []
     values: dict[str, Any] = {
-        "SSE_WRITE_TIMEOUT_SECONDS": str(TIMEOUT), "SSE_HEARTBEAT_SECONDS": "30", **more
-    }  # fmt: skip
+        "SSE_WRITE_TIMEOUT_SECONDS": str(TIMEOUT),
+        "SSE_HEARTBEAT_SECONDS": "30",
+        **more,
+    }
     if variant.on_hypercorn:
         arguments += ["-b", f"{cable.host}:{port}"]
         if pair:

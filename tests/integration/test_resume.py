@@ -195,9 +195,12 @@ async def test_one_who_waits_for_redis_hears_heartbeats(start: Services, variant
     """A proxy that has waited for a minute would end the connection, again and again."""
     with breakable(started=False) as valkey:
         service = start(
-            variant, ready="/healthz", redis_port=valkey.port,
-            SSE_REDIS_STREAM="notes", SSE_HEARTBEAT_SECONDS="0.2",
-        )  # fmt: skip
+            variant,
+            ready="/healthz",
+            redis_port=valkey.port,
+            SSE_REDIS_STREAM="notes",
+            SSE_HEARTBEAT_SECONDS="0.2",
+        )
         async with await connect(service.port) as transport:
             stream = Stream(transport)
             await stream.request("/sse?user_id=ann", [("Last-Event-ID", "5-0")], "1.1")

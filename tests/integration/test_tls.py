@@ -47,9 +47,12 @@ def begin(services: Services, variant: Variant, pair: Pair, **settings: Any) -> 
 @pytest.fixture(scope="module")
 def all_secure(module_services: Services, pair: Pair) -> list[Service]:
     values = {
-        "SSE_PUBLISH_TOKENS": "token-number-one", "SSE_AUTH": "jwt", "SSE_JWT_SECRET": SECRET,
-        "SSE_JWT_COOKIE": "tok", "SSE_MAX_CONNECTIONS_PER_USER": str(STREAMS),
-    }  # fmt: skip
+        "SSE_PUBLISH_TOKENS": "token-number-one",
+        "SSE_AUTH": "jwt",
+        "SSE_JWT_SECRET": SECRET,
+        "SSE_JWT_COOKIE": "tok",
+        "SSE_MAX_CONNECTIONS_PER_USER": str(STREAMS),
+    }
     started = [begin(module_services, variant, pair, **values) for variant in COMMANDS]
     return [service.wait_until_answers() for service in started]
 
@@ -92,9 +95,13 @@ async def test_requests_and_refusals_come_beside_streams(secure: Service, pair: 
         stream = await client.get("/sse", cookie("ann"))
         await stream.event()
         for path, headers, status in (
-            ("/healthz", [], 200), ("/", [], 200), ("/nothing", [], 404), ("/sse", [], 401),
-            ("/sse?user_id=bob", cookie("ann"), 403), ("/sse?user_id=*", cookie("ann"), 400),
-        ):  # fmt: skip
+            ("/healthz", [], 200),
+            ("/", [], 200),
+            ("/nothing", [], 404),
+            ("/sse", [], 401),
+            ("/sse?user_id=bob", cookie("ann"), 403),
+            ("/sse?user_id=*", cookie("ann"), 400),
+        ):
             answer = await client.get(path, headers)
             await client.until(lambda answer=answer: answer.ended)  # type: ignore[misc]
             assert answer.status == status

@@ -315,13 +315,29 @@ async def test_without_a_path_of_its_own_the_service_is_under_none() -> None:
 
 
 LINES = st.lists(
-    st.sampled_from([
-        b"Host: a", b"host:b", b"Accept: */*", b"Content-Length: 0", b"Content-Length: 4",
-        b"Expect: 100-continue", b"Transfer-Encoding: chunked", b"Last-Event-ID: 5", b" folded", b"No colon",
-        b": empty", b"A:\x00", b"A: \xff", b"Upgrade: h2c", b"Connection: upgrade", b"A : b", b"",
-    ]),
+    st.sampled_from(
+        [
+            b"Host: a",
+            b"host:b",
+            b"Accept: */*",
+            b"Content-Length: 0",
+            b"Content-Length: 4",
+            b"Expect: 100-continue",
+            b"Transfer-Encoding: chunked",
+            b"Last-Event-ID: 5",
+            b" folded",
+            b"No colon",
+            b": empty",
+            b"A:\x00",
+            b"A: \xff",
+            b"Upgrade: h2c",
+            b"Connection: upgrade",
+            b"A : b",
+            b"",
+        ]
+    ),
     max_size=4,
-)  # fmt: skip
+)
 
 
 @given(st.sampled_from([b"/sse", b"/sse?user_id=a", b"/", b"/sse#x", b"*"]), LINES)

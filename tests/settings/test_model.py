@@ -211,9 +211,11 @@ def test_sentinels_are_a_comma_list_and_stand_for_the_address(
 
 def test_a_sentinel_has_the_port_of_sentinels_and_tls_where_it_is_said() -> None:
     at = settings(
-        redis_sentinels="a,b:26380,[::1],rediss://c", redis_url="rediss://?ssl_cert_reqs=none",
-        redis_sentinel_username="eye", redis_sentinel_password="pw",
-    )  # fmt: skip
+        redis_sentinels="a,b:26380,[::1],rediss://c",
+        redis_url="rediss://?ssl_cert_reqs=none",
+        redis_sentinel_username="eye",
+        redis_sentinel_password="pw",
+    )
     told = [(str(one), one.tls) for one in at.sentinel_servers]
     assert told[:3] == [("a:26379", None), ("b:26380", None), ("[::1]:26379", None)]
     assert told[3] == ("c:26379", {"ssl_cert_reqs": "none"})

@@ -41,11 +41,32 @@ def test_an_origin_is_written_as_browsers_write_it(text: str, normal: str) -> No
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a.example", "https://", "https:///", "https://a/b", "https://a?b", "https://u@a", "https://a:99999",
-     "https://a:0", "https://a b", "https://a%20b", "https://*", "*://a", "https://a.*", "https://*a.example",
-     "https://*.*.a", "https://[::g]", "https://1.2.3.4.5", "http://0x7f.1", "http://127.1",
-     "https://a\r\n", "file://", "https://☃\ufffd"],
-)  # fmt: skip
+    [
+        "",
+        "a.example",
+        "https://",
+        "https:///",
+        "https://a/b",
+        "https://a?b",
+        "https://u@a",
+        "https://a:99999",
+        "https://a:0",
+        "https://a b",
+        "https://a%20b",
+        "https://*",
+        "*://a",
+        "https://a.*",
+        "https://*a.example",
+        "https://*.*.a",
+        "https://[::g]",
+        "https://1.2.3.4.5",
+        "http://0x7f.1",
+        "http://127.1",
+        "https://a\r\n",
+        "file://",
+        "https://☃\ufffd",
+    ],
+)
 def test_what_is_no_origin_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         normal_origin(text)
@@ -68,38 +89,78 @@ PATTERNS = ("https://*.example.com", "https://b.example:8443", "capacitor://loca
 
 @pytest.mark.parametrize(
     "origin",
-    ["https://a.example.com", "https://a.b.example.com", "https://A.example.com", "https://b.example:8443",
-     "capacitor://localhost"],
-)  # fmt: skip
+    [
+        "https://a.example.com",
+        "https://a.b.example.com",
+        "https://A.example.com",
+        "https://b.example:8443",
+        "capacitor://localhost",
+    ],
+)
 def test_an_origin_of_a_pattern_is_listed(origin: str) -> None:
     assert is_listed(origin, PATTERNS)
 
 
 @pytest.mark.parametrize(
     "origin",
-    ["", "https://example.com", "https://.example.com", "https://evilexample.com", "http://a.example.com",
-     "https://a.example.com:444", "https://a.example.com.evil", "https://evil/.example.com",
-     "https://u@a.example.com", "https://a.example.com\n", "https://a\r\n.example.com", "https://é.example.com",
-     "https://b.example", "null", "capacitor://localhost.evil"],
-)  # fmt: skip
+    [
+        "",
+        "https://example.com",
+        "https://.example.com",
+        "https://evilexample.com",
+        "http://a.example.com",
+        "https://a.example.com:444",
+        "https://a.example.com.evil",
+        "https://evil/.example.com",
+        "https://u@a.example.com",
+        "https://a.example.com\n",
+        "https://a\r\n.example.com",
+        "https://é.example.com",
+        "https://b.example",
+        "null",
+        "capacitor://localhost.evil",
+    ],
+)
 def test_no_other_is(origin: str) -> None:
     assert not is_listed(origin, PATTERNS)
 
 
 @pytest.mark.parametrize(
     "host",
-    ["sse.example", "SSE.example:8085", "sse.example.", "a.b.example", "127.0.0.1:8085", "[::1]:8085",
-     "10.1.2.3", "localhost", "app.localhost:3000", ""],
-)  # fmt: skip
+    [
+        "sse.example",
+        "SSE.example:8085",
+        "sse.example.",
+        "a.b.example",
+        "127.0.0.1:8085",
+        "[::1]:8085",
+        "10.1.2.3",
+        "localhost",
+        "app.localhost:3000",
+        "",
+    ],
+)
 def test_a_host_that_is_listed_or_cannot_be_another_s_is_allowed(host: str) -> None:
     assert is_allowed_host(host, ("sse.example", "*.b.example"))
 
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "b.example", "sse.example.evil", "evil.example:8085", "127.0.0.1.evil.example", "a b",
-     "[::1", "evil@sse.example", "localhost.evil.example", "2130706433", "sse.example, evil.example", "\xff"],
-)  # fmt: skip
+    [
+        "evil.example",
+        "b.example",
+        "sse.example.evil",
+        "evil.example:8085",
+        "127.0.0.1.evil.example",
+        "a b",
+        "[::1",
+        "evil@sse.example",
+        "localhost.evil.example",
+        "2130706433",
+        "sse.example, evil.example",
+        "\xff",
+    ],
+)
 def test_any_other_host_is_not(host: str) -> None:
     assert not is_allowed_host(host, ("sse.example", "*.b.example"))
     assert is_allowed_host(host, ("*",))

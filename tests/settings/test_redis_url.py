@@ -34,7 +34,7 @@ from trio_sse.settings.redis_url import RedisServer, RedisURLError, has_secret, 
         ("rediss://h?ssl_check_hostname=False", RedisServer("h", tls={"ssl_check_hostname": False})),
         ("rediss://h?ssl_min_version=1.3", RedisServer("h", tls={"ssl_min_version": ssl.TLSVersion.TLSv1_3})),
     ],
-)  # fmt: skip
+)
 def test_what_means_something_is_taken(url: str, server: RedisServer) -> None:
     assert parse(url) == server
 
@@ -82,8 +82,9 @@ def test_the_rest_is_refused_in_one_line_that_names_it(url: str, named: str) -> 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["redis://:pa?s3cret=1@h", "redis://u?s3cret@h:1", "redis://:s3cret#@h",
-                                 "redis://h?s3cret@=1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "url", ["redis://:pa?s3cret=1@h", "redis://u?s3cret@h:1", "redis://:s3cret#@h", "redis://h?s3cret@=1"]
+)
 def test_no_piece_of_a_password_is_taken_for_an_option_and_shown(url: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse(url)

@@ -155,9 +155,14 @@ async def connect(
 
 @contextlib.asynccontextmanager
 async def streaming(
-    port: int, user: str | None = None, *, headers: Iterable[tuple[str, str]] = (),
-    http_version: str = "1.1", receive_buffer: int | None = None, target: str | None = None,
-) -> AsyncIterator[Stream]:  # fmt: skip
+    port: int,
+    user: str | None = None,
+    *,
+    headers: Iterable[tuple[str, str]] = (),
+    http_version: str = "1.1",
+    receive_buffer: int | None = None,
+    target: str | None = None,
+) -> AsyncIterator[Stream]:
     """A stream of `user` that has seen `connected`: what is published from now on reaches it."""
     async with await connect(port, receive_buffer=receive_buffer) as transport:
         stream = Stream(transport)

@@ -97,7 +97,7 @@ REQUESTS: tuple[tuple[bytes, ...], ...] = (
     (b"\r\n\r\n" + GET_SSE,),
     (b"\0",),
     (b"",),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -156,14 +156,41 @@ def payloads(seed: int, count: int) -> Iterator[bytes]:
     """What may not be published, or only looks as if it might."""
     chance = random.Random(seed)
     bad: list[bytes] = [
-        b"", b"\0", b"null", b"1", b'"text"', b"[]", b"{}", b"\xff\xfe", b'{"user_id":1,"message":"\xff"}',
-        b'{"user_id":1,"message":"cut', b'{"user_id":1}{"user_id":1}', b'{"user_id":1,}', b"{'user_id':1}",
-        b"[" * 100_000, b'{"a":' * 20_000, b'{"user_id":1,"m":' + b"[" * 30_000 + b"]" * 30_000 + b"}",
-        b'{"user_id":1,"message":"' + b"x" * 70_000 + b'"}', b'{"user_id":NaN}', b'{"user_id":1e999}',
-    ]  # fmt: skip
+        b"",
+        b"\0",
+        b"null",
+        b"1",
+        b'"text"',
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b'{"user_id":1,"message":"\xff"}',
+        b'{"user_id":1,"message":"cut',
+        b'{"user_id":1}{"user_id":1}',
+        b'{"user_id":1,}',
+        b"{'user_id':1}",
+        b"[" * 100_000,
+        b'{"a":' * 20_000,
+        b'{"user_id":1,"m":' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+        b'{"user_id":1,"message":"' + b"x" * 70_000 + b'"}',
+        b'{"user_id":NaN}',
+        b'{"user_id":1e999}',
+    ]
     user_ids: list[object] = [
-        None, True, 1.5, [], {}, [[]], [None], "", " \r\n", "a\r\nid: 1", "\0", "x" * 129, ["x", ""],
-    ]  # fmt: skip
+        None,
+        True,
+        1.5,
+        [],
+        {},
+        [[]],
+        [None],
+        "",
+        " \r\n",
+        "a\r\nid: 1",
+        "\0",
+        "x" * 129,
+        ["x", ""],
+    ]
     events = ("gap", "connected", "heartbeat", "open", "error")
     bad += [json.dumps({"user_id": user_id, "message": "hostile"}).encode() for user_id in user_ids]
     bad += [json.dumps({"user_id": "hostile", "event": event}).encode() for event in events]

@@ -125,9 +125,12 @@ class Durable:
 
     def start(self) -> None:
         self._server = ValkeyServer(
-            port=self.port, host="127.0.0.1", data_dir=self._directory, persist=True,
+            port=self.port,
+            host="127.0.0.1",
+            data_dir=self._directory,
+            persist=True,
             config={"databases": 16, "appendonly": "yes"},
-        )  # fmt: skip
+        )
         self._server.start()
 
     def kill(self) -> None:

@@ -69,9 +69,15 @@ class Service:
     """A running process, with what tests ask of it."""
 
     def __init__(
-        self, argv: list[str], port: int, environment: Mapping[str, str], log: Path, *,
-        redis_port: int | None, certificate: str | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        argv: list[str],
+        port: int,
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        redis_port: int | None,
+        certificate: str | None = None,
+    ) -> None:
         self.port = port
         self.tls = ssl.create_default_context(cafile=certificate) if certificate else None
         self.channel = environment.get("SSE_REDIS_CHANNEL", "notifications")
@@ -82,9 +88,14 @@ class Service:
         self.environment = with_code_under_test(environment)
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                argv, env=self.environment, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=output, cwd=log.parent, start_new_session=True,
-            )  # fmt: skip
+                argv,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=log.parent,
+                start_new_session=True,
+            )
 
     @property
     def log(self) -> str:
@@ -110,9 +121,13 @@ class Service:
         return self
 
     def get(
-        self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None,
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
-    ) -> Answer:  # fmt: skip
+    ) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         if self.tls:
             connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.tls)
@@ -189,9 +204,14 @@ class Services:
         self._started: list[Service] = []
 
     def __call__(
-        self, variant: Variant = TRIO_SSE, *arguments: str, ready: str | None = "/readyz",
-        redis_port: int | None = None, port: int | None = None, **settings: str | None,
-    ) -> Service:  # fmt: skip
+        self,
+        variant: Variant = TRIO_SSE,
+        *arguments: str,
+        ready: str | None = "/readyz",
+        redis_port: int | None = None,
+        port: int | None = None,
+        **settings: str | None,
+    ) -> Service:
         """Start one, and wait until the path `ready` answers 200 unless it is None.
 
         `settings` go to its environment; None leaves out one that is set by default.
@@ -200,17 +220,25 @@ class Services:
         return service.wait_until_answers(ready) if ready else service
 
     def each(
-        self, variants: Iterable[Variant], *arguments: str, ready: str = "/readyz",
-        redis_port: int | None = None, **settings: str | None,
-    ) -> list[Service]:  # fmt: skip
+        self,
+        variants: Iterable[Variant],
+        *arguments: str,
+        ready: str = "/readyz",
+        redis_port: int | None = None,
+        **settings: str | None,
+    ) -> list[Service]:
         """Start several that have to do with the same things, side by side."""
         started = [self._start(variant, arguments, redis_port, free_port(), settings) for variant in variants]
         return [service.wait_until_answers(ready) for service in started]
 
     def _start(
-        self, variant: Variant, arguments: Iterable[str], redis_port: int | None, port: int,
+        self,
+        variant: Variant,
+        arguments: Iterable[str],
+        redis_port: int | None,
+        port: int,
         settings: Mapping[str, str | None],
-    ) -> Service:  # fmt: skip
+    ) -> Service:
         redis_port = redis_port or self._redis_port
         number = len(self._started)
         elsewhere = settings.keys() & {"REDIS_URL", "REDIS_SENTINELS"}

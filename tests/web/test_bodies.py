@@ -112,9 +112,14 @@ async def test_a_body_that_is_announced_too_long_is_refused(service: Service, pa
 
 @pytest.mark.parametrize(
     ("path", "method", "headers", "status"),
-    [("/publish", "POST", [], 401), ("/publish", "PUT", TOKEN, 405), ("/sse", "POST", TOKEN, 405),
-     ("/nope", "POST", TOKEN, 404), ("/healthz", "GET", [], 200)],
-)  # fmt: skip
+    [
+        ("/publish", "POST", [], 401),
+        ("/publish", "PUT", TOKEN, 405),
+        ("/sse", "POST", TOKEN, 405),
+        ("/nope", "POST", TOKEN, 404),
+        ("/healthz", "GET", [], 200),
+    ],
+)
 async def test_nobody_else_has_room_for_a_body(
     service: Service, bodies: list[Body], path: str, method: str, headers: Any, status: int
 ) -> None:

@@ -123,9 +123,23 @@ async def test_a_key_that_is_none_is_refused(client: QuartClient, service: Servi
 
 @pytest.mark.parametrize(
     "authorization",
-    [None, "", "Bearer", "Bearer ", "Bearer three", "Bearer on", "Bearer onee", "Bearer ONE", "Basic one",
-     "one", "Bearer one, two", "Bearer one,two", "Bearer ,", "Bearer \xff"],
-)  # fmt: skip
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer three",
+        "Bearer on",
+        "Bearer onee",
+        "Bearer ONE",
+        "Basic one",
+        "one",
+        "Bearer one, two",
+        "Bearer one,two",
+        "Bearer ,",
+        "Bearer \xff",
+    ],
+)
 async def test_without_a_right_token_nothing_is_read(
     client: QuartClient, service: Service, authorization: str | None
 ) -> None:
@@ -228,7 +242,7 @@ async def test_a_page_of_another_origin_may_ask_and_read(client: QuartClient) ->
         (b'["\xff"]', ""),
         (b"[" + b",".join([b'{"user_id":1}'] * (MAX_MESSAGES + 1)) + b"]", "more than 1000 messages"),
     ],
-)  # fmt: skip
+)
 async def test_what_cannot_be_delivered_is_refused_with_the_reason(
     service: Service, client: QuartClient, body: bytes, detail: str
 ) -> None:
@@ -329,12 +343,18 @@ async def test_a_body_that_is_encoded_is_refused_and_says_what_is_not(
     assert (status, headers["accept-encoding"]) == (415, "identity")
 
 
-@pytest.mark.parametrize("headers", [
-    {}, {"content_encoding": "identity"}, {"content_encoding": ""},
-    {"content_type": "application/x-www-form-urlencoded"},
-    {"content_type": "multipart/form-data; boundary=x"},
-    {"content_type": "application/json; charset=utf-16"}, {"content_type": "nonsense"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"content_encoding": "identity"},
+        {"content_encoding": ""},
+        {"content_type": "application/x-www-form-urlencoded"},
+        {"content_type": "multipart/form-data; boundary=x"},
+        {"content_type": "application/json; charset=utf-16"},
+        {"content_type": "nonsense"},
+    ],
+)
 async def test_what_the_body_is_counts_and_not_what_it_is_called(
     client: QuartClient, headers: dict[str, str]
 ) -> None:
@@ -388,10 +408,14 @@ async def test_a_list_that_is_no_json_is_not_taken(junk: bytes, at: int) -> None
 
 @pytest.mark.parametrize(
     "body",
-    [b"[" + b"1," * 8_000_000 + b"1]", b"[" * 16_000_000, b"[" + b"{}," * 5_000_000,
-     b'["' + b"\\n" * 8_000_000],
+    [
+        b"[" + b"1," * 8_000_000 + b"1]",
+        b"[" * 16_000_000,
+        b"[" + b"{}," * 5_000_000,
+        b'["' + b"\\n" * 8_000_000,
+    ],
     ids=["numbers", "brackets", "objects", "a text"],
-)  # fmt: skip
+)
 async def test_a_body_of_no_use_is_not_read_far(body: bytes) -> None:
     """What is made of it is a small part of it."""
     tracemalloc.start()

@@ -24,6 +24,9 @@ async def test_a_problem_has_its_status_its_headers_and_what_is_added() -> None:
     assert (response.status_code, response.content_type) == (503, "application/problem+json")
     assert (response.headers["cache-control"], response.headers["retry-after"]) == ("no-store", "1")
     assert await body(response) == {
-        "type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": "why",
+        "type": "about:blank",
+        "title": "Service Unavailable",
+        "status": 503,
+        "detail": "why",
         "publish": True,
-    }  # fmt: skip
+    }

@@ -44,8 +44,13 @@ def preflight_headers(settings: Settings) -> Headers:
 
 
 _USUAL_HEADERS = (
-    "Accept", "Authorization", "Cache-Control", "Content-Type", "Idempotency-Key", "Last-Event-ID",
-)  # fmt: skip
+    "Accept",
+    "Authorization",
+    "Cache-Control",
+    "Content-Type",
+    "Idempotency-Key",
+    "Last-Event-ID",
+)
 
 
 def is_foreign(fields: Mapping[bytes, bytes], settings: Settings) -> bool:

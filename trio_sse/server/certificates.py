@@ -100,8 +100,10 @@ class Certificates:
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             log.error(
                 "the new certificate does not load, the old one goes on (SSE_TLS_CERT, SSE_TLS_KEY)",
-                certificate=config.certfile, key=config.keyfile, error=str(error),
-            )  # fmt: skip
+                certificate=config.certfile,
+                key=config.keyfile,
+                error=str(error),
+            )
         else:
             context.current = made
             log.info("new connections get the new certificate", certificate=config.certfile)

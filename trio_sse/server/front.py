@@ -104,9 +104,14 @@ class Front:
         )
 
     async def _start_server(
-        self, callback: Any, *, sock: socket.socket, ssl: Any = None,
-        ssl_handshake_timeout: float | None = None, **_: Any,
-    ) -> _AsyncioServer:  # fmt: skip
+        self,
+        callback: Any,
+        *,
+        sock: socket.socket,
+        ssl: Any = None,
+        ssl_handshake_timeout: float | None = None,
+        **_: Any,
+    ) -> _AsyncioServer:
         """Accept by Trio in asyncio's place, which logs a hundred tracebacks a second out of descriptors."""
         loop: Any = asyncio.get_running_loop()
         secure = {} if ssl is None else {"ssl": ssl, "ssl_handshake_timeout": ssl_handshake_timeout}
@@ -175,9 +180,15 @@ class Front:
                     await TrioTCPServer(app, config, context, state, rest).run()  # type: ignore[arg-type]
 
     async def enter_asyncio(
-        self, app: Any, loop: Any, config: Config, context: Any, state: Any,
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
-    ) -> None:  # fmt: skip
+        self,
+        app: Any,
+        loop: Any,
+        config: Config,
+        context: Any,
+        state: Any,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
         """One connection under Hypercorn's asyncio worker, whose loop runs on Trio: its socket moves there.
 
         From the first one on it is known how to enter, and they enter there at once, which spares asyncio's

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal
 
@@ -67,6 +68,15 @@ def _setting(env: str, default: Any, meaning: str, accepts: str, **constraints: 
     )
 
 
+def _number(env: str, default: float, meaning: str, least: float, most: float, unit: str = "a number") -> Any:
+    """A setting that is a number within bounds."""
+    return _setting(env, default, meaning, f"{unit} from {least} to {most}", ge=least, le=most)
+
+
+_seconds = partial(_number, unit="seconds,")
+_bytes = partial(_number, unit="bytes,")
+
+
 class Settings(BaseSettings):
     """What the operator may choose. Field order is the order of `--help` and of the README."""
 
@@ -78,16 +88,17 @@ class Settings(BaseSettings):
     _notices: tuple[str, ...] = PrivateAttr(())
 
     host: str = _setting(
-        "SSE_HOST", "0.0.0.0", "address to listen on",
-        "an address, a host name, unix:/path or fd://3",
-    )  # fmt: skip
+        "SSE_HOST", "0.0.0.0", "address to listen on", "an address, a host name, unix:/path or fd://3"
+    )
     port: int = _setting(
         "SSE_PORT", 8085, "port to listen on", "a number from 0 (any free port) to 65535", ge=0, le=65535
     )
     root_path: str = _setting(
-        "SSE_ROOT_PATH", "", "path that the service is under, whether or not the proxy takes it off",
+        "SSE_ROOT_PATH",
+        "",
+        "path that the service is under, whether or not the proxy takes it off",
         "a path such as /notify",
-    )  # fmt: skip
+    )
     redis_channel: str = _setting(
         "SSE_REDIS_CHANNEL", "notifications", "Redis channel to subscribe to", "a name", min_length=1
     )
@@ -98,76 +109,100 @@ class Settings(BaseSettings):
         "a key",
     )
     heartbeat_seconds: float = _setting(
-        "SSE_HEARTBEAT_SECONDS", 30.0, "seconds between two heartbeats of a connection",
-        "seconds, above 0 and up to 3600", gt=0, le=3600,
-    )  # fmt: skip
-    buffer: int = _setting(
-        "SSE_BUFFER", 10, "messages that may wait for a slow client", "a number from 1 to 100000",
-        ge=1, le=100_000,
-    )  # fmt: skip
-    slow_client: Literal["gap", "disconnect"] = _setting(
-        "SSE_SLOW_CLIENT", "gap", "what happens beyond that: drop and tell, or end the stream for a resume",
-        "gap or disconnect",
-    )  # fmt: skip
-    history_messages: int = _setting(
-        "SSE_HISTORY_MESSAGES", 10_000, "messages kept for clients that come back, of all users together",
-        "a number from 0 to 10000000", ge=0, le=10_000_000,
-    )  # fmt: skip
-    history_seconds: float = _setting(
-        "SSE_HISTORY_SECONDS", 300.0, "how long they are kept", "seconds, from 0 to 86400", ge=0, le=86_400
+        "SSE_HEARTBEAT_SECONDS",
+        30.0,
+        "seconds between two heartbeats of a connection",
+        "seconds, above 0 and up to 3600",
+        gt=0,
+        le=3600,
     )
-    history_bytes: int = _setting(
-        "SSE_HISTORY_BYTES", 67_108_864, "memory they may take",
-        "bytes, from 0 to 68719476736", ge=0, le=68_719_476_736,
-    )  # fmt: skip
-    replay_limit: int = _setting(
-        "SSE_REPLAY_LIMIT", 10_000, "entries of the stream looked through for clients that were away longer",
-        "a number from 0 to 10000000", ge=0, le=10_000_000,
-    )  # fmt: skip
+    buffer: int = _number("SSE_BUFFER", 10, "messages that may wait for a slow client", 1, 100_000)
+    slow_client: Literal["gap", "disconnect"] = _setting(
+        "SSE_SLOW_CLIENT",
+        "gap",
+        "what happens beyond that: drop and tell, or end the stream for a resume",
+        "gap or disconnect",
+    )
+    history_messages: int = _number(
+        "SSE_HISTORY_MESSAGES",
+        10_000,
+        "messages kept for clients that come back, of all users together",
+        0,
+        10_000_000,
+    )
+    history_seconds: float = _seconds("SSE_HISTORY_SECONDS", 300.0, "how long they are kept", 0, 86_400)
+    history_bytes: int = _bytes("SSE_HISTORY_BYTES", 67_108_864, "memory they may take", 0, 68_719_476_736)
+    replay_limit: int = _number(
+        "SSE_REPLAY_LIMIT",
+        10_000,
+        "entries of the stream looked through for clients that were away longer",
+        0,
+        10_000_000,
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = _setting(
-        "SSE_CORS_ORIGINS", ("*",), "origins whose pages may connect; cookies only with a list",
+        "SSE_CORS_ORIGINS",
+        ("*",),
+        "origins whose pages may connect; cookies only with a list",
         "* or a comma list such as https://a.example,https://*.b.example:8443,capacitor://localhost",
-    )  # fmt: skip
+    )
     cors_headers: Annotated[tuple[str, ...], NoDecode] = _setting(
-        "SSE_CORS_HEADERS", (), "header fields that their requests may have beside the usual ones",
+        "SSE_CORS_HEADERS",
+        (),
+        "header fields that their requests may have beside the usual ones",
         "a comma list of names such as X-Requested-With,traceparent",
-    )  # fmt: skip
+    )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _setting(
-        "SSE_ALLOWED_HOSTS", ("*",), "names that requests may have as Host, against DNS rebinding",
+        "SSE_ALLOWED_HOSTS",
+        ("*",),
+        "names that requests may have as Host, against DNS rebinding",
         "* or a comma list of names such as sse.example,*.b.example; addresses and localhost always may",
-    )  # fmt: skip
+    )
     auth: Literal["none", "jwt"] = _setting(
-        "SSE_AUTH", "none", "who may read: anybody whatever user_id they ask for, or the user a token names",
+        "SSE_AUTH",
+        "none",
+        "who may read: anybody whatever user_id they ask for, or the user a token names",
         "none or jwt",
-    )  # fmt: skip
+    )
     jwt_secret: SecretStr | None = _setting(
-        "SSE_JWT_SECRET", None,
+        "SSE_JWT_SECRET",
+        None,
         "secret that tokens are signed with (HS256; from 48 bytes HS384, from 64 HS512)",
         "at least 32 bytes",
-    )  # fmt: skip
+    )
     jwt_secret_previous: SecretStr | None = _setting(
-        "SSE_JWT_SECRET_PREVIOUS", None, "the secret before it, while tokens signed with that are valid",
+        "SSE_JWT_SECRET_PREVIOUS",
+        None,
+        "the secret before it, while tokens signed with that are valid",
         "at least 32 bytes",
-    )  # fmt: skip
+    )
     jwt_public_key_file: str | None = _setting(
-        "SSE_JWT_PUBLIC_KEY_FILE", None,
+        "SSE_JWT_PUBLIC_KEY_FILE",
+        None,
         "or the keys they are verified with (RS256, PS256, ES256, those with 384 and 512, EdDSA)",
-        "a comma list of PEM files, each with one key or several", pattern=r"[^,\s]",
-    )  # fmt: skip
+        "a comma list of PEM files, each with one key or several",
+        pattern=r"[^,\s]",
+    )
     jwt_jwks_url: str | None = _setting(
-        "SSE_JWT_JWKS_URL", None, "or where such keys are to be had", "an http:// or https:// address",
+        "SSE_JWT_JWKS_URL",
+        None,
+        "or where such keys are to be had",
+        "an http:// or https:// address",
         pattern=r"^https?://\S+$",
-    )  # fmt: skip
+    )
     jwt_audience: Annotated[tuple[str, ...], NoDecode] = _setting(
-        "SSE_JWT_AUDIENCE", (),
+        "SSE_JWT_AUDIENCE",
+        (),
         "`aud` a token must have, one of these; where it is not set, a token with `aud` is refused",
         "a comma list",
-    )  # fmt: skip
+    )
     jwt_issuer: str | None = _setting("SSE_JWT_ISSUER", None, "`iss` a token must have", "any text")
-    jwt_leeway_seconds: float = _setting(
-        "SSE_JWT_LEEWAY_SECONDS", 30.0, "by how much clocks may differ: `exp` counts later, `nbf` earlier",
-        "seconds, from 0 to 600", ge=0, le=600,
-    )  # fmt: skip
+    jwt_leeway_seconds: float = _seconds(
+        "SSE_JWT_LEEWAY_SECONDS",
+        30.0,
+        "by how much clocks may differ: `exp` counts later, `nbf` earlier",
+        0,
+        600,
+    )
     jwt_user_claim: str = _setting("SSE_JWT_USER_CLAIM", "sub", "claim that names the user", "a name")
     jwt_cookie: str | None = _setting(
         "SSE_JWT_COOKIE",
@@ -179,33 +214,40 @@ class Settings(BaseSettings):
         "SSE_JWT_QUERY", False, "whether ?access_token= may hold it; other logs may show it", "true or false"
     )
     publish_tokens: SecretStr | None = _setting(
-        "SSE_PUBLISH_TOKENS", None, "tokens with which POST /publish may be used; without any there is none",
+        "SSE_PUBLISH_TOKENS",
+        None,
+        "tokens with which POST /publish may be used; without any there is none",
         "a comma list, each of at least 16 bytes",
-    )  # fmt: skip
-    stream_length: int = _setting(
-        "SSE_STREAM_LENGTH", 100_000, "entries of SSE_REDIS_STREAM that POST /publish leaves in it, about",
-        "a number from 1 to 1000000000", ge=1, le=1_000_000_000,
-    )  # fmt: skip
-    max_connections: int = _setting(
-        "SSE_MAX_CONNECTIONS", 0, "streams of one process at a time; 0: no limit",
-        "a number from 0 to 10000000", ge=0, le=10_000_000,
-    )  # fmt: skip
-    max_connections_per_user: int = _setting(
-        "SSE_MAX_CONNECTIONS_PER_USER", 0, "of one user; 0: no limit",
-        "a number from 0 to 10000000", ge=0, le=10_000_000,
-    )  # fmt: skip
-    max_connections_per_address: int = _setting(
-        "SSE_MAX_CONNECTIONS_PER_ADDRESS", 0, "of one IPv4 address or IPv6 /64; 0: no limit",
-        "a number from 0 to 10000000", ge=0, le=10_000_000,
-    )  # fmt: skip
-    connection_rate_per_address: float = _setting(
-        "SSE_CONNECTION_RATE_PER_ADDRESS", 0.0, "new streams per second of one address; 0: no limit",
-        "a number from 0 to 1000000", ge=0, le=1_000_000,
-    )  # fmt: skip
+    )
+    stream_length: int = _number(
+        "SSE_STREAM_LENGTH",
+        100_000,
+        "entries of SSE_REDIS_STREAM that POST /publish leaves in it, about",
+        1,
+        1_000_000_000,
+    )
+    max_connections: int = _number(
+        "SSE_MAX_CONNECTIONS", 0, "streams of one process at a time; 0: no limit", 0, 10_000_000
+    )
+    max_connections_per_user: int = _number(
+        "SSE_MAX_CONNECTIONS_PER_USER", 0, "of one user; 0: no limit", 0, 10_000_000
+    )
+    max_connections_per_address: int = _number(
+        "SSE_MAX_CONNECTIONS_PER_ADDRESS", 0, "of one IPv4 address or IPv6 /64; 0: no limit", 0, 10_000_000
+    )
+    connection_rate_per_address: float = _number(
+        "SSE_CONNECTION_RATE_PER_ADDRESS",
+        0.0,
+        "new streams per second of one address; 0: no limit",
+        0,
+        1_000_000,
+    )
     trusted_proxies: Annotated[tuple[Proxy, ...], NoDecode] = _setting(
-        "SSE_TRUSTED_PROXIES", (), "proxies whose Forwarded or X-Forwarded-For tells the client's address",
+        "SSE_TRUSTED_PROXIES",
+        (),
+        "proxies whose Forwarded or X-Forwarded-For tells the client's address",
         "a comma list of addresses and networks such as 10.0.0.0/8,::1; unix: the peer at a Unix socket",
-    )  # fmt: skip
+    )
     tls_cert: str | None = _setting(
         "SSE_TLS_CERT",
         None,
@@ -213,26 +255,25 @@ class Settings(BaseSettings):
         "a PEM file",
     )
     tls_key: str | None = _setting("SSE_TLS_KEY", None, "its key", "a PEM file")
-    write_timeout_seconds: float = _setting(
-        "SSE_WRITE_TIMEOUT_SECONDS", 20.0, "a client that takes nothing for so long is cut off",
-        "seconds, from 1 to 3600", ge=1, le=3600,
-    )  # fmt: skip
-    drain_seconds: float = _setting(
-        "SSE_DRAIN_SECONDS", 5.0, "SIGTERM ends the streams spread over so long; 0: at once",
-        "seconds, from 0 to 3600", ge=0, le=3600,
-    )  # fmt: skip
-    max_stream_seconds: float = _setting(
-        "SSE_MAX_STREAM_SECONDS", 0.0, "longest life of a stream, of which it gets 80 to 100 %; 0: no end",
-        "seconds, from 0 to 31536000", ge=0, le=31_536_000,
-    )  # fmt: skip
-    max_message_bytes: int = _setting(
-        "SSE_MAX_MESSAGE_BYTES", 65536, "largest message accepted from Redis",
-        "bytes, from 64 to 16777216", ge=64, le=16_777_216,
-    )  # fmt: skip
-    workers: int = _setting(
-        "SSE_WORKERS", 1, "worker processes, each with all messages and its own connections",
-        "a number from 1 to 256", ge=1, le=256,
-    )  # fmt: skip
+    write_timeout_seconds: float = _seconds(
+        "SSE_WRITE_TIMEOUT_SECONDS", 20.0, "a client that takes nothing for so long is cut off", 1, 3600
+    )
+    drain_seconds: float = _seconds(
+        "SSE_DRAIN_SECONDS", 5.0, "SIGTERM ends the streams spread over so long; 0: at once", 0, 3600
+    )
+    max_stream_seconds: float = _seconds(
+        "SSE_MAX_STREAM_SECONDS",
+        0.0,
+        "longest life of a stream, of which it gets 80 to 100 %; 0: no end",
+        0,
+        31_536_000,
+    )
+    max_message_bytes: int = _bytes(
+        "SSE_MAX_MESSAGE_BYTES", 65536, "largest message accepted from Redis", 64, 16_777_216
+    )
+    workers: int = _number(
+        "SSE_WORKERS", 1, "worker processes, each with all messages and its own connections", 1, 256
+    )
     direct: bool = _setting(
         "SSE_DIRECT", True, "serve streams on their own sockets, past Hypercorn and Quart", "true or false"
     )
@@ -243,22 +284,30 @@ class Settings(BaseSettings):
         "SSE_LOG_LEVEL", "info", "least important lines shown", "debug, info, warning or error"
     )
     redis_host: str = _setting("REDIS_HOST", "127.0.0.1", "Redis host", "an address or a host name")
-    redis_port: int = _setting("REDIS_PORT", 6379, "Redis port", "a number from 1 to 65535", ge=1, le=65535)
+    redis_port: int = _number("REDIS_PORT", 6379, "Redis port", 1, 65535)
     redis_username: str | None = _setting("REDIS_USERNAME", None, "Redis user (ACL)", "a name")
     redis_password: SecretStr | None = _setting("REDIS_PASSWORD", None, "Redis password", "any text")
     redis_main_db: int = _setting(
-        "REDIS_MAIN_DB", 1, "Redis database of stream and idempotency keys; 0 where there is no other",
-        "a number from 0 to 65535", ge=0, le=MAX_DATABASE,
-    )  # fmt: skip
+        "REDIS_MAIN_DB",
+        1,
+        "Redis database of stream and idempotency keys; 0 where there is no other",
+        "a number from 0 to 65535",
+        ge=0,
+        le=MAX_DATABASE,
+    )
     redis_url: SecretStr | None = _setting(
-        "REDIS_URL", None, "Redis address, instead of the single settings",
+        "REDIS_URL",
+        None,
+        "Redis address, instead of the single settings",
         "redis://, rediss:// or unix:// and an address, such as rediss://user:password@host:6379/1",
-    )  # fmt: skip
+    )
 
     redis_sentinels: Annotated[tuple[str, ...], NoDecode] = _setting(
-        "REDIS_SENTINELS", (), "Sentinels that know where the master is, instead of host and port",
+        "REDIS_SENTINELS",
+        (),
+        "Sentinels that know where the master is, instead of host and port",
         "a comma list of host or host:port, with rediss:// in front for TLS, such as 10.0.0.1,rediss://10.0.0.2:26380",
-    )  # fmt: skip
+    )
     redis_sentinel_master: str = _setting(
         "REDIS_SENTINEL_MASTER", "mymaster", "the master's name there", "a name", min_length=1
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -19,6 +20,7 @@ class StreamBody(ResponseBody):
 
     def __init__(self, service: Service, accepted: Accepted) -> None:
         self._stream = service.open(accepted)
+        self._scopes = contextlib.ExitStack()
         self._connection: Connection | None = None
         self._source: AsgiSource | None = None
         self._ended = False
@@ -35,14 +37,14 @@ class StreamBody(ResponseBody):
             self._connection.close()
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
-        self._connection = self._stream.__enter__()
+        self._connection = self._scopes.enter_context(self._stream)
         self._source = AsgiSource(self._connection)
         if self._ended:
             self._connection.close()
         return self
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._stream.__exit__()
+        self._scopes.close()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

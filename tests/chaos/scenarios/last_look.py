@@ -69,8 +69,14 @@ def _add(fault: str, name: str, client: str, *sources: Source, **settings: str) 
 
 CUT = "connections cut at random, Redis killed again and again"
 _add(CUT, "last_look", OURS, "channel", "stream", "both")
-_add(f"{CUT}; SSE_HISTORY_MESSAGES=50", "last_look_without_memory", OURS, "channel", "stream",
-     SSE_HISTORY_MESSAGES="50")  # fmt: skip
+_add(
+    f"{CUT}; SSE_HISTORY_MESSAGES=50",
+    "last_look_without_memory",
+    OURS,
+    "channel",
+    "stream",
+    SSE_HISTORY_MESSAGES="50",
+)
 # These wait as long as the service asks them to, and then look for more than SSE_REPLAY_LIMIT is by default.
 FAR = {"SSE_REPLAY_LIMIT": "100000"}
 _add(f"{CUT}; Node's `eventsource`", "last_look_eventsource", "eventsource", "channel", "stream", **FAR)

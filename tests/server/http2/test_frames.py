@@ -57,10 +57,17 @@ def test_a_body_beyond_its_length_is_its_stream_s_error_and_leaves_the_window_as
     assert pair.client.outbound_flow_control_window > 30_000
 
 
-@pytest.mark.parametrize(("announced", "sent", "trailers", "error"), [
-    (0, None, False, False), (1, None, False, True),
-    (0, 0, True, False), (5, 0, True, True), (1, 1, True, False), (2, 1, True, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("announced", "sent", "trailers", "error"),
+    [
+        (0, None, False, False),
+        (1, None, False, True),
+        (0, 0, True, False),
+        (5, 0, True, True),
+        (1, 1, True, False),
+        (2, 1, True, True),
+    ],
+)
 def test_a_body_short_of_its_length_is_its_stream_s_error(
     pair: Pair, announced: int, sent: int | None, trailers: bool, error: bool
 ) -> None:

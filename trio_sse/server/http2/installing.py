@@ -23,10 +23,16 @@ _RELIED_ON = {
     hypercorn.protocol: ("H2Protocol", "H11Protocol"),
     H11Protocol: ("_check_protocol",),
     H2Protocol: (
-        "_close_stream", "_flush", "_handle_events", "_send_data", "_window_updated", "handle", "send_task",
+        "_close_stream",
+        "_flush",
+        "_handle_events",
+        "_send_data",
+        "_window_updated",
+        "handle",
+        "send_task",
         "stream_send",
     ),
-}  # fmt: skip
+}
 """What is replaced, or called, beside what is imported."""
 
 

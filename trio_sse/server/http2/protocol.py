@@ -133,9 +133,16 @@ class ContainedProtocol(LastingProtocol):
         self, stream_id: int, request: _Request, method: bytes, path: bytes, headers: Any
     ) -> None:
         self.streams[stream_id] = stream = HTTPStream(
-            partial(self._run, stream_id, request), without_queue_limit(self.config), self.context,
-            self.task_group, self.ssl, self.client, self.server, self.stream_send, stream_id,
-        )  # fmt: skip
+            partial(self._run, stream_id, request),
+            without_queue_limit(self.config),
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            stream_id,
+        )
         self.stream_buffers[stream_id] = BoundedStreamBuffer(self.context.event_class)
         self.priority.insert_stream(stream_id)
         self.priority.block(stream_id)
