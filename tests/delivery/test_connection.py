@@ -26,8 +26,9 @@ from tests.support.inside import (
 )
 from trio_sse.counters import Counters
 from trio_sse.delivery import connection as connection_module
+from trio_sse.delivery import replay as replay_module
 from trio_sse.delivery.batch import Batch
-from trio_sse.delivery.connection import Connection
+from trio_sse.delivery.connection import Connection, State
 from trio_sse.delivery.history import PAGE_BYTES, History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.notices import heartbeat
@@ -181,8 +182,9 @@ def published(hub: Hub, count: int, *, size: int = 0) -> list[str]:
 @contextmanager
 def pages_of(size: int) -> Iterator[None]:
     """Pages of a replay have about `size` bytes."""
-    older = mock.patch.object(connection_module, "PAGE_BYTES", size)
-    with older, mock.patch.object(History.page, "__defaults__", (size,)):
+    older = mock.patch.object(replay_module, "PAGE_BYTES", size)
+    full = mock.patch.object(connection_module, "PAGE_BYTES", size)
+    with older, full, mock.patch.object(History.page, "__defaults__", (size,)):
         yield
 
 
@@ -634,3 +636,64 @@ def test_whoever_comes_back_gets_each_message_once_and_in_order_or_is_told_what_
         browser.come_back()
     assert browser.unsure or browser.next == hub.history.latest + 1
     assert not (browser.unsure and kept == 1000)
+
+
+TRANSITIONS = {
+    State.WAITING: {"begin": State.CATCHING_UP, "end": State.CLOSED, "leave": State.LEFT},
+    State.CATCHING_UP: {"end": State.CLOSED, "leave": State.LEFT, "take_waiting": State.LIVE},
+    State.LIVE: {"end": State.CLOSED, "leave": State.LEFT, "take_waiting": State.LIVE},
+    State.CLOSED: {"begin": State.CLOSED, "end": State.CLOSED, "leave": State.LEFT},
+    State.LEFT: {"end": State.LEFT, "leave": State.LEFT, "take_waiting": State.LEFT},
+}
+
+
+def in_state(state: State) -> Connection:
+    connection = unbegun(new_hub())
+    if state in (State.CATCHING_UP, State.LIVE):
+        connection.begin(b"hello", 0)
+    if state is State.LIVE:
+        connection.take_waiting()
+    if state is State.CLOSED:
+        connection.end()
+    if state is State.LEFT:
+        connection.leave()
+    assert connection.state is state
+    return connection
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("action", ["begin", "end", "leave", "take_waiting"])
+def test_a_connection_goes_from_state_to_state_as_its_table_says(state: State, action: str) -> None:
+    connection = in_state(state)
+    arguments = (b"hello", 0) if action == "begin" else ()
+    if action == "begin" and action not in TRANSITIONS[state]:
+        with pytest.raises(AssertionError, match="does not go from"):
+            getattr(connection, action)(*arguments)
+        return
+    getattr(connection, action)(*arguments)
+    assert connection.state is TRANSITIONS[state].get(action, state)
+    assert connection.closed is (connection.state in (State.CLOSED, State.LEFT))
+
+
+def test_whoever_falls_behind_what_is_kept_waits_and_goes_on() -> None:
+    hub = new_hub(messages=1, has_log=True)
+    hub.history.read_up_to((0, 0))
+    resumer = new_resumer(hub.history)
+    connection = unbegun(hub, recovery=resumer)
+    resumer.begin(connection, "0-0")
+    hub.dispatch(note("1"), (1, 0))
+    hub.dispatch(note("1"), (2, 0))
+    states = []
+    connection.take_waiting()
+    states.append(connection.state)
+    (replay,) = resumer.take_pending()
+    resumer.answer(replay, 1, (1, 0))
+    states.append(connection.state)
+    connection.take_waiting()
+    states.append(connection.state)
+    assert states == [State.WAITING, State.CATCHING_UP, State.LIVE]
+
+
+def test_who_is_live_and_owed_nothing_holds_nothing_of_its_replay() -> None:
+    connection = in_state(State.LIVE)
+    assert (connection._replay, connection._owed) == (None, None)

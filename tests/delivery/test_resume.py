@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.inside import PROCESS, Client, events, flush_now, new_history, new_hub, note, unbegun
-from trio_sse.delivery.connection import Rest
 from trio_sse.delivery.event_ids import EntryId, entry_text, parse
 from trio_sse.delivery.history import History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.notices import farewell
+from trio_sse.delivery.replay import Rest
 from trio_sse.delivery.resume import FromLog, FromMemory, PendingReplay, Resumer, decide
 
 OTHER = "0123456789ab"

@@ -21,10 +21,10 @@ from trio_sse.broker.log import (
     read_info,
 )
 from trio_sse.delivery import messages, sse
-from trio_sse.delivery.connection import Rest
 from trio_sse.delivery.event_ids import EntryId, entry_text
 from trio_sse.delivery.history import PAGE_BYTES, History
 from trio_sse.delivery.messages import Notification
+from trio_sse.delivery.replay import Rest
 from trio_sse.delivery.resume import PendingReplay, Resumer
 from trio_sse.settings import Settings
 

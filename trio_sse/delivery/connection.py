@@ -1,11 +1,11 @@
-"""One browser: what it is sent, what waits for it, what it lost."""
+"""One browser: its states, and what it is sent in each."""
 
 from __future__ import annotations
 
+import enum
 import random
-from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import trio
 
@@ -13,35 +13,42 @@ from trio_sse.counters import Counters
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import PAGE_BYTES, History
-from trio_sse.delivery.notices import gap
 from trio_sse.delivery.outlet import Outlet
+from trio_sse.delivery.owed import Owed
+from trio_sse.delivery.replay import Replay, Rest
 
 HEARTBEAT = "heartbeat"
-"""The kind of what a connection may be told at any time."""
+"""The kind of notice that a connection may be told at any time."""
 
 _open_channel = trio.open_memory_channel[bytes]
 
 
-class Rest(NamedTuple):
-    """What of a replay is still in the Redis stream, and is fetched a page at a time."""
+class State(enum.Enum):
+    """Where a connection is between joining the hub and leaving it. See Connection."""
 
-    after: EntryId
-    """How far the stream has been looked through for this connection."""
-    top: EntryId
-    """The entry up to which the stream is to tell."""
-    sequence: int
-    """The sequence from which on memory does."""
-    broken_off: EntryId
-    """The last break of the stream that the connection knows of."""
-    pace: int
-    """How many entries to read at first: about as many as the page before took."""
+    WAITING = enum.auto()
+    CATCHING_UP = enum.auto()
+    LIVE = enum.auto()
+    CLOSED = enum.auto()
+    LEFT = enum.auto()
+
+
+_WAITING, _CATCHING_UP, _LIVE, _CLOSED, _LEFT = State  # on the way of every message
+
+_NEXT = {
+    _WAITING: {_CATCHING_UP, _CLOSED},
+    _CATCHING_UP: {_WAITING, _LIVE, _CLOSED},
+    _LIVE: {_CLOSED},
+    _CLOSED: {_LEFT},
+    _LEFT: set[State](),
+}
 
 
 class Recovery(Protocol):
     """Knows what to do for a connection whose next messages are not in memory."""
 
     def fell_behind(self, connection: Connection, at: EntryId | None) -> None:
-        """Let `connection`, which has come to the stream's entry `at`, go on by `begin`, now or later."""
+        """Let `connection`, which has come to the log's entry `at`, go on by `begin`, now or later."""
         ...
 
     def fetch(self, connection: Connection, rest: Rest) -> None:
@@ -56,18 +63,30 @@ class Recovery(Protocol):
 class Connection:
     """A stream of one user, from joining the hub to leaving it.
 
+    ===========  ========================================  ===========================================
+    State        What the client gets                      Next
+    ===========  ========================================  ===========================================
+    WAITING      heartbeats alone: its place, or a page    `begin` → CATCHING_UP
+                 of the log, is not there yet              `end` → CLOSED, with the last words
+    CATCHING_UP  its replay, as quickly as its outlet      all that is kept was taken → LIVE
+                 takes it; new messages are part of it     what comes next is not in memory → WAITING
+                                                           `end` → CLOSED, behind what was taken
+    LIVE         every message, at once or by way of       `end` → CLOSED, behind all that waits
+                 the memory channel
+    CLOSED       what waits, and nothing new               `leave` → LEFT
+    LEFT         nothing: the client is gone
+    ===========  ========================================  ===========================================
+
     Everything but the outlet's own task is synchronous and never waits: a slow client costs nobody else
-    anything. Until `begin` it is told nothing but heartbeats. Then it catches up with what is kept, as
-    quickly as its outlet takes it, and after that it is live: while the outlet takes nothing, up to
-    `capacity` messages wait in a memory channel; those beyond are dropped, counted, and declared by a `gap`
-    in the place where they are missing. With `disconnect` the stream ends instead, and the client comes back
-    for the rest. So it does when the stream ends while it catches up.
+    anything. While the outlet of a live connection takes nothing, up to `capacity` messages wait in a memory
+    channel. Those beyond are dropped, counted, and declared by a `gap` in the place where they are missing.
+    With `disconnect` the stream ends instead, and the client comes back for the rest. So it does when the
+    stream ends while it catches up.
     """
 
     __slots__ = (
-        "__weakref__", "_ahead", "_at", "_counters", "_disconnect", "_dropped", "_first_dropped", "_history",
-        "_last_dropped", "_live", "_notices", "_outlet", "_recovery", "_rest", "_said", "channel", "closed",
-        "id", "since", "user_id", "waiting",
+        "__weakref__", "_counters", "_disconnect", "_history", "_outlet", "_owed", "_recovery", "_replay",
+        "channel", "id", "since", "state", "user_id", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -77,33 +96,32 @@ class Connection:
         self.user_id = user_id
         self.id = f"{random.getrandbits(64):016x}"
         self.since = 0
-        """The number of the last message that is no longer owed to this connection."""
-        self.closed = False
+        """The sequence of the last message that is no longer owed to this connection."""
+        self.state = _WAITING
+        """Changed by `_become` alone."""
         self.channel, self.waiting = _open_channel(capacity)
         self._outlet: Outlet | None = None
         self._history = history
         self._recovery = recovery
         self._disconnect = disconnect
-        self._live = False
-        # While it catches up: what it is told first, the rest of a page out of the stream, and what is in the
-        # stream still. `_ahead` is None while it waits for its place or for a page.
-        self._said = b""
-        self._ahead: deque[bytes] | None = None
-        self._rest: Rest | None = None
-        self._at: EntryId | None = None
-        self._dropped = self._first_dropped = self._last_dropped = 0
-        self._notices: dict[str, bytes] = {}
+        self._replay: Replay | None = None  # while it catches up
+        self._owed: Owed | None = None
         self._counters = counters
 
     @property
     def begun(self) -> bool:
-        """Whether it is known what comes first."""
-        return self._ahead is not None
+        """Whether it is known what comes next."""
+        return self.state is not _WAITING
 
     @property
     def catching_up(self) -> bool:
         """Whether there is more for `take_waiting` to give, a page at a time."""
-        return not self._live and self._ahead is not None
+        return self.state is _CATCHING_UP
+
+    @property
+    def closed(self) -> bool:
+        """Whether the stream has ended, or is about to when what waits has been taken."""
+        return self.state is _CLOSED or self.state is _LEFT
 
     def attach(self, outlet: Outlet) -> None:
         """Let `outlet` carry the stream. One that was closed before ends at once."""
@@ -115,25 +133,26 @@ class Connection:
 
     def begin(
         self,
-        said: bytes,
+        preface: bytes,
         after: int,
         older: Iterable[bytes] = (),
         *,
         at: EntryId | None = None,
         rest: Rest | None = None,
     ) -> None:
-        """Say this first, then what is `older` and the `rest` that is in the stream, then every message after
-        the number `after`, or the stream's entry `at`.
+        """Say the preface, then what is `older` and the `rest` that is in the log, then every message after
+        the sequence `after`, or the log's entry `at`.
 
         A connection that fell behind what is kept begins so again, and so it does with each page of `rest`.
+        One that the hub closed before says the preface and ends.
         """
-        self.since = after
-        self._at = at or self._history.at(after)
-        self._said += said
-        self._ahead = deque(older)
-        self._rest = rest
-        if self.closed:
-            self._notices["end"] = self._skip_what_is_ahead()
+        if self.state is _CLOSED:
+            self._owed = None
+            self._keep_notice("end", preface)
+        else:
+            self._become(_CATCHING_UP)
+            self.since = after
+            self._replay = Replay(preface, older, rest, at or self._history.at(after))
         if self._outlet is not None:
             self._outlet.pull()
 
@@ -145,21 +164,22 @@ class Connection:
         """
         if self.closed:
             return
-        if not self._live:
-            last_words = self._skip_what_is_ahead() + last_words
+        if self.state is not _LIVE:
+            if self._replay is not None:
+                last_words = self._replay.preface + last_words
+            self._replay = self._owed = None
+            self._recovery.forget(self)
+        self._become(_CLOSED)
         if last_words:
-            self.tell("end", Batch.notice(last_words))
-        self.closed = True
+            self._say("end", Batch.notice(last_words))
         self.channel.close()
         if self._outlet is not None:
             self._outlet.close()
 
     def offer(self, batch: Batch) -> None:
         """Take the messages of `batch` that are newer than this connection. Never waits."""
-        if self.closed:
-            return
-        if not self._live:
-            if batch.receipts:
+        if self.state is not _LIVE:
+            if batch.receipts and not self.closed:
                 for receipt in batch.receipts.values():
                     receipt.buffered += 1  # it is part of the replay
             return
@@ -186,20 +206,19 @@ class Connection:
         Only a heartbeat has no place among the messages: it goes out before `begin`, and with the next page
         of a replay.
         """
-        if self.closed:
-            return
-        now = self._live or (kind == HEARTBEAT and not self.begun)
-        if not now or self._outlet is None or not self._outlet.take(batch):
-            self._notices[kind] = batch.data
+        if self.state is _LIVE or (self.state is _WAITING and kind == HEARTBEAT):
+            self._say(kind, batch)
+        elif not self.closed:
+            self._keep_notice(kind, batch.data)
 
     def tell_marked(self, kind: str, batch: Batch) -> None:
         """Say what the history keeps as well: those who catch up find it there, in its place."""
-        if self._live:
-            self.tell(kind, batch)
+        if self.state is _LIVE:
+            self._say(kind, batch)
 
     def take_waiting(self) -> bytes:
         """What waits, in order, a page at most while catching up. b"" when nothing does."""
-        if not self._live:
+        if self.state is _WAITING or self.state is _CATCHING_UP:
             return self._page()
         parts: list[bytes] = []
         try:
@@ -207,8 +226,7 @@ class Connection:
                 parts.append(self.waiting.receive_nowait())
         except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
             pass
-        parts.append(self._owed())
-        self._settle()
+        parts.append(self._take_owed())
         return b"".join(parts)
 
     def close(self) -> None:
@@ -216,109 +234,86 @@ class Connection:
         self.end()
 
     def leave(self) -> None:
-        """Let go of everything: the client is gone. Nothing can be taken any more.
+        """Let go of everything: the client is gone. Calling it again is harmless.
 
         Outlet and connection know each other. Without this, both would stay until the garbage collector
         comes, with all that waits.
         """
         self.end()
+        if self.state is _CLOSED:
+            self._become(_LEFT)
         self._recovery.forget(self)
-        self._outlet = None
-        self._notices.clear()
-        self._dropped = 0
+        self._outlet = self._owed = None
         self.waiting.close()
 
+    def _become(self, state: State) -> None:
+        assert state in _NEXT[self.state], f"a connection does not go from {self.state} to {state}"
+        self.state = state
+
     def _page(self) -> bytes:
-        data = self._notices.pop(HEARTBEAT, b"")
-        while self._ahead is not None:
-            if part := self._part():
+        data = self._owed.notices.pop(HEARTBEAT, b"") if self._owed is not None else b""
+        while self._replay is not None:
+            if part := self._part(self._replay):
                 return data + part
-            if self._live:
-                break
         return data
 
-    def _part(self) -> bytes:
-        """The next part of what is ahead. b"" if it has to be waited for, or if all has been taken."""
-        parts, size = [self._said], len(self._said)
-        self._said = b""
-        while self._ahead and size < PAGE_BYTES:
-            parts.append(self._ahead.popleft())
-            size += len(parts[-1])
-        if size < PAGE_BYTES:
-            parts.append(self._go_on())
-        return b"".join(parts)
-
-    def _go_on(self) -> bytes:
-        """What follows what was `_ahead`, out of memory. Out of the stream it comes later."""
-        history = self._history
-        if self._rest is not None:
-            rest, self._rest, self._ahead = self._rest, None, None
-            self._recovery.fetch(self, rest)
-            return b""
-        if self.since < history.floor:
-            self._ahead = None
-            self._recovery.fell_behind(self, self._at)
-            return b""
-        page, self.since = history.page(self.user_id, self.since)
-        if self.since < history.latest:
-            self._at = history.at(self.since)
+    def _part(self, replay: Replay) -> bytes:
+        """The next part of the replay. b"" if it has to be waited for, or if all has been taken."""
+        page = replay.page()
+        if len(page) >= PAGE_BYTES:
             return page
-        self._live = True
-        page += self._owed()
-        self._settle()
-        return page
+        if replay.rest is not None:
+            self._wait()
+            self._recovery.fetch(self, replay.rest)
+            return page
+        history = self._history
+        if self.since < history.floor:
+            self._wait()
+            self._recovery.fell_behind(self, replay.at)
+            return page
+        kept, self.since = history.page(self.user_id, self.since)
+        if self.since < history.latest:
+            replay.at = history.at(self.since)
+            return page + kept
+        self._become(_LIVE)
+        self._replay = None
+        return page + kept + self._take_owed()
 
-    def _skip_what_is_ahead(self) -> bytes:
-        """Be live at once. Returns what is to be said before anything else."""
-        said, self._said = self._said, b""
-        self._ahead = self._rest = None
-        self._live = True
-        self._notices.clear()
-        self._recovery.forget(self)
-        return said
+    def _wait(self) -> None:
+        self._become(_WAITING)
+        self._replay = None
+
+    def _say(self, kind: str, batch: Batch) -> None:
+        if self._outlet is None or not self._outlet.take(batch):
+            self._keep_notice(kind, batch.data)
+
+    def _keep_notice(self, kind: str, frame: bytes) -> None:
+        if self._owed is None:
+            self._owed = Owed()
+        self._owed.notices[kind] = frame
 
     def _queue(self, frame: bytes, sequence: int) -> bool:
         """Let it wait in the channel. Returns whether there was room."""
+        owed = self._owed
         try:
-            self.channel.send_nowait(self._owed() + frame)
+            self.channel.send_nowait(frame if owed is None else owed.frames(self._history) + frame)
         except trio.WouldBlock:
             if self._disconnect:
                 self._counters.disconnected += 1
                 self.close()
                 return False
-            if not self._dropped:
-                self._first_dropped = self.since
-            self._dropped += 1
-            self._last_dropped = sequence
+            if owed is None:
+                owed = self._owed = Owed()
+            owed.drop(sequence, after=self.since)
             self._counters.dropped += 1
         except trio.ClosedResourceError:
             pass  # an earlier frame of the same batch was one too many
         else:
             self.since = sequence
-            self._settle()
+            self._owed = None
             return True
         return False
 
-    def _owed(self) -> bytes:
-        """What the client is to be told before anything newer: the gap first, since it is the oldest."""
-        if not self._dropped and not self._notices:
-            return b""
-        said = b"".join(self._notices.values())
-        if not self._dropped:
-            return said
-        history = self._history
-        return (
-            gap(
-                "slow_client",
-                self._dropped,
-                id=history.text(self._last_dropped),
-                replay_after=history.text(self._first_dropped)
-                if self._first_dropped >= history.floor
-                else None,
-            )
-            + said
-        )
-
-    def _settle(self) -> None:
-        self._dropped = 0
-        self._notices.clear()
+    def _take_owed(self) -> bytes:
+        owed, self._owed = self._owed, None
+        return b"" if owed is None else owed.frames(self._history)

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from trio_sse.delivery import notices
-from trio_sse.delivery.connection import Connection, Rest
+from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.event_ids import EntryId, Position, entry_text, parse
 from trio_sse.delivery.history import History
+from trio_sse.delivery.replay import Rest
 
 
 class FromMemory(NamedTuple):

@@ -1,4 +1,4 @@
-"""Where event ids come from, the log, the channel, or another process, and what that says of a client. Pure."""
+"""Where event ids come from, the log, the channel or another process, and what follows from it. Pure."""
 
 from __future__ import annotations
 

@@ -1,0 +1,35 @@
+"""What a client is to be told before anything newer."""
+
+from __future__ import annotations
+
+from tests.support.inside import PROCESS, events, new_history
+from trio_sse.delivery.owed import Owed
+
+
+def test_the_gap_comes_first_and_then_the_latest_notice_of_each_kind() -> None:
+    history = new_history()
+    for _ in range(3):
+        history.append(None, str.encode)
+    owed = Owed()
+    owed.notices["heartbeat"] = b"data: old\n\n"
+    owed.notices["heartbeat"] = b"data: beat\n\n"
+    owed.drop(2, after=1)
+    owed.drop(3, after=1)
+    gap, beat = events(owed.frames(history))
+    assert gap.id == f"{PROCESS}.3"
+    assert gap.json() == {"reason": "slow_client", "dropped": 2, "replay_after": f"{PROCESS}.1"}
+    assert beat.data == "beat"
+
+
+def test_what_is_no_longer_kept_cannot_be_had_again() -> None:
+    history = new_history(messages=1)
+    for _ in range(3):
+        history.append(None, str.encode)
+    owed = Owed()
+    owed.drop(3, after=1)
+    (gap,) = events(owed.frames(history))
+    assert "replay_after" not in gap.json()
+
+
+def test_nothing_owed_is_nothing_to_write() -> None:
+    assert Owed().frames(new_history()) == b""

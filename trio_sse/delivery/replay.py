@@ -1,0 +1,48 @@
+"""What a connection is given before it is live, a page at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from trio_sse.delivery.event_ids import EntryId
+from trio_sse.delivery.history import PAGE_BYTES
+
+
+class Rest(NamedTuple):
+    """What of a replay is still in the log, and is fetched a page at a time."""
+
+    after: EntryId
+    """How far the log has been looked through for this connection."""
+    top: EntryId
+    """The entry up to which the log is to tell."""
+    sequence: int
+    """The sequence from which on memory does."""
+    broken_off: EntryId
+    """The last break of the log that the connection knows of."""
+    pace: int
+    """How many entries to read at first: about as many as the page before took."""
+
+
+class Replay:
+    """What comes before memory: a preface, frames out of the log, and the rest that is in the log still."""
+
+    __slots__ = ("at", "older", "preface", "rest")
+
+    def __init__(self, preface: bytes, older: Iterable[bytes], rest: Rest | None, at: EntryId | None) -> None:
+        self.preface = preface
+        """The greeting and the gap, as long as the connection has not taken them."""
+        self.older = deque(older)
+        self.rest = rest
+        self.at = at
+        """The log's entry that the connection has come to in memory. None where that is not known."""
+
+    def page(self) -> bytes:
+        """The next bytes that are here. Less than PAGE_BYTES: these were the last."""
+        parts, size = [self.preface], len(self.preface)
+        self.preface = b""
+        while self.older and size < PAGE_BYTES:
+            parts.append(self.older.popleft())
+            size += len(parts[-1])
+        return b"".join(parts)
