@@ -15,7 +15,7 @@ from tests.support.inside import PROCESS, Client, events, opened, until
 from tests.support.log import START, BackEnd, came, has_read, ids, payload, reading, real, told
 from tests.support.ports import free_port
 from trio_sse import embedded
-from trio_sse.broker import log, log_reader, lookup
+from trio_sse.broker import log, log_reader, lookup, replays
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.event_ids import entry_id, parse
 from trio_sse.delivery.flusher import flush_forever
@@ -511,7 +511,7 @@ async def test_a_crowd_gets_its_pages_exactly_however_little_one_walk_may_read_o
 ) -> None:
     monkeypatch.setattr(lookup, "WALK_ENTRIES", walk[0])
     monkeypatch.setattr(lookup, "WALK_BYTES", walk[1])
-    monkeypatch.setattr(lookup, "PAGE_BYTES", 1000)
+    monkeypatch.setattr(replays, "PAGE_BYTES", 1000)
     for number in range(1, 201):
         back_end.add(number, user="*" if number % 10 == 0 else str(number % 3), padding=number % 7 * 50)
     async with reading(port, history_messages=10) as service:
@@ -528,7 +528,7 @@ async def test_few_messages_in_a_long_stream_cost_two_looks_at_it(
     port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One to count them and one to give them, in which each walk goes on where the one before has come to."""
-    monkeypatch.setattr(lookup, "PAGE_BYTES", 100)
+    monkeypatch.setattr(replays, "PAGE_BYTES", 100)
     monkeypatch.setattr(lookup, "WALK_ENTRIES", 200)
     for first in range(0, 2000, 500):
         back_end.add(first + 1)

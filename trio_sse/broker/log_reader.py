@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import trio_asyncio
 
@@ -22,6 +21,7 @@ from trio_sse.broker.lookup import Lookup
 from trio_sse.delivery import messages
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.hub import MAX_PENDING_BYTES, Hub
+from trio_sse.delivery.intake import Intake
 from trio_sse.delivery.resume import Resumer
 from trio_sse.settings import Settings
 
@@ -29,18 +29,18 @@ from trio_sse.settings import Settings
 class LogReader:
     """Reads one log from where it was left.
 
-    As a context manager it is the connection that `follow` reads by. Entering it finds the place to read
+    As a context manager it is the link that `follow` reads by. Entering it finds the place to read
     from: the first time the end of the log, with memory filled from the entries before it.
     """
 
     def __init__(
         self, settings: Settings, key: str, hub: Hub, resumer: Resumer,
-        publish: Callable[[bytes | None, EntryId], None], *, block_seconds: float, silence_seconds: float,
+        intake: Intake, *, block_seconds: float, silence_seconds: float,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._key = key
         self._hub = hub
-        self._publish = publish
+        self._intake = intake
         self._block_milliseconds = max(1, round(block_seconds * 1000))
         self._silence_seconds = silence_seconds
         self._resumer = resumer
@@ -136,7 +136,7 @@ class LogReader:
             self._hub.announce_gap("history_expired")
             place.skip_trimmed(info)
         for entry, payload in entries:
-            self._publish(payload, entry)
+            self._intake.receive(payload, entry)
             place.advance(entry)
             self._hub.history.read_up_to(entry)
         self._resumer.reached(place.last)

@@ -76,7 +76,7 @@ class Published(NamedTuple):
 
 
 class Publisher:
-    """Publishes to the stream if there is one, else to the channel."""
+    """Publishes to the log if there is one, else to the channel."""
 
     def __init__(self, settings: Settings, hub: Hub, subscriber: Subscriber) -> None:
         self._settings = settings
@@ -160,12 +160,12 @@ def _redis_key(target: str, key: str, slot: str) -> str:
     return f"trio_sse:idempotency:{slot}{hashlib.sha256(f'{target} {key}'.encode()).hexdigest()}"
 
 
-def _hash_tag(stream: str) -> str:
-    """What puts a key into the same slot of a cluster as the stream (Redis Cluster specification, "Hash
+def _hash_tag(log_key: str) -> str:
+    """What puts a key into the same slot of a cluster as the log (Redis Cluster specification, "Hash
     tags"), as one script may only have keys of one slot. Empty where the name leaves no way."""
-    tag, closed, _ = stream.partition("{")[2].partition("}")
+    tag, closed, _ = log_key.partition("{")[2].partition("}")
     if not (tag and closed):
-        tag = "" if "}" in stream else stream
+        tag = "" if "}" in log_key else log_key
     return f"{{{tag}}}:" if tag else ""
 
 

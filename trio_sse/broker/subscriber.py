@@ -1,4 +1,4 @@
-"""Redis → hub: subscribed to the channel, and reading the stream if there is one."""
+"""Redis → hub: subscribed to the channel, and reading the log if there is one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import trio_asyncio
 from trio_sse.broker.errors import advice, is_refusal
 from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, Link, answer_within, open_link, replicates
 from trio_sse.broker.log_reader import LogReader
-from trio_sse.delivery import messages
-from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.hub import MAX_PENDING_BYTES, Hub
+from trio_sse.delivery.intake import Intake
 from trio_sse.delivery.resume import Resumer
 from trio_sse.settings import Settings
 
@@ -31,7 +30,7 @@ BACKOFF_SECONDS = (0.1, 5.0)
 
 
 class Subscriber:
-    """Keeps one connection to Redis subscribed to the channel, and gives the hub what arrives."""
+    """Keeps one link to Redis subscribed to the channel, and runs the readers of the log."""
 
     def __init__(
         self, settings: Settings, hub: Hub, resumer: Resumer, *, ping_seconds: float = PING_SECONDS,
@@ -39,10 +38,11 @@ class Subscriber:
     ) -> None:  # fmt: skip
         self._settings = settings
         self._hub = hub
+        self._intake = Intake(hub, settings.max_message_bytes)
         self._log_reader: LogReader | None = None
         if settings.redis_stream is not None:
             self._log_reader = LogReader(
-                settings, settings.redis_stream, hub, resumer, self._publish,
+                settings, settings.redis_stream, hub, resumer, self._intake,
                 block_seconds=ping_seconds, silence_seconds=ping_seconds + pong_seconds,
             )  # fmt: skip
         self._ping_seconds = ping_seconds
@@ -55,8 +55,6 @@ class Subscriber:
         """Where redis-py runs, while the subscriber does."""
         self._answered = asyncio.Event()
         self._last_answer = -math.inf
-        self._report_at = -math.inf
-        self._unreported = 0
 
     @property
     def problem(self) -> str | None:
@@ -132,7 +130,7 @@ class Subscriber:
                 redis=self._settings.redis_address, master=master,
             )  # fmt: skip
         if self._ever_tried:
-            # Nobody knows what was published while we were away, so everybody is told. With a stream, that
+            # Nobody knows what was published while we were away, so everybody is told. With a log, that
             # concerns those only who use the channel as well.
             self._hub.counters.redis_reconnects += 1
             if self._log_reader is None or self._hub.history.sources.channel_since is not None:
@@ -167,42 +165,14 @@ class Subscriber:
 
     async def _read(self, link: Link) -> None:
         # While the parser has buffered input this loop does not yield, so the flusher runs when all that
-        # one read of the socket brought has been published.
+        # one read of the socket brought has been dispatched.
         read, answered, hub = link.read_response, self._answered, self._hub
         while True:
             response = await read(disable_decoding=True, timeout=math.inf, disconnect_on_error=False)
             self._last_answer = trio.current_time()
             if response[0] == b"message":
-                self._publish(response[2])
+                self._intake.receive(response[2])
                 if hub.pending_bytes > MAX_PENDING_BYTES:
                     await trio_asyncio.trio_as_aio(hub.wait_taken)()
             if not answered.is_set():
                 answered.set()
-
-    def _publish(self, payload: bytes | None, entry: EntryId | None = None) -> None:
-        try:
-            if payload is None:
-                raise messages.MessageError("an entry of SSE_REDIS_STREAM without the field `payload`")  # noqa: TRY301
-            notification = messages.decode(payload, self._settings.max_message_bytes, entry)
-        except messages.MessageError as error:
-            self._hub.counters.rejected += 1
-            self._report_rejected(str(error), payload or b"")
-            return
-        receipts = self._hub.receipts
-        receipt = receipts.claim(payload) if receipts else None
-        if not self._hub.dispatch(notification, entry, receipt) and len(self._hub):
-            log.debug("no connection for this user", users=notification.users, connected=self._hub.users[:10])
-
-    def _report_rejected(self, reason: str, payload: bytes) -> None:
-        now = trio.current_time()
-        if now < self._report_at:
-            self._unreported += 1
-            return
-        log.warning(
-            "message skipped",
-            reason=reason,
-            payload=payload[:800].decode("utf-8", "backslashreplace")[:200],
-            skipped_unlogged=self._unreported,
-        )
-        self._report_at = now + 1
-        self._unreported = 0

@@ -9,9 +9,9 @@ from trio_sse.delivery.receipts import Receipt
 
 
 class Batch:
-    """Frames for one user, oldest first, with the sequence number of each.
+    """Frames for one user, oldest first, with the sequence of each.
 
-    It may grow until the first connection asks for `data` or `chunk`: these are made once, and shared.
+    It may grow until the first connection reads `data` or `chunk`: these are made once, and shared.
     """
 
     __slots__ = ("_chunk", "_data", "first", "frames", "receipts", "sequences")
@@ -23,7 +23,7 @@ class Batch:
         self.sequences = sequences
         self.first = sequences[0]
         self.receipts = receipts
-        """By number, for those messages whose way somebody wants to know. None when there are none."""
+        """By sequence, of those messages that were published from here. None when there are none."""
         self._data = b""
         self._chunk = b""
 
@@ -34,7 +34,7 @@ class Batch:
 
     @classmethod
     def merged(cls, one: Batch, other: Batch) -> Batch:
-        """The frames of both in the order of their numbers."""
+        """The frames of both in the order of their sequences."""
         numbered = sorted(
             [*zip(one.sequences, one.frames, strict=True), *zip(other.sequences, other.frames, strict=True)]
         )
@@ -43,7 +43,7 @@ class Batch:
 
     @property
     def last(self) -> int:
-        """The number of the newest frame."""
+        """The sequence of the newest frame."""
         return self.sequences[-1]
 
     def add(self, frame: bytes, sequence: int, receipt: Receipt | None = None) -> None:

@@ -13,7 +13,7 @@ import re
 from typing import NamedTuple
 
 EntryId = tuple[int, int]
-"""An entry of a log: milliseconds and a number within them. Ordered as Redis orders them."""
+"""An entry of the log: milliseconds and a number within them. Ordered as Redis orders them."""
 
 MAX_LENGTH = 100
 """Characters. No id of ours is longer, so a longer one is nobody's."""
@@ -22,7 +22,7 @@ _POSITION = re.compile(r"(?:([0-9]{1,20})-([0-9]{1,20}))?(/?)(?:([0-9a-f]{12})\.
 
 
 class Position(NamedTuple):
-    """How far a client has come, in the log, and in what one process has published."""
+    """How far a client has come, in the log, and in what one process has received."""
 
     entry: EntryId | None
     process: str | None

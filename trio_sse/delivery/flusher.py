@@ -17,7 +17,7 @@ _OFFERS_BETWEEN_LOOKS = 16
 
 
 async def flush_forever(hub: Hub, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """Offer what was published, as soon as something was, until cancelled.
+    """Offer what was dispatched, as soon as something was, until cancelled.
 
     Messages that arrive while a flush runs leave in the next one, as one write per connection.
     """

@@ -183,7 +183,7 @@ _GONE: Any = None
 
 
 class _Shelf(Generic[_T]):
-    """Numbered things, oldest first. Those before `start` are gone, and swept away from time to time."""
+    """Things with a sequence, oldest first. Those before `start` are gone, and cut off from time to time."""
 
     __slots__ = ("entries", "start")
 
@@ -199,7 +199,7 @@ class _Shelf(Generic[_T]):
         return self.entries[self.start]
 
     def drop_oldest(self) -> None:
-        # Free at once: the list itself is swept when half of it is gone, which costs each entry one move.
+        # Free at once: the list itself is cut when half of it is gone, which costs each entry one move.
         self.entries[self.start] = _GONE
         self.start += 1
         if 2 * self.start > len(self.entries):

@@ -22,7 +22,7 @@ BEAT_TOGETHER_SECONDS = 0.05
 """Heartbeats due within so long go out together: waking up for each costs more than the heartbeat."""
 
 MAX_PENDING_BYTES = 8 * 1024 * 1024
-"""Published but not yet offered: beyond it Redis is read no further, and keeps the rest in its own buffer."""
+"""Received but not yet offered: beyond it Redis is read no further, and keeps the rest in its own buffer."""
 
 Delivery = tuple[Batch, tuple[Connection, ...]]
 
@@ -74,7 +74,7 @@ class Hub:
         return list(self._users)
 
     def join(self, connection: Connection) -> None:
-        """Register a connection. Whatever is published from now on reaches it once it has begun.
+        """Register a connection. Whatever is dispatched from now on reaches it once it has begun.
 
         A hub that was closed closes the connection, which then ends after its greeting.
         """

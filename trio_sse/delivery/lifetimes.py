@@ -12,7 +12,7 @@ import trio
 
 from trio_sse.delivery.connection import Connection
 
-_SWEEP_FROM = 64
+_TIDY_FROM = 64
 
 
 class Lifetimes:
@@ -21,7 +21,7 @@ class Lifetimes:
     def __init__(self) -> None:
         self._due: list[tuple[float, int, weakref.ref[Connection], Callable[[], bytes]]] = []
         self._order = count()
-        self._sweep_at = _SWEEP_FROM
+        self._tidy_at = _TIDY_FROM
         self._earlier = trio.Event()
 
     def __len__(self) -> int:
@@ -29,17 +29,17 @@ class Lifetimes:
 
     def add(self, connection: Connection, at: float, last_words: Callable[[], bytes] = bytes) -> None:
         """End `connection` at the time `at` of Trio's clock, with these last words, made then."""
-        if len(self._due) >= self._sweep_at:
-            self._sweep()
+        if len(self._due) >= self._tidy_at:
+            self._tidy()
         heapq.heappush(self._due, (at, next(self._order), weakref.ref(connection), last_words))
         if self._due[0][0] == at:
             self._earlier.set()
 
-    def _sweep(self) -> None:
+    def _tidy(self) -> None:
         """Forget streams that have ended by themselves, long before their time perhaps."""
         self._due = [due for due in self._due if (connection := due[2]()) and not connection.closed]
         heapq.heapify(self._due)
-        self._sweep_at = max(_SWEEP_FROM, 2 * len(self._due))
+        self._tidy_at = max(_TIDY_FROM, 2 * len(self._due))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """End streams in time, until cancelled."""

@@ -16,7 +16,7 @@ from trio_sse.delivery.replay import Rest
 
 
 class FromMemory(NamedTuple):
-    """Go on after the number `after`; `gap` is the reason why messages before it are missing, if they are."""
+    """Go on after the sequence `after`. `gap` is the reason why messages before it are missing, or None."""
 
     after: int
     gap: str | None = None
@@ -65,35 +65,35 @@ class PendingReplay:
     """A connection that waits for what only the log can tell: what came after `after`, or the next page of
     its `rest`. It is not held by this: who leaves while Redis answers is gone."""
 
-    asked_by: weakref.ref[Connection]
+    _waits: weakref.ref[Connection]
     after: EntryId
     gap: str | None
     greet: bool = False
     whole: bool = False
     rest: Rest | None = None
     older: list[bytes] = field(default_factory=list)
-    """Filled by the reader of the log: all of it, or a page."""
+    """Filled by the lookup: all of it, or a page."""
     count: int = 0
     """How many messages the log has for it in all."""
     answered: bool = False
 
     @property
     def connection(self) -> Connection | None:
-        """Who asks. None when it has left."""
-        connection = self.asked_by()
+        """The connection that waits. None when it has left."""
+        connection = self._waits()
         return None if connection is None or connection.closed else connection
 
 
 class Resumer:
-    """Lets connections begin. Those that memory cannot help are `replays` for the reader of the log."""
+    """Lets connections begin. One that memory cannot help gets a pending replay, for the lookup to answer."""
 
     def __init__(self, history: History, *, heartbeat_seconds: float) -> None:
         self.pending: dict[Connection, PendingReplay] = {}
         """Those that can be answered now."""
         self.deferred: dict[Connection, PendingReplay] = {}
-        """Those that ask for what follows an entry that has not been read yet."""
+        """Those of what follows an entry that this process has not read yet."""
         self.any_pending = asyncio.Event()
-        """Set while there are replays."""
+        """Set while there are pending replays."""
         self._history = history
         self._heartbeat_seconds = heartbeat_seconds
 
@@ -107,29 +107,29 @@ class Resumer:
         if isinstance(place, FromMemory):
             self._go_on(connection, place)
         else:
-            self._ask(
+            self._add(
                 PendingReplay(weakref.ref(connection), place.after, place.gap, greet=True, whole=place.whole)
             )
 
     def fell_behind(self, connection: Connection, at: EntryId | None) -> None:
         """What `connection` was to get next is no longer in memory: it catches up too slowly. `at` is the
-        stream's entry it has come to."""
+        log's entry it has come to."""
         history = self._history
         if at is None:
             self._go_on(connection, FromMemory(history.floor, "history_expired"), greet=False)
         else:
-            self._ask(PendingReplay(weakref.ref(connection), at, history.sources.lost_behind(at)))
+            self._add(PendingReplay(weakref.ref(connection), at, history.sources.lost_behind(at)))
 
     def fetch(self, connection: Connection, rest: Rest) -> None:
         """`connection` has taken all it was given, and is to get the next page of `rest`."""
-        self._ask(PendingReplay(weakref.ref(connection), rest.after, None, rest=rest))
+        self._add(PendingReplay(weakref.ref(connection), rest.after, None, rest=rest))
 
     def answer(
         self, replay: PendingReplay, after: int, at: EntryId | None, gap: str | None = None, *,
         rest: Rest | None = None,
     ) -> None:  # fmt: skip
         """Let a connection go on: with `replay.older`, then the `rest` that is in the log, then after
-        the number `after`, which is the log's entry `at`. What is missing before all this is declared by
+        the sequence `after`, which is the log's entry `at`. What is missing before all this is declared by
         `gap`."""
         replay.answered = True
         if connection := replay.connection:
@@ -147,13 +147,13 @@ class Resumer:
         later, self.pending = self.pending, {}
         for replay in replays:
             replay.answered = False
-            self._ask(replay)
+            self._add(replay)
         self.pending.update(later)
 
     def put_back_last(self, replay: PendingReplay, rest: Rest) -> None:
         """This one has had its turn, which left this `rest` and brought nothing for it."""
         replay.answered = True
-        self._ask(replace(replay, rest=rest, answered=False))
+        self._add(replace(replay, rest=rest, answered=False))
 
     def defer(self, replay: PendingReplay) -> None:
         """This one can be answered when its entry has been read."""
@@ -170,11 +170,11 @@ class Resumer:
             self.put_back(found.values())
 
     def forget(self, connection: Connection) -> None:
-        """It has left. Harmless when it asked nothing."""
+        """It has left. Harmless when it has no pending replay."""
         self.pending.pop(connection, None)
         self.deferred.pop(connection, None)
 
-    def _ask(self, replay: PendingReplay) -> None:
+    def _add(self, replay: PendingReplay) -> None:
         if connection := replay.connection:
             self.pending[connection] = replay
             self.any_pending.set()

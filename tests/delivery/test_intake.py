@@ -1,0 +1,36 @@
+"""The one way in for what comes from Redis."""
+
+from __future__ import annotations
+
+import trio
+from structlog.testing import capture_logs
+from trio.testing import MockClock
+
+from tests.support.inside import Client, flush_now, joined, new_hub
+from trio_sse.delivery.intake import Intake
+
+
+async def test_what_is_received_is_counted_dispatched_and_its_receipt_claimed() -> None:
+    hub = new_hub(has_log=True)
+    client, intake = Client(joined(hub, "ann")), Intake(hub, 1000)
+    payload = b'{"user_id":"ann","created_at":0}'
+    receipt = hub.receipts.expect(payload)
+    intake.receive(payload, (5, 0))
+    flush_now(hub)
+    assert client.data == [payload.decode()]
+    assert (receipt.id, receipt.took) == ("5-0", 1)
+    assert (hub.counters.received, hub.counters.rejected) == (1, 0)
+    assert not hub.receipts
+
+
+async def test_what_cannot_be_delivered_is_counted_and_told_once_a_second(autojump_clock: MockClock) -> None:
+    hub = new_hub()
+    intake = Intake(hub, 10)
+    with capture_logs() as lines:
+        for payload in (b"{", None, b"x" * 11):
+            intake.receive(payload)
+        await trio.sleep(1)
+        intake.receive(None)
+    assert hub.counters.snapshot()["rejected"] == 4
+    assert [line["skipped_unlogged"] for line in lines] == [0, 2]
+    assert "SSE_REDIS_STREAM" in lines[1]["reason"]

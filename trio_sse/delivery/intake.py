@@ -1,0 +1,59 @@
+"""Payloads from Redis → hub: the one way in, from the channel and from the log."""
+
+from __future__ import annotations
+
+import math
+
+import structlog
+import trio
+
+from trio_sse.delivery import messages
+from trio_sse.delivery.event_ids import EntryId
+from trio_sse.delivery.hub import Hub
+
+log = structlog.stdlib.get_logger("trio_sse.delivery.intake")
+
+REPORT_SECONDS = 1.0
+"""Between two log lines about payloads that cannot be delivered. Those in between are counted."""
+
+
+class Intake:
+    """Decodes what was received, claims its receipt, and lets the hub dispatch it. Never waits."""
+
+    def __init__(self, hub: Hub, max_message_bytes: int) -> None:
+        self._hub = hub
+        self._max_bytes = max_message_bytes
+        self._report_at = -math.inf
+        self._unreported = 0
+
+    def receive(self, payload: bytes | None, entry: EntryId | None = None) -> None:
+        """Take a payload of the channel, or of the log's `entry`, where None is an entry without one.
+
+        One that cannot be delivered is counted, and told in the service's log.
+        """
+        hub = self._hub
+        try:
+            if payload is None:
+                raise messages.MessageError("an entry of SSE_REDIS_STREAM without the field `payload`")  # noqa: TRY301
+            notification = messages.decode(payload, self._max_bytes, entry)
+        except messages.MessageError as error:
+            hub.counters.rejected += 1
+            self._report(str(error), payload or b"")
+            return
+        receipt = hub.receipts.claim(payload) if hub.receipts else None
+        if not hub.dispatch(notification, entry, receipt) and len(hub):
+            log.debug("no connection for this user", users=notification.users, connected=hub.users[:10])
+
+    def _report(self, reason: str, payload: bytes) -> None:
+        now = trio.current_time()
+        if now < self._report_at:
+            self._unreported += 1
+            return
+        log.warning(
+            "message skipped",
+            reason=reason,
+            payload=payload[:800].decode("utf-8", "backslashreplace")[:200],
+            skipped_unlogged=self._unreported,
+        )
+        self._report_at = now + REPORT_SECONDS
+        self._unreported = 0
