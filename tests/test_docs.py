@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from trio_sse.settings import Settings
+from trio_sse.settings.model import FORMER_NAMES
 
 ROOT = Path(__file__).parents[1]
 DOCS = [
@@ -19,9 +20,6 @@ DOCS = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 by_name = pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
-FORMER = {"SSE_DOOR"}
-"""Names that settings had before, for which the changelog is."""
-
 ENGLISH = ("README.md", "docs/settings.md")
 CHINESE = ("README.zh-CN.md", "docs/settings.zh-CN.md")
 
@@ -91,7 +89,7 @@ def test_the_chinese_table_has_every_setting_and_both_readmes_have_the_same() ->
 @by_name
 def test_a_setting_that_is_named_exists(path: Path) -> None:
     known = {row.name for row in settings()}
-    known |= {f"{name}_FILE" for name in known} | FORMER
+    known |= {f"{name}_FILE" for name in known} | set(FORMER_NAMES.values())
     named = set(re.findall(r"\b(?:SSE|REDIS)_[A-Z_]*[A-Z]\b(?!_)", path.read_text()))
     assert named <= known
 
