@@ -47,22 +47,29 @@ def back_end(port: int) -> Iterator[BackEnd]:
 
 
 def held() -> list[object]:
-    """What there is of streams, used or not, and of what waited for them to be written."""
+    """What there is of streams, used or not, and of what waited for them to be written: since the test
+    began, whatever tests before it have left."""
     return [
         thing
         for thing in gc.get_objects()
-        if isinstance(thing, KINDS) or (isinstance(thing, memoryview) and len(thing) > LARGE // 2)
+        if (isinstance(thing, KINDS) or (isinstance(thing, memoryview) and len(thing) > LARGE // 2))
+        and not any(thing is other for other in _before)
     ]
+
+
+_before: list[object] = []
 
 
 @pytest.fixture
 def collector() -> Iterator[None]:
     gc.collect()
     gc.disable()
+    _before[:] = held()
     try:
         yield
     finally:
         gc.enable()
+        _before.clear()
 
 
 class Visitor:
