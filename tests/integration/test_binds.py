@@ -25,7 +25,7 @@ async def test_streams_over_a_unix_socket(start: Services, tmp_path: Path, varia
             stream = Stream(transport)
             await stream.request("/sse?user_id=ann", (), "1.1")
             assert (await stream.event()).name == "connected"
-            assert (stream.headers.get("connection") == "close") is ("no-door" not in str(variant))
+            assert (stream.headers.get("connection") == "close") is ("no-direct" not in str(variant))
     assert service.running
     assert service.stop().code == 0
 
