@@ -28,10 +28,11 @@ from trio_sse.counters import Counters
 from trio_sse.delivery import connection as connection_module
 from trio_sse.delivery import replay as replay_module
 from trio_sse.delivery.batch import Batch
-from trio_sse.delivery.connection import Connection, State
+from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.history import PAGE_BYTES, History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.notices import heartbeat
+from trio_sse.delivery.states import State
 
 BEAT = Batch.notice(heartbeat())
 
@@ -638,43 +639,6 @@ def test_whoever_comes_back_gets_each_message_once_and_in_order_or_is_told_what_
     assert not (browser.unsure and kept == 1000)
 
 
-TRANSITIONS = {
-    State.WAITING: {"begin": State.CATCHING_UP, "end": State.CLOSED, "leave": State.LEFT},
-    State.CATCHING_UP: {"end": State.CLOSED, "leave": State.LEFT, "take_waiting": State.LIVE},
-    State.LIVE: {"end": State.CLOSED, "leave": State.LEFT, "take_waiting": State.LIVE},
-    State.CLOSED: {"begin": State.CLOSED, "end": State.CLOSED, "leave": State.LEFT},
-    State.LEFT: {"end": State.LEFT, "leave": State.LEFT, "take_waiting": State.LEFT},
-}
-
-
-def in_state(state: State) -> Connection:
-    connection = unbegun(new_hub())
-    if state in (State.CATCHING_UP, State.LIVE):
-        connection.begin(b"hello", 0)
-    if state is State.LIVE:
-        connection.take_waiting()
-    if state is State.CLOSED:
-        connection.end()
-    if state is State.LEFT:
-        connection.leave()
-    assert connection.state is state
-    return connection
-
-
-@pytest.mark.parametrize("state", State)
-@pytest.mark.parametrize("action", ["begin", "end", "leave", "take_waiting"])
-def test_a_connection_goes_from_state_to_state_as_its_table_says(state: State, action: str) -> None:
-    connection = in_state(state)
-    arguments = (b"hello", 0) if action == "begin" else ()
-    if action == "begin" and action not in TRANSITIONS[state]:
-        with pytest.raises(AssertionError, match="does not go from"):
-            getattr(connection, action)(*arguments)
-        return
-    getattr(connection, action)(*arguments)
-    assert connection.state is TRANSITIONS[state].get(action, state)
-    assert connection.closed is (connection.state in (State.CLOSED, State.LEFT))
-
-
 def test_whoever_falls_behind_what_is_kept_waits_and_goes_on() -> None:
     hub = new_hub(messages=1, has_log=True)
     hub.history.read_up_to((0, 0))
@@ -695,5 +659,5 @@ def test_whoever_falls_behind_what_is_kept_waits_and_goes_on() -> None:
 
 
 def test_who_is_live_and_owed_nothing_holds_nothing_of_its_replay() -> None:
-    connection = in_state(State.LIVE)
+    connection = live()
     assert (connection._replay, connection._owed) == (None, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import random
 from collections.abc import Iterable
 from typing import Protocol
@@ -16,6 +15,7 @@ from trio_sse.delivery.history import PAGE_BYTES, History
 from trio_sse.delivery.outlet import Outlet
 from trio_sse.delivery.owed import Owed
 from trio_sse.delivery.replay import Replay, Rest
+from trio_sse.delivery.states import State
 
 HEARTBEAT = "heartbeat"
 """The kind of notice that a connection may be told at any time."""
@@ -23,25 +23,7 @@ HEARTBEAT = "heartbeat"
 _open_channel = trio.open_memory_channel[bytes]
 
 
-class State(enum.Enum):
-    """Where a connection is between joining the hub and leaving it. See Connection."""
-
-    WAITING = enum.auto()
-    CATCHING_UP = enum.auto()
-    LIVE = enum.auto()
-    CLOSED = enum.auto()
-    LEFT = enum.auto()
-
-
-_WAITING, _CATCHING_UP, _LIVE, _CLOSED, _LEFT = State  # on the way of every message
-
-_NEXT = {
-    _WAITING: {_CATCHING_UP, _CLOSED},
-    _CATCHING_UP: {_WAITING, _LIVE, _CLOSED},
-    _LIVE: {_CLOSED},
-    _CLOSED: {_LEFT},
-    _LEFT: set[State](),
-}
+_WAITING, _CATCHING_UP, _LIVE, _CLOSED, _LEFT = State  # looked up for every message
 
 
 class Recovery(Protocol):
@@ -63,25 +45,11 @@ class Recovery(Protocol):
 class Connection:
     """A stream of one user, from joining the hub to leaving it.
 
-    ===========  ========================================  ===========================================
-    State        What the client gets                      Next
-    ===========  ========================================  ===========================================
-    WAITING      heartbeats alone: its place, or a page    `begin` → CATCHING_UP
-                 of the log, is not there yet              `end` → CLOSED, with the last words
-    CATCHING_UP  its replay, as quickly as its outlet      all that is kept was taken → LIVE
-                 takes it; new messages are part of it     what comes next is not in memory → WAITING
-                                                           `end` → CLOSED, behind what was taken
-    LIVE         every message, at once or by way of       `end` → CLOSED, behind all that waits
-                 the memory channel
-    CLOSED       what waits, and nothing new               `leave` → LEFT
-    LEFT         nothing: the client is gone
-    ===========  ========================================  ===========================================
-
-    Everything but the outlet's own task is synchronous and never waits: a slow client costs nobody else
-    anything. While the outlet of a live connection takes nothing, up to `capacity` messages wait in a memory
-    channel. Those beyond are dropped, counted, and declared by a `gap` in the place where they are missing.
-    With `disconnect` the stream ends instead, and the client comes back for the rest. So it does when the
-    stream ends while it catches up.
+    It is in one `State` after another. Everything but the outlet's own task is synchronous and never waits: a
+    slow client costs nobody else anything. While the outlet of a live connection takes nothing, up to
+    `capacity` messages wait in a memory channel. Those beyond are dropped, counted, and declared by a `gap`
+    in the place where they are missing. With `disconnect` the stream ends instead, and the client comes back
+    for the rest. So it does when the stream ends while it catches up.
     """
 
     __slots__ = (
@@ -247,7 +215,7 @@ class Connection:
         self.waiting.close()
 
     def _become(self, state: State) -> None:
-        assert state in _NEXT[self.state], f"a connection does not go from {self.state} to {state}"
+        assert self.state.may_become(state), f"a connection does not go from {self.state} to {state}"
         self.state = state
 
     def _page(self) -> bytes:
