@@ -15,8 +15,6 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support.inside import AsgiRequest, asgi, flush_now, get, http_scope, note, stream_pair, until
 from tests.support.log import BackEnd, has_read, new_service, real
-from tests.support.ports import free_port
-from trio_sse import embedded
 from trio_sse.delivery.asgi_source import AsgiOutlet, AsgiSource
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.flusher import flush_forever
@@ -31,19 +29,6 @@ from trio_sse.web.stream_body import StreamBody
 LARGE = 100_000
 
 KINDS = (Connection, PendingReplay, SocketOutlet, AsgiOutlet, AsgiSource, StreamBody)
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    with embedded.valkey(free_port()) as port:
-        yield port
-
-
-@pytest.fixture
-def back_end(port: int) -> Iterator[BackEnd]:
-    with BackEnd(port) as client:
-        client.flushdb()
-        yield client
 
 
 def held() -> list[object]:

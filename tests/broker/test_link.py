@@ -23,18 +23,6 @@ from trio_sse.broker.link import ERRORS, answer_within, call, open_link, replica
 from trio_sse.settings import Settings
 
 
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    with embedded.valkey(free_port()) as port:
-        yield port
-
-
-@pytest.fixture
-def back_end(port: int) -> Iterator[redis.Redis]:
-    with redis.Redis(port=port) as client:
-        yield client
-
-
 @pytest.fixture
 def dead() -> Iterator[int]:
     """A port that takes connections and never says a word."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -16,8 +16,6 @@ from redis.exceptions import ResponseError
 
 from tests.support.inside import settings, until
 from tests.support.log import DATABASE, KEY, BackEnd, payload, real
-from tests.support.ports import free_port
-from trio_sse import embedded
 from trio_sse.broker import log
 from trio_sse.broker.link import open_link
 from trio_sse.broker.log import (
@@ -35,19 +33,6 @@ from trio_sse.delivery.event_ids import EntryId, entry_id, entry_text
 
 LARGEST = 2**64 - 1
 IDS = st.tuples(st.integers(0, LARGEST), st.sampled_from([0, 1, 7, LARGEST - 1, LARGEST]))
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    with embedded.valkey(free_port()) as port:
-        yield port
-
-
-@pytest.fixture
-def back_end(port: int) -> Iterator[BackEnd]:
-    with BackEnd(port) as client:
-        client.flushdb()
-        yield client
 
 
 async def ask(port: int, question: Callable[[redis.asyncio.Connection], Awaitable[Any]]) -> Any:

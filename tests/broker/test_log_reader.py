@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +26,9 @@ from tests.support.log import (
     real,
     told,
 )
-from tests.support.ports import free_port
-from trio_sse import embedded
 from trio_sse.broker import log, log_reader
 from trio_sse.broker.link import CONNECT_SECONDS
 from trio_sse.delivery.flusher import flush_forever
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """A Valkey of this file's own: some tests break its connections."""
-    with embedded.valkey(free_port()) as port:
-        yield port
-
-
-@pytest.fixture
-def back_end(port: int) -> Iterator[BackEnd]:
-    with BackEnd(port) as client:
-        client.flushdb()
-        yield client
 
 
 def now() -> int:

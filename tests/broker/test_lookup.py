@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,8 +12,6 @@ import trio_asyncio
 
 from tests.support.inside import PROCESS, Client, events, opened, until
 from tests.support.log import START, BackEnd, came, has_read, ids, payload, reading, real, told
-from tests.support.ports import free_port
-from trio_sse import embedded
 from trio_sse.broker import log, log_reader, lookup, replays
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.event_ids import entry_id, parse
@@ -22,20 +19,6 @@ from trio_sse.delivery.flusher import flush_forever
 from trio_sse.delivery.history import PAGE_BYTES
 from trio_sse.delivery.notices import farewell
 from trio_sse.service import Service
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """A Valkey of this file's own: some tests break its connections."""
-    with embedded.valkey(free_port()) as port:
-        yield port
-
-
-@pytest.fixture
-def back_end(port: int) -> Iterator[BackEnd]:
-    with BackEnd(port) as client:
-        client.flushdb()
-        yield client
 
 
 def lookups(back_end: BackEnd) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,19 +28,6 @@ from trio_sse.broker import subscriber as subscriber_module
 from trio_sse.broker.subscriber import Subscriber
 from trio_sse.delivery.flusher import flush_forever
 from trio_sse.delivery.hub import Hub
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """A Valkey of this file's own: some tests break its connections."""
-    with embedded.valkey(free_port()) as port:
-        yield port
-
-
-@pytest.fixture
-def back_end(port: int) -> Iterator[redis.Redis]:
-    with redis.Redis(port=port) as client:
-        yield client
 
 
 @pytest.fixture

@@ -2,92 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
 import pytest
 
-from trio_sse.settings import Settings, SettingsError, load
-
-DEFAULTS: dict[str, tuple[str, Any]] = {
-    "host": ("SSE_HOST", "0.0.0.0"),
-    "port": ("SSE_PORT", 8085),
-    "root_path": ("SSE_ROOT_PATH", ""),
-    "redis_channel": ("SSE_REDIS_CHANNEL", "notifications"),
-    "redis_stream": ("SSE_REDIS_STREAM", None),
-    "heartbeat_seconds": ("SSE_HEARTBEAT_SECONDS", 30),
-    "buffer": ("SSE_BUFFER", 10),
-    "slow_client": ("SSE_SLOW_CLIENT", "gap"),
-    "history_messages": ("SSE_HISTORY_MESSAGES", 10_000),
-    "history_seconds": ("SSE_HISTORY_SECONDS", 300),
-    "history_bytes": ("SSE_HISTORY_BYTES", 64 * 1024 * 1024),
-    "replay_limit": ("SSE_REPLAY_LIMIT", 10_000),
-    "cors_origins": ("SSE_CORS_ORIGINS", ("*",)),
-    "cors_headers": ("SSE_CORS_HEADERS", ()),
-    "allowed_hosts": ("SSE_ALLOWED_HOSTS", ("*",)),
-    "auth": ("SSE_AUTH", "none"),
-    "jwt_secret": ("SSE_JWT_SECRET", None),
-    "jwt_secret_previous": ("SSE_JWT_SECRET_PREVIOUS", None),
-    "jwt_public_key_file": ("SSE_JWT_PUBLIC_KEY_FILE", None),
-    "jwt_jwks_url": ("SSE_JWT_JWKS_URL", None),
-    "jwt_audience": ("SSE_JWT_AUDIENCE", ()),
-    "jwt_issuer": ("SSE_JWT_ISSUER", None),
-    "jwt_leeway_seconds": ("SSE_JWT_LEEWAY_SECONDS", 30),
-    "jwt_user_claim": ("SSE_JWT_USER_CLAIM", "sub"),
-    "jwt_cookie": ("SSE_JWT_COOKIE", None),
-    "jwt_query": ("SSE_JWT_QUERY", False),
-    "publish_tokens": ("SSE_PUBLISH_TOKENS", None),
-    "stream_length": ("SSE_STREAM_LENGTH", 100_000),
-    "max_connections": ("SSE_MAX_CONNECTIONS", 0),
-    "max_connections_per_user": ("SSE_MAX_CONNECTIONS_PER_USER", 0),
-    "max_connections_per_address": ("SSE_MAX_CONNECTIONS_PER_ADDRESS", 0),
-    "connection_rate_per_address": ("SSE_CONNECTION_RATE_PER_ADDRESS", 0),
-    "trusted_proxies": ("SSE_TRUSTED_PROXIES", ()),
-    "tls_cert": ("SSE_TLS_CERT", None),
-    "tls_key": ("SSE_TLS_KEY", None),
-    "write_timeout_seconds": ("SSE_WRITE_TIMEOUT_SECONDS", 20),
-    "drain_seconds": ("SSE_DRAIN_SECONDS", 5),
-    "max_stream_seconds": ("SSE_MAX_STREAM_SECONDS", 0),
-    "max_message_bytes": ("SSE_MAX_MESSAGE_BYTES", 65536),
-    "workers": ("SSE_WORKERS", 1),
-    "direct": ("SSE_DIRECT", True),
-    "log_format": ("SSE_LOG_FORMAT", "console"),
-    "log_level": ("SSE_LOG_LEVEL", "info"),
-    "redis_host": ("REDIS_HOST", "127.0.0.1"),
-    "redis_port": ("REDIS_PORT", 6379),
-    "redis_username": ("REDIS_USERNAME", None),
-    "redis_password": ("REDIS_PASSWORD", None),
-    "redis_main_db": ("REDIS_MAIN_DB", 1),
-    "redis_url": ("REDIS_URL", None),
-    "redis_sentinels": ("REDIS_SENTINELS", ()),
-    "redis_sentinel_master": ("REDIS_SENTINEL_MASTER", "mymaster"),
-    "redis_sentinel_username": ("REDIS_SENTINEL_USERNAME", None),
-    "redis_sentinel_password": ("REDIS_SENTINEL_PASSWORD", None),
-}
-
-
-@pytest.fixture(autouse=True)
-def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith(("SSE_", "REDIS_")):
-            monkeypatch.delenv(name)
-
-
-def from_env(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> Settings:
-    if name.startswith("SSE_JWT_") and value:
-        monkeypatch.setenv("SSE_AUTH", "jwt")
-        if name not in ("SSE_JWT_JWKS_URL", "SSE_JWT_PUBLIC_KEY_FILE"):
-            monkeypatch.setenv("SSE_JWT_SECRET", "s" * 32)
-    monkeypatch.setenv(name, value)
-    return load()
-
-
-def mistakes(monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[str]:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsError) as caught:
-        load()
-    return caught.value.lines
+from tests.support.environment import from_env, mistakes
+from trio_sse.settings import SettingsError, load
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from ipaddress import ip_network
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.environment import from_env, mistakes
 from tests.support.inside import settings
 from tests.support.valkeys import certificate
-from trio_sse.settings import Settings, SettingsError, env_name, load
+from trio_sse.settings import Settings, env_name, load
 
 DEFAULTS: dict[str, tuple[str, Any]] = {
     "host": ("SSE_HOST", "0.0.0.0"),
@@ -69,30 +69,6 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "redis_sentinel_username": ("REDIS_SENTINEL_USERNAME", None),
     "redis_sentinel_password": ("REDIS_SENTINEL_PASSWORD", None),
 }
-
-
-@pytest.fixture(autouse=True)
-def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith(("SSE_", "REDIS_")):
-            monkeypatch.delenv(name)
-
-
-def from_env(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> Settings:
-    if name.startswith("SSE_JWT_") and value:
-        monkeypatch.setenv("SSE_AUTH", "jwt")
-        if name not in ("SSE_JWT_JWKS_URL", "SSE_JWT_PUBLIC_KEY_FILE"):
-            monkeypatch.setenv("SSE_JWT_SECRET", "s" * 32)
-    monkeypatch.setenv(name, value)
-    return load()
-
-
-def mistakes(monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[str]:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsError) as caught:
-        load()
-    return caught.value.lines
 
 
 def test_every_setting_has_its_place_here() -> None:
