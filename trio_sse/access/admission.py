@@ -20,7 +20,7 @@ from trio_sse.access.tokens import Denied, Verifier
 from trio_sse.delivery import notices
 from trio_sse.settings import Settings
 
-log = structlog.stdlib.get_logger("trio_sse.access.gate")
+log = structlog.stdlib.get_logger("trio_sse.access.admission")
 
 STREAM_PATH = "/sse"
 
