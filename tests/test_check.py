@@ -142,7 +142,7 @@ def test_an_acl_that_allows_one_channel_is_no_mistake(
         )
         code, out = lines(capsys, redis_port=valkey, redis_username="narrow", redis_password="pw")
     assert code == 0, out
-    assert "no message was tried" in out
+    assert "no test message was sent" in out
 
 
 def test_a_stream_that_is_none_names_the_setting(capsys: pytest.CaptureFixture[str], valkey: int) -> None:

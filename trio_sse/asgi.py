@@ -1,5 +1,5 @@
-"""`app`, the ASGI callable that servers load: makes the service when the server starts it, on Trio or on an
-asyncio loop that runs on Trio."""
+"""`app`, the ASGI callable that servers load. It makes the service when the server starts it, on Trio or on
+an asyncio loop that runs on Trio."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ WRONG_LOOP = "trio_sse runs on Trio: start it with `trio-sse`, or `hypercorn -k 
 
 
 class Application:
-    """Without `settings` they are read from the environment at start-up. `signals` are those that ask for the
-    end and that no server takes. `by_settings`: whether the server, too, was started by them."""
+    """The ASGI application. If no `settings` are given, they are read from the environment at start-up.
+    `signals` ask for the stop and are not handled by the server. `by_settings`: whether the server, too, was
+    started by these settings."""
 
     def __init__(
         self,
@@ -104,14 +105,14 @@ class Application:
         if failure is not None:
             await send(failure)
         elif self.crashed:
-            # No server acts on a lifespan that ends by itself. This ends the process under all of them.
+            # No server reacts to a lifespan that ends by itself. This ends the process under any server.
             app.service.stopping.requested.set()
             if not self._signals:
                 signal.raise_signal(signal.SIGTERM)
 
     async def _live(self, app: App, scope: Scope, receive: Receive, send: Send) -> Message | None:
-        """Run the service until the server stops it. Returns the message that tells the server of a failure,
-        for the caller to send from the server's own loop: Hypercorn's asyncio worker looks at once."""
+        """Run the service until the server stops it. Returns the message that reports a failure, or None. The
+        caller must send it from the server's own loop: Hypercorn's asyncio worker checks for it at once."""
         failure: Message | None = None
 
         async def send_unless_failed(message: Message) -> None:
@@ -150,16 +151,16 @@ class Application:
 
     async def _respond(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
         if not _has_target(scope):
-            await _answer(scope, send, 400, "the target of the request is none (RFC 9112, 3.2)")
+            await _answer(scope, send, 400, "the target of the request is invalid (RFC 9112, 3.2)")
             return
         scope = _without_prefix(_without_token(scope), app.service.settings.root_path)
-        # Leaving is enough: the server answers 500, or closes the connection if it has begun to answer.
+        # Returning is enough: the server answers 500, or closes the connection if the answer has begun.
         with Contained(app.service.counters, "a request"):
             await app(scope, receive, send)  # type: ignore[arg-type]
 
 
 worker = Application(by_settings=True)
-"""What the workers of `trio-sse` serve."""
+"""The application that the workers of `trio-sse` serve."""
 
 
 def _has_target(scope: Scope) -> bool:
@@ -177,7 +178,8 @@ def _has_target(scope: Scope) -> bool:
 
 
 def _without_token(scope: Scope) -> Scope:
-    """The scope for the service. What the server keeps, and writes to its access log, loses the token."""
+    """The scope for the service. The token is removed from the server's own scope, and so from its access
+    log."""
     query = scope.get("query_string", b"")
     redacted = b"&".join(_TOKEN + b"=***" if _is_token(part) else part for part in query.split(b"&"))
     if redacted == query:
@@ -188,10 +190,10 @@ def _without_token(scope: Scope) -> Scope:
 
 
 def _without_prefix(scope: Scope, root_path: str) -> Scope:
-    """The scope with the path taken off that the service is under, where it was left in front.
+    """The scope without the path prefix of the service, if the request has it.
 
-    That is SSE_ROOT_PATH, or the server's own `root_path`: by ASGI it is a part of `path`, with Hypercorn
-    only where the client's request has it.
+    The prefix is SSE_ROOT_PATH, or the server's own `root_path`. By ASGI that is a part of `path`; with
+    Hypercorn only if the client's request has it.
     """
     prefixes = [prefix for prefix in (root_path, scope.get("root_path", "")) if prefix]
     if not prefixes:
@@ -219,7 +221,7 @@ class _FailedError(Exception):
 async def _on_trio(
     loop: Any, function: Callable[..., Any], scope: Scope, receive: Receive, send: Send
 ) -> Any:
-    """Run a Trio function from asyncio. A cancellation of its future when the worker stops is no error."""
+    """Run a Trio function from asyncio. If the worker cancels its future while stopping, that is no error."""
     try:
         return await loop.trio_as_future(
             function, scope, aio_as_trio(receive, loop=loop), aio_as_trio(send, loop=loop)
@@ -232,11 +234,11 @@ async def _on_trio(
 
 
 def _calm_garbage_collector() -> None:
-    """Keep the collector from walking through every open connection again and again.
+    """Keep the garbage collector from scanning every open connection again and again.
 
-    A connection is a few dozen objects that all live until the client leaves, so each look at the young ones
-    finds nothing, and each look at all of them costs more the more clients there are. What is loaded by now
-    stays for good. Measured with `benchmarks/run.py --works idle`: see benchmarks/README.md.
+    A connection is a few dozen objects that live until the client leaves. So each scan of young objects finds
+    nothing to free, and each full scan takes longer the more clients there are. Objects that exist by now are
+    never scanned again. Measured with `benchmarks/run.py --works idle`: see benchmarks/README.md.
     """
     gc.collect()
     gc.freeze()
@@ -244,7 +246,8 @@ def _calm_garbage_collector() -> None:
 
 
 def _allow_many_files() -> None:
-    """Raise the soft limit of open files to the hard one: each stream is a file, and 1024 are soon gone."""
+    """Raise the soft limit of open files to the hard one: each stream takes one file, and 1024 are too
+    few."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

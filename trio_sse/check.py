@@ -42,7 +42,7 @@ def run(settings: Settings) -> int:
 def _port(settings: Settings) -> bool:
     where = place(settings) if settings.host.startswith("unix:") else f"port {place(settings)}"
     if is_handed(settings):
-        return _say(True, f"{place(settings)}: whoever starts the service hands it over, so it is not tried")
+        return _say(True, f"{place(settings)}: only the service gets it, so it is not tested")
     try:
         with listening(settings):
             pass
@@ -55,7 +55,7 @@ def _port(settings: Settings) -> bool:
 
 
 def _readiness(there: Url) -> str | None:
-    """What a trio_sse that listens there already says of itself, or None if there is none."""
+    """The readiness that a trio_sse at this address reports, or None if none answers."""
     try:
         with contextlib.closing(_connection(there)) as connection:
             connection.request("GET", "/readyz", headers={"Connection": "close"})
@@ -134,7 +134,7 @@ def _replica(settings: Settings, master: str | None) -> bool:
     if master is None:
         return True
     where = settings.redis_address
-    _say(True, f"Redis {where}: it is a replica of {master}: what is published at it stays there")
+    _say(True, f"Redis {where}: it is a replica of {master}: messages published to it stay there")
     if not settings.publish_token_list:
         return True
     return _say(False, f"Redis {where}: {advice(ReplicaError(master), settings)}; POST /publish is refused")
@@ -148,7 +148,7 @@ async def _try_channel(settings: Settings, listening: Link, speaking: Link) -> N
         await call(listening, "SUBSCRIBE", probe)
         await call(speaking, "PUBLISH", probe, "probe")
     except NoPermissionError:
-        _say(True, f"Redis {where}: no message was tried: the ACL allows no other channel, as it should")
+        _say(True, f"Redis {where}: no test message was sent: the ACL allows no other channel, as it should")
         return
     while (await call(listening))[1] != probe.encode():
         pass
@@ -156,7 +156,7 @@ async def _try_channel(settings: Settings, listening: Link, speaking: Link) -> N
 
 
 async def _count_others(settings: Settings, speaking: Link) -> None:
-    with contextlib.suppress(ResponseError):  # the service itself does not need to be allowed to
+    with contextlib.suppress(ResponseError):  # the service itself does not need this permission
         others = (await call(speaking, "PUBSUB", "NUMSUB", settings.redis_channel))[1] - 1
         _say(
             True,
@@ -165,7 +165,7 @@ async def _count_others(settings: Settings, speaking: Link) -> None:
 
 
 async def _look_at_stream(settings: Settings, stream: str, speaking: Link) -> None:
-    # Unlike a channel, a stream lives in a database, and redis-cli writes to 0 unless told otherwise.
+    # The log, unlike a channel, belongs to one database, and redis-cli writes to database 0 by default.
     where = settings.redis_address
     info = await read_info(speaking, stream)
     await call(speaking, "XREAD", "COUNT", 1, "STREAMS", stream, "0-0")
@@ -177,7 +177,7 @@ async def _look_at_stream(settings: Settings, stream: str, speaking: Link) -> No
 
 
 def _reached(settings: Settings, link: Link) -> RedisServer:
-    """What is configured, and where Sentinels and the choice of a database led."""
+    """The configured server, with the address that Sentinel named and the database in use."""
     server = replace(settings.redis_server, database=int(link.db))
     return server if server.path is not None else replace(server, host=link.host, port=int(link.port))
 

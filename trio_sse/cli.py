@@ -31,7 +31,8 @@ from trio_sse.settings.model import FORMER_NAMES
 from trio_sse.sockets import MAX_BACKLOG
 from trio_sse.version import __version__
 
-# A password on a command line is in everybody's process list. An address need not have one.
+# Every user of the machine can read a command line in the process list. REDIS_URL stays an option, since a
+# URL need not contain a password.
 _SECRET = {name for name, field in Settings.model_fields.items() if is_secret(field)} - {"redis_url"}
 _VARIABLES = {env_name(name) for name in Settings.model_fields}
 
@@ -53,7 +54,8 @@ def _former_names(variable: str) -> list[str]:
 
 
 def _overrides(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one option per setting: `--port` for SSE_PORT. Of secrets it is the file's."""
+    """Give a command one option per setting: `--port` for SSE_PORT. A secret has only the option for its
+    file."""
     for name, field in reversed(Settings.model_fields.items()):
         if is_secret(field):
             command = click.option(
@@ -83,8 +85,8 @@ def _overrides(command: Callable[..., None]) -> Callable[..., None]:
 def main() -> None:
     """Redis in, Server-Sent Events out.
 
-    Without a command it serves. Settings come from the environment, options come before it. Passwords,
-    secrets and tokens are no options, and each can come from a file: REDIS_PASSWORD_FILE and so on.
+    Without a command it serves. Settings come from the environment; an option overrides it. Passwords,
+    secrets and tokens have no options, but each can be read from a file: REDIS_PASSWORD_FILE and so on.
     """
 
 
@@ -93,7 +95,7 @@ def main() -> None:
 def serve(**options: str | None) -> None:
     """Serve (what plain `trio-sse` does).
 
-    With no Redis configured, and none answering on 127.0.0.1 and REDIS_PORT, an embedded Valkey is started.
+    If no Redis is configured and none answers on 127.0.0.1 and REDIS_PORT, an embedded Valkey is started.
     """
     with _hangups_ignored():
         settings = _settings(options)
@@ -105,7 +107,7 @@ def serve(**options: str | None) -> None:
 @main.command("check")
 @_overrides
 def check_command(**options: str | None) -> None:
-    """Try settings, port, Redis and channel, and say what to change. Exit code 1 if anything is."""
+    """Test settings, port, Redis and channel, and say what to change. Exit code 1 if anything is wrong."""
     settings = _settings(options)
     sys.exit(check.run(settings))
 
@@ -116,7 +118,7 @@ def _settings(options: dict[str, str | None]) -> Settings:
             "--redis-url with a password shows in the process list: set REDIS_URL in the environment instead"
         )
     given = {_variable(option): value for option, value in options.items() if value is not None}
-    # An option comes before the environment, in whichever of its two ways that has the setting.
+    # An option overrides the environment, whether the setting is there by value or by file.
     for name in given:
         setting = name if name in _VARIABLES else name.removesuffix("_FILE")
         for way in (setting, f"{setting}_FILE"):
@@ -134,7 +136,8 @@ def _settings(options: dict[str, str | None]) -> Settings:
 
 @contextlib.contextmanager
 def _hangups_ignored() -> Iterator[None]:
-    """SIGHUP asks a service that is up to take its certificate up anew (`certificates`). It ends nothing."""
+    """Ignore SIGHUP before and after the service runs. While it runs, SIGHUP reloads the certificate
+    (`certificates`)."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
@@ -143,7 +146,7 @@ def _hangups_ignored() -> Iterator[None]:
 
 
 def _variable(option: str) -> str:
-    """The environment variable of an option: SSE_PORT of `port`, REDIS_URL_FILE of `redis_url_file`."""
+    """The environment variable for an option: SSE_PORT for `port`, REDIS_URL_FILE for `redis_url_file`."""
     if option in Settings.model_fields:
         return env_name(option)
     return f"{env_name(option.removesuffix('_file'))}_FILE"
@@ -215,31 +218,35 @@ def _serve(settings: Settings, listeners: list[socket.socket]) -> int:
 
 
 def _run_workers(config: Config) -> int:
-    """Run worker processes. Hypercorn 0.18 loses the exit code of a worker that failed, which is kept here
-    (tests/integration/test_libraries.py tells when this is no longer needed), and ends all at SIGHUP."""
+    """Run worker processes.
+
+    Hypercorn 0.18 loses the exit code of a failed worker, and ends all workers at SIGHUP. Both are corrected
+    here. tests/integration/test_libraries.py fails when this is no longer needed.
+    """
     codes: list[int] = []
     join_exited = getattr(hypercorn.run, "_join_exited", None)
 
     def join_and_keep(processes: list[Any]) -> int:
-        assert join_exited is not None  # standing_in() looked
+        assert join_exited is not None  # standing_in() checked it
         codes.append(join_exited(processes))
         return codes[-1]
 
     ours = {"_join_exited": join_and_keep, "signal": _WorkersSignals}
-    with standing_in({hypercorn.run: ours}, "a failed worker may end with 0, and SIGHUP ends all"):
+    with standing_in({hypercorn.run: ours}, "a failed worker may exit with 0, and SIGHUP ends all"):
         hypercorn.run.run(config)
     return 1 if any(codes) else 0
 
 
 class _WorkersSignals:
-    """What the process above the workers sees of `signal`: no SIGHUP to set a handler for."""
+    """The part of `signal` that Hypercorn's main process sees. It has no SIGHUP, so Hypercorn sets no
+    handler."""
 
     SIGINT, SIGTERM, SIG_IGN = signal.SIGINT, signal.SIGTERM, signal.SIG_IGN
 
     @staticmethod
     def signal(number: signal.Signals, handler: Any) -> None:
-        """SIGHUP goes with SIGINT: both are ignored while workers start, which inherit that. Then it is sent
-        on to them."""
+        """Set the handler; with that of SIGINT, also one for SIGHUP. Both are ignored while workers start,
+        and workers inherit that. After that, SIGHUP is passed on to the workers."""
         signal.signal(number, handler)
         if number == signal.SIGINT:
             ours = handler if handler == signal.SIG_IGN else _hang_up_workers

@@ -1,7 +1,7 @@
 """What trio-asyncio needs on Python 3.12 and later (see `patches`).
 
-To be imported before anything that imports trio_asyncio; `trio_sse/__init__.py` does. Nothing is changed on a
-Python that needs none of it.
+Import this before anything that imports trio_asyncio; `trio_sse/__init__.py` does so. A Python that needs
+nothing of it stays unchanged.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def prepare() -> None:
 
 @contextlib.contextmanager
 def names_of_older_pythons() -> Iterator[None]:
-    """For an import only: others may take the presence of a name for an older Python."""
+    """Names of older Pythons, there during an import only: other code may check for them to tell an older
+    Python."""
     watcher = type("AbstractChildWatcher", (), {})
     policy = vars(asyncio.events).get("_BaseDefaultEventLoopPolicy")
     missing: list[tuple[ModuleType, str, object]] = [
@@ -52,8 +53,8 @@ def names_of_older_pythons() -> Iterator[None]:
 
 
 def tell_running_loop(loop_class: Any) -> None:
-    """Let the loop be the interpreter's running loop whenever one of the two methods that run callbacks has
-    control, and not while it waits: other tasks of Trio, and other loops, have their turn then."""
+    """Make the loop the interpreter's running loop while one of its two methods that run callbacks executes,
+    but not while that method waits: other Trio tasks and other loops run then."""
     for name in ("_main_loop_one", "_io_task"):
         setattr(loop_class, name, _as_running_loop(getattr(loop_class, name)))
 
@@ -84,7 +85,7 @@ def _drive(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any])
         try:
             value = yield yielded
             step = coroutine.send
-        except BaseException as error:  # noqa: BLE001  (it is for the coroutine)
+        except BaseException as error:  # noqa: BLE001  (the coroutine gets it)
             step, value = coroutine.throw, error
 
 

@@ -1,4 +1,4 @@
-"""What is counted. Plain integers, changed synchronously by the one who sees the thing happen."""
+"""The counters. Plain integers, changed synchronously where the counted event happens."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class Counters:
     rejected: int = 0
     """Messages from Redis that could not be delivered to anybody: bad JSON, no user_id, too large."""
     dropped: int = 0
-    """Messages a connection lost because its buffer was full. Each was declared to it by a `gap`."""
+    """Messages a connection lost because its buffer was full. A `gap` reported each of them."""
     disconnected: int = 0
     """Streams ended because their buffer was full (SSE_SLOW_CLIENT=disconnect)."""
     resumed: int = 0
-    """Streams that came with a Last-Event-ID."""
+    """Streams opened with a Last-Event-ID."""
     overloaded: int = 0
-    """Streams that ended at once because there were too many."""
+    """Streams that ended at once because too many were open."""
     redis_reconnects: int = 0
-    """Times the subscription was lost and taken up again."""
+    """Times the subscription was lost and made again."""
     connection_errors: int = 0
-    """Connections that ended by an exception."""
+    """Connections that ended with an exception."""
 
     def snapshot(self) -> dict[str, int]:
-        """By the names of `/readyz`, where `received` is called `published`."""
+        """The totals by their names in `/readyz`, where `received` is called `published`."""
         return {"published" if name == "received" else name: total for name, total in asdict(self).items()}

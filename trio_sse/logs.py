@@ -1,7 +1,7 @@
-"""How log lines look. One line per event, to standard error.
+"""The format of log lines. One line per event, to standard error.
 
-Clients and publishers have a say in what is logged. None of it moves a cursor, changes a colour or the
-direction of writing, or begins a line: what cannot be seen is written as an escape sequence.
+Clients and publishers can put text into the log. That text cannot move the cursor, change a colour or the
+direction of writing, or begin a line: characters that do not print are written as escape sequences.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _SHARED: list[structlog.typing.Processor] = [
 
 
 def escaped(text: str, *, keep: str = "") -> str:
-    """The text with what cannot be seen, but for the characters in `keep`, as Python writes it: `\\x1b`."""
+    """The text with characters that do not print escaped as in Python, `\\x1b`, except those in `keep`."""
     if text.isprintable():
         return text
     return "".join(
@@ -77,7 +77,8 @@ def _formatter(log_format: str, *, colors: bool) -> structlog.stdlib.ProcessorFo
 
 
 def _escape_line(_logger: Any, _method: str, line: Any) -> str:
-    """A JSON text that is all printable. What is not stands inside strings, where JSON has escapes for it."""
+    """A JSON text of printable characters only. Others can only be inside strings, where JSON can escape
+    them."""
     text = str(line)
     return text if text.isprintable() else "".join(map(_json_character, text))
 
@@ -125,5 +126,5 @@ def _traceback(file: TextIO, error: structlog.typing.ExcInfo) -> None:
 
 
 def _block(text: str) -> str:
-    """Text of several lines, none of which looks like the beginning of a log line."""
+    """Text of several lines, indented so that none looks like the beginning of a log line."""
     return textwrap.indent(escaped(text.strip("\n"), keep="\n"), "  ", lambda _line: True)

@@ -1,7 +1,7 @@
-"""Everything that stands in a library's place: what, where, why, and which test tells that it can go.
+"""All patches of libraries: what is replaced, where, why, and which test fails when a patch can go.
 
-One policy for all: where a library lacks a name that is to be replaced, nothing of that patch is. One line of
-the log says so, and the service goes on in the slower or less careful way.
+One policy holds for all. If a library lacks a name that a patch replaces, that patch is left out. One log
+line says so, and the service runs without the patch: slower, or with the library's fault.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ log = structlog.stdlib.get_logger("trio_sse.patches")
 class Patch:
     what: str
     where: str
-    """The module of this package that does it."""
+    """The module of this package that applies it."""
     library: str
-    """Name and version it was found in."""
+    """Name and version of the library that needs it."""
     why: str
     test: str
     """The test that fails when it is no longer needed, or no longer possible."""
@@ -48,7 +48,7 @@ PATCHES = (
         where="compat",
         library="trio-asyncio 0.16",
         since=(3, 14),
-        why="It derives from both. 3.14 has the first no longer, and the second with an underscore.",
+        why="It derives from both. Python 3.14 no longer has the first; the second got an underscore.",
         test=_NEEDED + "test_trio_asyncio_derives_from_what_python_no_longer_has",
     ),
     Patch(
@@ -56,8 +56,8 @@ PATCHES = (
         where="compat",
         library="trio-asyncio 0.16",
         since=(3, 14),
-        why="A task written in C steps under no other, and does not ask the functions that trio-asyncio puts "
-        "in the place of asyncio's.",
+        why="Tasks written in C run under no other loop, and do not call the functions that trio-asyncio "
+        "puts in the place of asyncio's.",
         test=_NEEDED + "test_trio_asyncio_does_not_tell_the_interpreter_which_loop_runs",
     ),
     Patch(
@@ -73,53 +73,52 @@ PATCHES = (
         "hypercorn.asyncio.run see them",
         where="server.front",
         library="hypercorn 0.18",
-        why="The server's own listening sockets are known; out of descriptors accepting goes on, with"
-        " one line a minute.",
+        why="The server's own listening sockets are known; without free descriptors accepting goes on, with"
+        " one log line a minute.",
         test=_NEEDED + "test_the_seams",
     ),
     Patch(
-        what="a connection's socket and what was read of it are taken from asyncio (StreamReader._buffer)",
+        what="a connection's socket and the bytes read from it are taken from asyncio (StreamReader._buffer)",
         where="server.front",
         library="asyncio of Python 3.11 to 3.14",
         why="Under the asyncio worker streams are served on their own sockets too. read() would wait "
-        "where nothing has come.",
+        "if nothing has arrived.",
         test=_NEEDED + "test_the_seams",
     ),
     Patch(
         what="h11.Connection, as hypercorn.protocol.h11 sees it",
         where="server.http1",
         library="hypercorn 0.18, h11 0.16",
-        why="h11 bounds only heads that are not complete. One of 12,800 fields costs 50 ms of "
-        "everybody's time.",
+        why="h11 bounds only incomplete heads. A head of 12,800 fields blocks all connections for 50 ms.",
         test=_NEEDED + "test_the_seams",
     ),
     Patch(
         what="H2Protocol in hypercorn.protocol, and h2's connection and streams beneath",
         where="server.http2",
         library="hypercorn 0.18, h2 4",
-        why="An error of one request ended all streams of an HTTP/2 connection, age silenced them, "
-        "and for a closed window nothing waited.",
+        why="An error of one request ended all streams of an HTTP/2 connection, an old connection fell "
+        "silent, and writers did not wait for a closed window.",
         test=_NEEDED + "test_hypercorn_ends_an_http2_connection_for_its_age",
     ),
     Patch(
         what="H11Protocol in hypercorn.protocol",
         where="server.upgrades",
         library="hypercorn 0.18",
-        why="`Upgrade: h2c` let requests past the rules of a proxy.",
+        why="With `Upgrade: h2c` requests bypassed the rules of a proxy.",
         test=_NEEDED + "test_hypercorn_upgrades_to_h2c",
     ),
     Patch(
         what="create_ssl_context of hypercorn.config.Config",
         where="server.certificates",
         library="hypercorn 0.18",
-        why="A renewed certificate is taken up without a restart.",
+        why="A renewed certificate is loaded without a restart.",
         test=_NEEDED + "test_the_context_of_tls_is_asked_for_once_after_the_start",
     ),
     Patch(
         what="the last `send` of a response is not cancelled; one over HTTP/2 has a deadline",
         where="web.app",
         library="quart-trio 0.12, hypercorn 0.18",
-        why="Hypercorn reports http.disconnect from inside of that `send`; quart-trio cancels it, and"
+        why="Hypercorn reports http.disconnect from inside that `send`; quart-trio cancels it, and"
         " the connection stays open.",
         test=_NEEDED + "test_a_response_that_has_ended_leaves_its_connection_open",
     ),
@@ -142,8 +141,8 @@ PATCHES = (
 
 @contextlib.contextmanager
 def standing_in(places: Mapping[Any, Mapping[str, object]], without: str) -> Iterator[None]:
-    """Let names of modules or classes mean these, until the end. `without`: how it goes on where one of them
-    is missing. Places are modules and classes."""
+    """Replace names of modules or classes while the scope is open. If one of them is missing, replace none
+    and log `without`: what the service does instead."""
     missing = [name for place, names in places.items() for name in names if not hasattr(place, name)]
     if missing:
         log.warning(f"a library has changed: {without}", missing=", ".join(missing))
@@ -164,8 +163,7 @@ def _set(places: Mapping[Any, Mapping[str, object]]) -> None:
 
 
 def with_own(module: ModuleType, **own: object) -> ModuleType:
-    """`module` as one other module is to see it, with these names in place of its own. Everybody else sees
-    what it has."""
+    """A copy of `module` for one other module, with these names replaced. `module` itself stays as it is."""
     seen = ModuleType(module.__name__)
     vars(seen).update(vars(module), **own)
     return seen

@@ -9,8 +9,8 @@ from trio_sse.settings.redis_url import RedisServer
 
 
 def command(server: RedisServer, *words: str, password: str) -> str:
-    """A line for a shell that says `words` to that server, in that database. `password`, quoted for the
-    shell, stands in the place of the real one, if there is one."""
+    """A shell command that sends `words` to that server and database. If the server has a password,
+    `password` stands in its place; it must be quoted for the shell."""
     login = f" -a {password}" if server.password else ""
     return f"{shlex.join(['redis-cli', *_address(server)])}{login} {shlex.join(words)}"
 

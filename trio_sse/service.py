@@ -1,4 +1,4 @@
-"""The parts of the service, the life of its tasks, and the life of a stream. Knows no web framework."""
+"""The parts of the service, its tasks, and the scope of a stream. Imports no web framework."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from trio_sse.settings import Settings
 from trio_sse.stopping import Stopping
 
 REPLAY_TURNS = 16
-"""Pages of replays written before everybody else gets a turn."""
+"""Pages of replays that are written before other tasks run."""
 
 AUTH_EXPIRED_SECONDS = 2.0
-"""Over how long clients whose token expired come back with a new one."""
+"""Seconds over which clients with an expired token spread their reconnects."""
 
 
 class Service:
-    """What serves the streams of one process. Raises SettingsError where a key file is no key."""
+    """The service of one process. Raises SettingsError if a key file contains no key."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -55,10 +55,10 @@ class Service:
         self.publisher = Publisher(settings, self.hub, self.subscriber)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run all tasks of the service until cancelled. Started when all of them are.
+        """Run all tasks of the service until cancelled. Counts as started when all tasks have started.
 
-        A crash of one cancels the others and is raised. However it ends, the hub is closed, so that every
-        stream ends too: no client is left on a stream that nothing feeds.
+        An error in one task cancels the others and is raised. In every case the hub is closed at the end, so
+        that every stream ends: no client stays on a stream that gets no messages.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -72,23 +72,25 @@ class Service:
             self.hub.close()
 
     def open(self, accepted: Accepted) -> OpenStream:
-        """The scope of a stream that may be opened."""
+        """The scope of an admitted stream."""
         return OpenStream(self, accepted)
 
     def not_ready(self) -> str | None:
-        """Why the service should be sent no clients now, or None. For the log: it says where Redis is."""
+        """Why the service should get no clients now, or None. For the log only: it contains the address of
+        Redis."""
         return "stopping" if self.hub.draining else self.subscriber.problem
 
     @property
     def not_ready_code(self) -> str:
-        """The kind of `not_ready()`, for strangers."""
+        """The code of `not_ready()`, which anybody may read."""
         return "stopping" if self.hub.draining else self.subscriber.problem_code
 
 
 class OpenStream:
-    """What a stream takes from the service, and gives back when the scope ends or cannot be entered.
+    """What a stream takes from the service. It is given back when the scope ends, or if it cannot be entered.
 
-    Entering it gives a connection in the hub that begins by itself, or one that ends at once with last words.
+    Entering returns a connection that is in the hub and begins by itself, or one that ends at once after a
+    last notice.
     """
 
     __slots__ = ("_accepted", "_connection", "_counted", "_service")
@@ -144,7 +146,7 @@ class OpenStream:
             service.counters.resumed += 1
         service.hub.join(connection)
         service.resumer.begin(connection, accepted.last_event_id)
-        if not connection.begun:  # nobody knows for how long
+        if not connection.begun:  # it may wait for long
             connection.tell(HEARTBEAT, Batch.notice(sse.COMMENT))
         self._set_end(connection)
 

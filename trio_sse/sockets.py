@@ -1,4 +1,4 @@
-"""Options of sockets that bound what a client can cost."""
+"""Socket options that bound what a client can cost."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from typing import NamedTuple
 import trio
 
 MAX_BACKLOG = 65535
-"""More than any kernel allows: net.core.somaxconn is then the limit that counts."""
+"""More than any kernel allows, so net.core.somaxconn is the limit."""
 
 Socket = socket.socket | trio.socket.SocketType
 
 _TCP = (socket.AF_INET, socket.AF_INET6)
 
-# linux/sockios.h: bytes that were not acknowledged, and those of them that were not sent yet.
+# linux/sockios.h: bytes not yet acknowledged, and of these the bytes not yet sent.
 _SIOCOUTQ, _SIOCOUTQNSD = 0x5411, 0x894B
 
 
 class KeepAlive(NamedTuple):
-    """When the kernel looks for a peer that is silent, and when it gives it up (tcp(7), RFC 5482). Seconds.
+    """When the kernel probes a silent peer, and when it gives the peer up (tcp(7), RFC 5482). In seconds.
 
-    Whoever is out of reach for less than `outage` is to survive, whenever that begins. TCP_USER_TIMEOUT
-    counts from the last sign of life and overrides the count of probes, so it has room for more than that:
+    A connection must survive an outage shorter than `outage`, whenever it begins. TCP_USER_TIMEOUT counts
+    from the last packet of the peer and overrides the number of probes, so it is longer than `outage`:
 
-    - Idle: the last probe before the end goes out `outage` after the first one, so one of them gets through.
-    - With data on its way: retransmissions come at doubling distances (RFC 6298, 5.5). When the peer is back
-      after `outage` the next one may be as far away again, and one round-trip's time-out more.
+    - Idle: the last probe before the end is sent `outage` after the first one, so one of them gets through.
+    - With data in flight: each retransmission waits twice as long as the one before (RFC 6298, 5.5). When the
+      peer is back after `outage`, the next one may be as far away again, plus one retransmission time-out.
     """
 
     outage: float
 
     @property
     def idle(self) -> tuple[int, int]:
-        """Bounds of the silence before the first probe. Each connection has its own, so that those that came
-        together are not all probed together."""
+        """Bounds of the silence before the first probe. Each connection draws its own time, so that
+        connections opened together are not probed together."""
         least = math.ceil(self.outage)
         return least, least + max(1, int(self.outage / 2))
 
     @property
     def interval(self) -> int:
-        """From probe to probe."""
+        """Seconds from one probe to the next."""
         return max(1, int(self.outage / 4))
 
     @property
@@ -57,9 +57,9 @@ class KeepAlive(NamedTuple):
 
 def bound_dead_peer(sock: Socket, outage: float) -> None:
     """Let the kernel end a connection whose peer is gone, but none whose peer is away for less than `outage`
-    seconds: see KeepAlive. A socket that is not TCP has no such peer.
+    seconds: see KeepAlive. A socket that is not TCP stays as it is.
 
-    On a listening socket the options pass on to every connection it accepts.
+    Connections inherit the options of the listening socket that accepts them.
     """
     if sock.family not in _TCP:
         return
@@ -71,14 +71,14 @@ def bound_dead_peer(sock: Socket, outage: float) -> None:
 
 
 def spread_probes(sock: Socket, outage: float) -> None:
-    """Give a connection whose listener had `bound_dead_peer` a time of its own for its first probe."""
+    """Draw a connection's time of the first probe. Its listener must have had `bound_dead_peer`."""
     if sock.family in _TCP:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KeepAlive(outage).draw_idle())
 
 
 def is_unacknowledged(fd: int) -> bool:
-    """Whether the peer owes an acknowledgement: it is out of reach then, and the kernel's to give up. A peer
-    that only reads nothing acknowledges what was sent, and lets nothing more be sent."""
+    """Whether sent bytes are not acknowledged. Then the peer is out of reach, and the kernel ends the
+    connection in time. A peer that only does not read acknowledges what was sent and closes its window."""
     try:
         in_all, unsent = (
             int.from_bytes(fcntl.ioctl(fd, request, bytes(4)), "little")
@@ -90,10 +90,10 @@ def is_unacknowledged(fd: int) -> bool:
 
 
 def widen(listener: socket.socket, outage: float) -> None:
-    """Give a listening socket the kernel's own backlog, and its connections `bound_dead_peer`.
+    """Give a listening socket the kernel's largest backlog, and its connections `bound_dead_peer`.
 
-    Hypercorn's backlog is 100: when more clients than that connect at once the kernel drops SYNs, and each
-    costs its client a second. listen(2) may be called again.
+    Hypercorn's backlog is 100. When more clients connect at once, the kernel drops SYNs, and each costs its
+    client a second. listen(2) may be called again on a socket that listens.
     """
     listener.listen(MAX_BACKLOG)
     bound_dead_peer(listener, outage)

@@ -1,7 +1,7 @@
-"""Standard input, output and error of a process that was started without one of them.
+"""Standard input, output and error for a process that was started without one of them.
 
-To be imported before anything that opens a file and keeps it, as ctypes does with some builds of libffi;
-`trio_sse/__init__.py` does. Where all three are open nothing is done.
+Import this before anything that keeps a file open, as ctypes does with some builds of libffi;
+`trio_sse/__init__.py` does so. If all three are open, nothing happens.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import sys
 
 
 def open_missing() -> None:
-    """Let each of the first three descriptors that is closed lead to /dev/null.
+    """Open /dev/null for each of the first three descriptors that is closed.
 
-    The next socket would otherwise get its number, and be written to by whatever knows that number as
-    standard error: the interpreter, OpenSSL, child processes. A number that somebody has got by now stays
-    theirs, and nothing is written there.
+    Otherwise the next socket would get that number, and the interpreter, OpenSSL or a child process would
+    write its standard error to that socket. A number that is already taken stays as it is, and nothing is
+    written to it.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         missing = getattr(sys, name) is None

@@ -1,4 +1,4 @@
-"""The end of the service: from the first sign of it to the last stream."""
+"""The stop of the service, from the first signal to the end of the last stream."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ log = structlog.stdlib.get_logger("trio_sse.stopping")
 
 
 class Stopping:
-    """Ends the streams of a service spread over `drain_seconds`, so that their clients do not return as one.
+    """Ends the streams of a service one by one over `drain_seconds`, so that clients do not all reconnect at
+    once.
 
-    From the first sign the service is not ready and takes no new streams.
+    From the first signal on, the service is not ready and opens no new streams.
     """
 
     def __init__(self, hub: Hub, drain_seconds: float) -> None:
         self.requested = trio.Event()
-        """Set when a signal asked for the end."""
+        """Set when a signal has asked for the stop."""
         self._hub = hub
         self._seconds = drain_seconds
         self._begun = False
@@ -37,8 +38,8 @@ class Stopping:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Take these signals until cancelled. SIGINT ends at once, and so does a second signal, except in a
-        worker: Hypercorn sends SIGTERM to the workers that are left as soon as one has ended."""
+        """Receive these signals until cancelled. SIGINT ends the draining at once, and so does a second
+        signal, except in a worker: as soon as one worker has ended, Hypercorn sends SIGTERM to all others."""
         with trio.open_signal_receiver(*signals) as received:
             task_status.started()
             async for number in received:
@@ -47,7 +48,7 @@ class Stopping:
                 self.requested.set()
 
     async def after(self, trigger: Callable[[], Awaitable[object]]) -> None:
-        """Wait for `trigger` or a signal, whichever comes first, and then until the streams are drained."""
+        """Wait for `trigger` or a signal, whichever comes first, and then until the streams have ended."""
         async with trio.open_nursery() as nursery:
 
             async def triggered() -> None:
@@ -60,7 +61,7 @@ class Stopping:
         await self.drain()
 
     async def drain(self) -> None:
-        """Say `draining` to each stream and end it. With nothing to wait for this takes no time."""
+        """Send `draining` on each stream and end it. Returns at once if there are no streams."""
         if self._begun:
             await self._drained.wait()
             return
@@ -86,8 +87,8 @@ class Stopping:
 
 
 def unattended() -> list[signal.Signals]:
-    """The signals that nobody takes in a worker process: Hypercorn leaves the stop to its main process. A
-    service manager sends them to all processes of a group, a terminal sends SIGINT so."""
+    """The signals without a handler in a worker process. Hypercorn handles the stop only in its main process,
+    but a service manager sends SIGTERM, and a terminal SIGINT, to all processes of the group."""
     if not _in_worker():
         return []
     found = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]

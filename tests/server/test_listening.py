@@ -64,7 +64,7 @@ def test_a_unix_socket_in_use_and_a_file_are_left_alone(tmp_path: Path) -> None:
         assert "another process" in refused(f"unix:{path}")
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
-    assert "no socket" in refused(f"unix:{file}")
+    assert "is not a socket" in refused(f"unix:{file}")
     assert file.read_text() == "x"
 
 
@@ -108,7 +108,7 @@ def test_sockets_of_systemd_are_for_this_process_alone(monkeypatch: pytest.Monke
     assert not is_handed(settings())
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     assert is_handed(settings())
-    assert place(settings()) == "descriptor 3, 4, as handed over"
+    assert place(settings()) == "descriptor 3, 4 (handed over)"
     assert urls(settings()) == []
     monkeypatch.setenv("LISTEN_FDS", "many")
     assert not is_handed(settings())

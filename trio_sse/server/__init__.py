@@ -1,1 +1,1 @@
-"""The way in on sockets, in Hypercorn's place. Imports no Quart."""
+"""The front: connections on sockets, in place of Hypercorn's TCP servers. Imports no Quart."""

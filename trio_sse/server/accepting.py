@@ -1,4 +1,4 @@
-"""From a listening socket to its connections, through times when the process may open no more files."""
+"""Accepting connections from listening sockets, also while the process can open no more files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trio_sse.sockets import spread_probes, widen
 log = structlog.stdlib.get_logger("trio_sse.server.accepting")
 
 AGAIN_SECONDS = 0.1
-"""When accept(2) is tried again that failed for want of something. Nothing tells when there is room."""
+"""Seconds after which an accept(2) that lacked a resource is tried again. Nothing tells when one is free."""
 
 QUIET_SECONDS = 60
 
@@ -30,14 +30,14 @@ _Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 class Want:
-    """Says what is wanting when a connection cannot be accepted: one line a minute."""
+    """Logs what is lacking when a connection cannot be accepted: one line a minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._quiet_until = float("-inf")
 
     def report(self, error: BaseException | None) -> bool:
-        """Whether `error` is of that kind. Anything else is somebody else's to tell."""
+        """Log `error` if it is a lack of resources, and return whether it is. Other errors are not logged."""
         reason = _WANT.get(error.errno or 0) if isinstance(error, OSError) else None
         if reason is None:
             return False
@@ -49,7 +49,8 @@ class Want:
 
 
 class PatientListener(trio.abc.Listener[_Stream]):
-    """Another listener, whose connections are bounded, and which waits where that one would fail."""
+    """A listener around another. It bounds the connections of that one, and waits when that one lacks a
+    resource."""
 
     def __init__(
         self, listener: trio.SocketListener | trio.SSLListener[trio.SocketStream], outage: float, want: Want
@@ -83,7 +84,8 @@ async def serve_listeners(
     want: Want,
     handler_nursery: trio.Nursery,
 ) -> NoReturn:
-    """trio.serve_listeners, with the bounds of ours. Whoever accepts nothing (no listeners) waits."""
+    """trio.serve_listeners with bounded connections, and with waiting when a resource is lacking. With no
+    listeners it waits until cancelled."""
     for listener in listeners:
         plain: Any = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
         widen(plain.socket, outage)

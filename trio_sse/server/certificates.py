@@ -1,7 +1,7 @@
-"""The certificate that new connections get: taken up anew when its files change, or when SIGHUP asks for it.
+"""The certificate for new connections. It is loaded again when its files change, and at SIGHUP.
 
-Connections that are open keep theirs, so no stream ends. Relies on Hypercorn's workers to ask
-`Config.create_ssl_context` for their context after the lifespan start-up, once.
+Open connections keep theirs, so no stream ends. This relies on Hypercorn's workers calling
+`Config.create_ssl_context` once, after the lifespan start-up.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from trio_sse.patches import standing_in
 log = structlog.stdlib.get_logger("trio_sse.server.certificates")
 
 WATCH_SECONDS = 5.0
-"""Between two looks at the files. A renewal is no hurry; a look costs a few microseconds."""
+"""Seconds between two checks of the files. A renewal is not urgent; a check takes a few microseconds."""
 
 _make = Config.create_ssl_context
 
 
 class RenewableContext(ssl.SSLContext):
-    """Every handshake goes by `current`, which may be exchanged.
+    """A context whose handshakes use `current`, which may be replaced.
 
-    Loading another pair into one context is not the same: it keeps the old one beside it where their keys are
-    of different kinds, and has lost the old one where the new one does not load.
+    Loading another pair into the same context is different: if their keys are of different kinds, the old
+    pair stays beside the new one; if the new pair does not load, the old one is lost.
     """
 
     current: ssl.SSLContext
@@ -52,7 +52,7 @@ class Certificates:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Stand in the place of what makes a context for Hypercorn."""
+        """Replace the method that makes Hypercorn's context while the scope is open."""
 
         def create_ssl_context(config: Config) -> ssl.SSLContext | None:
             return self.context(config)
@@ -62,7 +62,7 @@ class Certificates:
             yield
 
     def context(self, config: Config) -> ssl.SSLContext | None:
-        """The context that `config` asks for, kept up with its files from now on. None: no TLS."""
+        """The context for `config`, which follows its files from now on. None without TLS."""
         seen = _state(config)
         made = _make(config)
         if made is None:
@@ -73,25 +73,25 @@ class Certificates:
         return self._context
 
     async def watch(self) -> None:
-        """Look at the files now and then, until cancelled."""
+        """Check the files every WATCH_SECONDS, until cancelled."""
         while True:
             await trio.sleep(WATCH_SECONDS)
             if self._context is not None and _state(self._config) != self._seen:
                 self._renew(self._context)
 
     async def listen(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Take up the files at each SIGHUP, until cancelled. Without TLS a SIGHUP does nothing."""
+        """Load the files at each SIGHUP, until cancelled. Without TLS a SIGHUP is only logged."""
         with trio.open_signal_receiver(signal.SIGHUP) as received:
             task_status.started()
             async for _ in received:
                 if self._context is None:
-                    log.info("SIGHUP: there is no certificate to take up (SSE_TLS_CERT)")
+                    log.info("SIGHUP: there is no certificate to load (SSE_TLS_CERT)")
                 else:
                     self._renew(self._context)
 
     def _renew(self, context: RenewableContext) -> None:
         config = copy.copy(self._config)
-        # With a password, though none is right: OpenSSL would ask on the terminal for that of the key.
+        # With an empty password OpenSSL does not ask for the key's password on the terminal.
         config.keyfile_password = config.keyfile_password or ""
         self._seen = _state(config)
         try:
@@ -99,7 +99,7 @@ class Certificates:
             assert made is not None
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             log.error(
-                "the new certificate does not load, the old one goes on (SSE_TLS_CERT, SSE_TLS_KEY)",
+                "the new certificate does not load, the old one stays (SSE_TLS_CERT, SSE_TLS_KEY)",
                 certificate=config.certfile,
                 key=config.keyfile,
                 error=str(error),
@@ -110,7 +110,7 @@ class Certificates:
 
 
 def _state(config: Config) -> list[tuple[int, ...] | None]:
-    """What changes with the files, whether they are written to, replaced, or behind a link that is."""
+    """A value that changes when a file is written or replaced, also behind a link."""
     return [_file_state(path) for path in (config.certfile, config.keyfile, config.ca_certs)]
 
 
@@ -123,6 +123,6 @@ def _file_state(path: str | None) -> tuple[int, ...] | None:
 
 
 def hangup_is_unattended() -> bool:
-    """Whether SIGHUP would end this process, or is ignored."""
+    """Whether SIGHUP has no handler: it would end this process, or is ignored."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     return in_main_thread and signal.getsignal(signal.SIGHUP) in (signal.SIG_DFL, signal.SIG_IGN)

@@ -10,9 +10,9 @@ log = structlog.stdlib.get_logger("trio_sse.server.containment")
 
 
 class Contained:
-    """A scope that lets no error out, but every cancellation.
+    """A scope that stops every error and lets every cancellation pass.
 
-    A class and not a generator: one is held for as long as its connection lasts.
+    It is a class, not a generator, since one is held as long as its connection is open.
     """
 
     __slots__ = ("_counters", "_what")
@@ -29,7 +29,7 @@ class Contained:
             self._report(error)
             return True
         if isinstance(error, BaseExceptionGroup):
-            # Cancelled beside an error: the cancellation goes on, the error ends here.
+            # Cancelled together with an error: the cancellation goes on, the error ends here.
             errors, others = error.split(Exception)
             if errors is not None:
                 self._report(errors)
@@ -45,7 +45,7 @@ class Contained:
 
 
 def innermost(error: BaseException) -> BaseException:
-    """The first error inside of nested groups. Nurseries wrap a lone error once per level."""
+    """The first error inside nested groups. Nurseries wrap a lone error once per level."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

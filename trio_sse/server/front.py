@@ -1,15 +1,14 @@
-"""In the place of Hypercorn's TCP servers: every connection comes in here.
+"""The front: every connection enters here, in place of Hypercorn's TCP servers.
 
-`GET /sse` on a plain HTTP/1 connection is served on its own socket; anything else goes on in Hypercorn, with
-the bytes that were read. An error of one connection stays that connection's own, and the service learns
-when the stop begins.
+`GET /sse` on a plain HTTP/1 connection is served on its own socket. Hypercorn serves anything else, with the
+bytes already read. An error of one connection ends only that connection, and the service learns when the stop
+begins.
 
-The one room that relies on what Hypercorn does not promise: that `hypercorn.trio.run` and
-`hypercorn.asyncio.run` look the names `TCPServer` and `raise_shutdown` up after the lifespan start-up, await
-what the first returns for every connection, and stop when the second raises; and that from then on they
-accept by `trio.serve_listeners` and `asyncio.start_server`, which is how the server's own listening sockets
-are known from others of the process.
-tests/integration/test_libraries.py tells when that no longer holds.
+This relies on what Hypercorn does not promise. `hypercorn.trio.run` and `hypercorn.asyncio.run`
+look up the names `TCPServer` and `raise_shutdown` after the lifespan start-up, await what the first returns
+for every connection, and stop when the second raises. From then on they accept with `trio.serve_listeners`
+and `asyncio.start_server`, which tells the server's own listening sockets from others of the process.
+tests/integration/test_libraries.py fails when that no longer holds.
 """
 
 from __future__ import annotations
@@ -45,15 +44,15 @@ from trio_sse.sockets import MAX_BACKLOG
 log = structlog.stdlib.get_logger("trio_sse.server.front")
 
 STOP_GRACE_SECONDS = 1.0
-"""How long requests may take to end by themselves once the stop has begun, the hundred streams of one HTTP/2
-connection among them. Hypercorn would wait forever for a client that does not read: its writes have no
+"""Seconds that requests have to end by themselves once the stop has begun, including the hundred streams of
+one HTTP/2 connection. Hypercorn would wait forever for a client that does not read: its writes have no
 deadline and are shielded from cancellation."""
 
 _Opened = Any  # a trio.SocketStream, a trio.SSLStream, or an asyncio.StreamWriter
 
 
 class Front:
-    """Lets connections in to one service. Its own tasks run in `nursery`."""
+    """Serves the connections of one service. Its own tasks run in `nursery`."""
 
     def __init__(self, service: Service, nursery: trio.Nursery) -> None:
         self._service = service
@@ -69,7 +68,7 @@ class Front:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Stand in Hypercorn's place for `TCPServer` and `raise_shutdown` while the service is up."""
+        """Replace Hypercorn's `TCPServer`, `raise_shutdown` and ways to accept while the scope is open."""
         ours = {
             hypercorn.trio.run: {
                 "TCPServer": self.enter,
@@ -86,7 +85,8 @@ class Front:
             yield
 
     async def _raise_shutdown(self, trigger: Callable[[], Awaitable[Any]]) -> None:
-        """Hypercorn's worker waits here for its end, still accepting: drain before it begins to stop."""
+        """Wait for the stop, then drain. Hypercorn's worker accepts connections until this raises
+        ShutdownError."""
         await self._service.stopping.after(trigger)
         raise ShutdownError
 
@@ -112,7 +112,8 @@ class Front:
         ssl_handshake_timeout: float | None = None,
         **_: Any,
     ) -> _AsyncioServer:
-        """Accept by Trio in asyncio's place, which logs a hundred tracebacks a second out of descriptors."""
+        """Accept with Trio instead of asyncio, which logs a hundred tracebacks a second without free
+        descriptors."""
         loop: Any = asyncio.get_running_loop()
         secure = {} if ssl is None else {"ssl": ssl, "ssl_handshake_timeout": ssl_handshake_timeout}
 
@@ -147,7 +148,7 @@ class Front:
     async def enter(
         self, app: Any, config: Config, context: Any, state: Any, stream: Any, received: bytes = b""
     ) -> None:
-        """One connection under Trio, from accept to close.
+        """Serve one connection under Trio, from accept to close.
 
         `stream` is a trio.SocketStream or, with TLS, a trio.SSLStream; `received` was read from it before.
         """
@@ -166,9 +167,9 @@ class Front:
             if isinstance(head, Head) and is_for_a_stream(head, config, self._service.settings):
                 await context.mark_request()
                 opening = None
-                with self._until_the_stop():  # it may wait for keys
+                with self._until_the_stop():  # it may wait for the key set
                     opening = await admit(self._service, head, config, stream)
-                del head  # a browser's header fields, which the stream does not need: see Opening
+                del head  # frees the header fields, which the stream does not need: see Opening
                 if opening is not None:
                     await serve_stream(self._service, opening, stream)
             elif isinstance(head, TooLarge):
@@ -189,10 +190,11 @@ class Front:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        """One connection under Hypercorn's asyncio worker, whose loop runs on Trio: its socket moves there.
+        """Serve one connection under Hypercorn's asyncio worker, whose loop runs on Trio: its socket moves to
+        Trio.
 
-        From the first one on it is known how to enter, and they enter there at once, which spares asyncio's
-        transport, streams and task for each.
+        The first connection brings the arguments of `enter`. Later ones are accepted with Trio and passed to
+        `enter` directly, which saves asyncio's transport, streams and task for each.
         """
         direct = self._service.settings.direct and config.max_requests is None
         movable = direct and writer.get_extra_info("ssl_object") is None
@@ -214,7 +216,8 @@ class Front:
 
     @contextlib.contextmanager
     def _until_the_stop(self) -> Iterator[None]:
-        """A scope for whoever has nothing to lose: has asked for nothing yet, or waits to be admitted."""
+        """A scope that the stop cancels at once: the connection has sent no request yet, or waits for its
+        admission."""
         with trio.CancelScope() as scope:
             if self._service.hub.closed:
                 scope.cancel()
@@ -228,19 +231,20 @@ class Front:
         self._nursery.start_soon(self._stop, wait)
 
     async def _stop(self, wait: Callable[[], Awaitable[Any]]) -> None:
-        """When the worker begins to stop, end the streams.
+        """End the streams when the worker begins to stop.
 
-        Hypercorn tells an application only after the connections have ended, which streams never do.
+        Hypercorn tells an application only after all connections have ended, and streams do not end by
+        themselves.
         """
         await wait()
         await self.finish()
 
     async def finish(self) -> None:
-        """End all connections: streams, and those without a request, at once; others after
-        STOP_GRACE_SECONDS, however they wait."""
+        """End all connections. Streams and connections without a request end at once, all others after
+        STOP_GRACE_SECONDS at the latest."""
         for server in self._servers:
             server.close()
-        if self._context_on_trio is not None:  # first: the last stream of an HTTP/2 connection says GOAWAY
+        if self._context_on_trio is not None:  # first: an HTTP/2 connection sends GOAWAY with its last stream
             await self._context_on_trio.terminated.set()
         self._service.hub.close()
         for unasked in self._unasked:
@@ -256,7 +260,7 @@ class Front:
 
 
 class _AsyncioServer:
-    """What Hypercorn closes in the end, in the place of an asyncio.Server."""
+    """What Hypercorn closes at the end, in place of an asyncio.Server."""
 
     def __init__(self) -> None:
         self.accepting = trio.CancelScope()
@@ -265,11 +269,11 @@ class _AsyncioServer:
         self.accepting.cancel()
 
     async def wait_closed(self) -> None:
-        """There is nothing to wait for: who has come in is known to Hypercorn."""
+        """Return at once: Hypercorn itself waits for the connections that were accepted."""
 
 
 class _Entered(Contained):
-    """The life of one connection, known to the front."""
+    """The scope of one connection, which the front knows while it is open."""
 
     __slots__ = ("_front", "_opened")
 
@@ -284,16 +288,16 @@ class _Entered(Contained):
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         del self._front._open[self._opened]
         if isinstance(self._opened, trio.SocketStream):
-            self._opened.socket.close()  # synchronous, so nothing can stop it
+            self._opened.socket.close()  # synchronous, so it cannot be cancelled
         self._front._one_left.set()
         return super().__exit__(kind, error, traceback)
 
 
 def _moved(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[trio.SocketStream, bytes]:
-    """The connection as a Trio stream, taken away from asyncio, and what asyncio has read of it."""
+    """The connection's socket, moved from asyncio to Trio, and the bytes that asyncio has read from it."""
     transport = writer.transport
     transport.pause_reading()  # type: ignore[attr-defined]
-    received = bytes(reader._buffer)  # type: ignore[attr-defined]  # read() would wait where there is nothing
+    received = bytes(reader._buffer)  # type: ignore[attr-defined]  # read() would wait if it is empty
     sock = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
     transport.abort()  # closes asyncio's descriptor, not the connection, which has another now
     sock.setblocking(False)

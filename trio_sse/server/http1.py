@@ -1,4 +1,4 @@
-"""Heads of HTTP/1: one is read from a socket, another is written. Knows nothing of streams."""
+"""HTTP/1 heads: reading that of a request, writing that of a response. Contains nothing about streams."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _READ = 65536
 _PLAIN_BYTES = 8192
 
 MAX_FIELDS = 100
-"""Header fields of one request. Browsers behind proxies send some thirty."""
+"""Header fields of one request. Browsers behind proxies send about 30."""
 
 TOO_LARGE = f"the head of the request is too large, or has more than {MAX_FIELDS} header fields"
 
@@ -33,7 +33,7 @@ Field = tuple[bytes, bytes]
 
 
 class Head(NamedTuple):
-    """The head of a request without a body, complete."""
+    """The complete head of a request without a body."""
 
     method: bytes
     target: bytes
@@ -42,7 +42,7 @@ class Head(NamedTuple):
     fields: list[Field]
     """Names may be in any case."""
     received: bytes
-    """All bytes that came, for somebody else to read."""
+    """All bytes received, for Hypercorn to read again."""
 
     @property
     def path(self) -> bytes:
@@ -58,7 +58,7 @@ class Head(NamedTuple):
 
 
 class TooLarge(NamedTuple):
-    """A request whose head is larger than it may be. Nothing of it was looked at."""
+    """A request whose head is too large. It was not parsed."""
 
     config: Config
 
@@ -70,7 +70,7 @@ class TooLarge(NamedTuple):
 
 
 class OtherRequest(NamedTuple):
-    """A request, or what was to become one, for somebody else to answer: the bytes received so far."""
+    """A request, complete or not, that Hypercorn answers: the bytes received so far."""
 
     received: bytes
 
@@ -78,12 +78,12 @@ class OtherRequest(NamedTuple):
 async def read_head(
     stream: trio.SocketStream, received: bytes, config: Config
 ) -> Head | OtherRequest | TooLarge | None:
-    """Read the first request of a connection, of which `received` came already. None: the client left, or
-    was too slow.
+    """Read the first request of a connection. `received` is what was read before. Returns None if the client
+    left or was too slow.
 
-    Hypercorn's own bounds hold: the head must be complete after `keep_alive_timeout` seconds, and within
-    `h11_max_incomplete_size` bytes; and it may have MAX_FIELDS. What h11 refuses is Hypercorn's to refuse, in
-    its own words.
+    Hypercorn's own bounds hold: the head must be complete within `keep_alive_timeout` seconds and
+    `h11_max_incomplete_size` bytes. It may have MAX_FIELDS fields. A request that h11 rejects is an
+    OtherRequest: Hypercorn refuses it.
     """
     fd = stream.socket.fileno()
     deadline = trio.current_time() + config.keep_alive_timeout
@@ -121,8 +121,8 @@ async def read_head(
         return OtherRequest(received)
 
 
-# The request as browsers and proxies write it. Reading it so takes a fifteenth of the time that h11 takes
-# (benchmarks/README.md). Whatever does not match is read by h11.
+# The request as browsers and proxies write it. This pattern takes a fifteenth of the time of h11
+# (benchmarks/README.md). h11 reads every request that does not match.
 _PLAIN = re.compile(
     rb"GET (/[!-~]*) HTTP/1\.1\r\n"
     rb"((?:[-!#$%&'*+.^_`|~0-9A-Za-z]+:[\t -~]*\r\n)+)\r\n"
@@ -151,8 +151,8 @@ _END_OF_HEAD = re.compile(rb"\n\r?\n")
 
 
 def is_too_large(received: bytes, most: int) -> bool:
-    """Whether what begins a request is more than the head of one may be: `most` bytes and MAX_FIELDS. Looking
-    costs little, whatever it is; taking it apart would cost up to 50 ms of everybody's time."""
+    """Whether the first bytes of a request exceed the bounds of a head: `most` bytes and MAX_FIELDS fields.
+    This check is cheap for any input; parsing it would block all connections for up to 50 ms."""
     end = _END_OF_HEAD.search(received, 0, most)
     if end is None:
         return len(received) > most or received.count(b"\n") > MAX_FIELDS + 1
@@ -160,8 +160,8 @@ def is_too_large(received: bytes, most: int) -> bool:
 
 
 class BoundedConnection(h11.Connection):
-    """An h11 connection that refuses such a head before it takes it apart. h11's own bound is for heads that
-    are not complete."""
+    """An h11 connection that refuses a head that is too large before it parses it. h11 itself bounds only
+    incomplete heads."""
 
     def __init__(self, our_role: type[h11.SERVER], max_incomplete_event_size: int) -> None:
         super().__init__(our_role, max_incomplete_event_size)
@@ -175,16 +175,17 @@ class BoundedConnection(h11.Connection):
 
 @contextlib.contextmanager
 def bounded_heads() -> Iterator[None]:
-    """Let Hypercorn read requests so: those over TLS, and later ones of a connection, are not read here."""
+    """Make Hypercorn read requests with BoundedConnection: those over TLS, and all but the first of a
+    connection."""
     ours = {"h11": with_own(h11, Connection=BoundedConnection)}
-    with standing_in({hypercorn.protocol.h11: ours}, "later heads are bounded by Hypercorn alone"):
+    with standing_in({hypercorn.protocol.h11: ours}, "only h11 bounds the heads that Hypercorn reads"):
         yield
 
 
 async def _read(fd: int, deadline: float) -> bytes:
-    """What the socket has, waiting for it until `deadline`. b"": the client left, or the time is over."""
+    """Read from the socket, waiting until `deadline`. Returns b"" if the client left or the time is over."""
     try:
-        return os.read(fd, _READ)  # most requests are there before they are looked for
+        return os.read(fd, _READ)  # most requests have arrived by now
     except BlockingIOError:
         pass
     except OSError:
@@ -202,14 +203,14 @@ async def _read(fd: int, deadline: float) -> bytes:
 
 
 def stream_head(headers: Headers, config: Config, *, http11: bool) -> bytes:
-    """The head of the response with the stream. Its body is chunked where the client speaks HTTP/1.1."""
+    """The head of the response with a stream. Its body is chunked if the client speaks HTTP/1.1."""
     if http11:
         headers = (*headers, ("transfer-encoding", "chunked"))
     return _head(HTTPStatus.OK, headers, http11, config, int(time.time()))
 
 
 def whole_response(refused: Refused, config: Config, *, http11: bool) -> bytes:
-    """The whole of another response."""
+    """A complete response that refuses a request."""
     body = refused.body
     headers = (*refused.headers, ("content-length", str(len(body))))
     return _head(refused.status, headers, http11, config, int(time.time())) + body
@@ -217,9 +218,10 @@ def whole_response(refused: Refused, config: Config, *, http11: bool) -> bytes:
 
 @lru_cache(maxsize=64)
 def _head(status: int, headers: Headers, http11: bool, config: Config, _second: int) -> bytes:
-    """The head of a response (RFC 9112, 4 and 7.1): one and the same for all who come in one second.
+    """The head of a response (RFC 9112, 4 and 7.1). It is the same for all responses of one second, so it is
+    cached.
 
-    The connection ends with the response, so that nobody has to answer what a client sends meanwhile.
+    The connection closes after the response, so that nothing the client sends meanwhile needs an answer.
     """
     version = "1.1" if http11 else "1.0"
     lines = [f"HTTP/{version} {status} {HTTPStatus(status).phrase}".encode(), b"connection: close"]
@@ -229,10 +231,10 @@ def _head(status: int, headers: Headers, http11: bool, config: Config, _second: 
 
 
 class Replayed:
-    """A stream whose first bytes were read already, for Hypercorn to read again.
+    """A socket whose first bytes were read before. Hypercorn reads them again.
 
-    A write that fails cancels `scope`. Hypercorn stops reading while requests wait behind another, and would
-    otherwise keep such a connection for ever, since nothing wakes it when the client has left.
+    A write that fails cancels `scope`. Hypercorn stops reading while requests wait behind another. Without
+    the cancellation it would keep such a connection for ever: nothing wakes it when the client has left.
     """
 
     def __init__(self, stream: trio.SocketStream, received: bytes, scope: trio.CancelScope) -> None:

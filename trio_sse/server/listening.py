@@ -1,4 +1,4 @@
-"""Where `trio-sse` listens: on a TCP port, on a Unix socket, or on sockets that it was handed."""
+"""The sockets that `trio-sse` listens on: a TCP port, a Unix socket, or sockets that were handed over."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from trio_sse.settings import Settings
 from trio_sse.sockets import MAX_BACKLOG
 
 UNIX_MODE = 0o666
-"""Of a Unix socket: as with a TCP port, everybody who gets there may connect. The directory says who does."""
+"""Mode of a Unix socket. As with a TCP port, everybody who can reach it may connect; its directory limits who
+can."""
 
 _FIRST_HANDED = 3  # sd_listen_fds(3)
 
@@ -29,7 +30,7 @@ class Url(NamedTuple):
     url: str
     """Without a path."""
     unix: str | None = None
-    """The Unix socket to take, whatever host stands in the URL."""
+    """The Unix socket to connect to, whatever host the URL has."""
 
     def curl(self, path: str) -> str:
         unix = f"--unix-socket {self.unix} " if self.unix else ""
@@ -37,19 +38,19 @@ class Url(NamedTuple):
 
 
 def place(settings: Settings) -> str:
-    """Where it listens, for messages."""
+    """Where the service listens, as text for messages."""
     if handed := _handed(settings.host):
-        return f"descriptor {', '.join(map(str, handed))}, as handed over"
+        return f"descriptor {', '.join(map(str, handed))} (handed over)"
     return settings.host if _kind(settings.host) else f"{settings.host}:{settings.port}"
 
 
 def is_handed(settings: Settings) -> bool:
-    """Whether the sockets come from whoever starts the process."""
+    """Whether the sockets are handed over at the start of the process."""
     return bool(_handed(settings.host)) or _kind(settings.host) == "fd"
 
 
 def urls(settings: Settings) -> list[Url]:
-    """How to reach the service, the likeliest way first. None where its sockets are handed over."""
+    """How to reach the service, the most likely URL first. Empty if its sockets are handed over."""
     if is_handed(settings):
         return []
     if _kind(settings.host) == "unix":
@@ -63,18 +64,18 @@ def urls(settings: Settings) -> list[Url]:
 
 @contextlib.contextmanager
 def listening(settings: Settings) -> Iterator[list[socket.socket]]:
-    """The listening sockets of these settings. At the end a Unix socket is removed. Raises ListenError.
+    """The listening sockets of these settings. A Unix socket is removed at the end. Raises ListenError.
 
-    Sockets of systemd (LISTEN_FDS) come before SSE_HOST and SSE_PORT, but not before a `fd://`.
+    Sockets of systemd (LISTEN_FDS) override SSE_HOST and SSE_PORT, but not `fd://`.
     """
     with contextlib.ExitStack() as stack:
         try:
             if handed := _handed(settings.host):
-                for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):  # not for processes of ours
+                for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):  # not for child processes
                     os.environ.pop(name, None)
                 sockets = [_adopt(fd) for fd in handed]
             elif _kind(settings.host) == "fd":
-                raise ListenError(f"{settings.host!r} names no descriptor, as fd://3 does (SSE_HOST)")
+                raise ListenError(f"{settings.host!r} is not a descriptor such as fd://3 (SSE_HOST)")
             elif _kind(settings.host) == "unix":
                 sockets = [stack.enter_context(_unix(_path(settings.host)))]
             else:
@@ -97,7 +98,7 @@ def _path(host: str) -> str:
 
 
 def _is_any(host: str) -> bool:
-    """Whether it means all addresses of the machine."""
+    """Whether `host` means all addresses of the machine."""
     try:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:
@@ -131,7 +132,7 @@ def _unix(path: str) -> Iterator[socket.socket]:
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX)
     try:
-        before = os.umask(0o777 & ~UNIX_MODE)  # so that it has this mode from the first moment
+        before = os.umask(0o777 & ~UNIX_MODE)  # so that it has this mode from the start
         try:
             listener.bind(path)
         finally:
@@ -145,19 +146,19 @@ def _unix(path: str) -> Iterator[socket.socket]:
         yield listener
     finally:
         with contextlib.suppress(OSError):
-            if _identity(path) == made:  # else it is somebody else's by now
+            if _identity(path) == made:  # otherwise another process has made a new one
                 os.unlink(path)
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens on: what is left when its process was killed."""
+    """Remove a socket that nobody listens on, left by a process that was killed."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise ListenError(f"{path} is there, and no socket (SSE_HOST)")
+            raise ListenError(f"{path} exists and is not a socket (SSE_HOST)")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # a full backlog would wait
+        probe.setblocking(False)  # with a full backlog it would wait
         try:
             probe.connect(path)
         except ConnectionRefusedError:

@@ -1,4 +1,4 @@
-"""One stream on its own socket: from the head of the response to the client's leaving."""
+"""One stream on its own socket, from the head of the response until the client leaves."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from trio_sse.service import Service
 from trio_sse.settings import UNIX, Settings
 
 MAX_IGNORED = 65536
-"""Bytes a client may send after its request. A stream closes the connection, so nobody answers them."""
+"""Bytes a client may send after its request. They are not answered: the connection closes after the
+stream."""
 
 
 class Opening(NamedTuple):
-    """What is left of a request that was admitted. Its header fields, a token among them, are not: nothing of
-    them is to stay in memory for as long as the stream."""
+    """What is kept of a request that was admitted. Its header fields, which may contain a token, are not:
+    they must not stay in memory as long as the stream."""
 
     accepted: Accepted
     head: bytes
@@ -32,16 +33,16 @@ class Opening(NamedTuple):
 
 
 def is_for_a_stream(head: Head, config: Config, settings: Settings) -> bool:
-    """Whether a request asks for a stream, and for nothing that Hypercorn was told to look at."""
+    """Whether a request asks for a stream, and for nothing that Hypercorn is set up to check."""
     path = head.path.decode("latin-1")
     prefix = path.removesuffix(STREAM_PATH)
-    # A proxy may leave the path in front that the service is under.
+    # A proxy may pass the request on with the path prefix of the service.
     known = prefix != path and prefix in ("", settings.root_path, config.root_path)
     return known and head.method == b"GET" and not (config.server_names or head.has(b"upgrade"))
 
 
 async def admit(service: Service, head: Head, config: Config, stream: trio.SocketStream) -> Opening | None:
-    """Decide about a request for a stream. None: it was refused on `stream`, which stays open."""
+    """Decide about a request for a stream. Returns None if it was refused on `stream`, which stays open."""
     answer = await service.admission.admit(head.query, head.fields, partial(_peer, stream))
     if isinstance(answer, Refused):
         response = whole_response(answer, config, http11=head.http11)
@@ -51,13 +52,13 @@ async def admit(service: Service, head: Head, config: Config, stream: trio.Socke
 
 
 async def refuse(answer: bytes, stream: trio.SocketStream, seconds: float) -> None:
-    """Say why there is no stream, if whoever asked takes it within so long."""
+    """Send the answer that refuses a request. Gives up after `seconds`, or when the client has left."""
     with trio.move_on_after(seconds), contextlib.suppress(trio.BrokenResourceError):
         await stream.send_all(answer)
 
 
 async def serve_stream(service: Service, opening: Opening, stream: trio.SocketStream) -> None:
-    """Carry the stream until the client leaves, the hub closes, or a write times out.
+    """Serve the stream until the client leaves, the hub closes, or a write times out.
 
     The connection is in the hub exactly as long as this runs, however it ends. The socket stays open.
     """
@@ -75,7 +76,8 @@ async def serve_stream(service: Service, opening: Opening, stream: trio.SocketSt
             outlet.begin(opening.head, connection.take_waiting())
             connection.attach(outlet)
             await _until_client_leaves(fd)
-        # Only now, out of the hub: nobody may offer what would need a task in a nursery that closes.
+        # Only after the connection has left the hub: nothing may be offered that needs a task in a closed
+        # nursery.
         nursery.cancel_scope.cancel()
 
 

@@ -1,4 +1,4 @@
-"""The Quart-Trio application: pages, health, publishing, and streams that have no socket of their own."""
+"""The Quart-Trio application: pages, health, publishing, and streams without a socket of their own."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ LAST_SEND_SECONDS = 2
 
 
 class _HTTPConnection(TrioASGIHTTPConnection):
-    """Sends a response, and bounds what Hypercorn leaves unbounded.
+    """Sends a response, with the bounds that Hypercorn lacks.
 
-    The last `send` may finish: Hypercorn's Trio worker reports `http.disconnect` from inside of it,
-    quart-trio answers by cancelling the request, and with it the rest of the `send`, which was to close the
-    connection. tests/integration/test_libraries.py tells when this is no longer needed.
+    The last `send` is shielded from cancellation. Hypercorn's Trio worker reports `http.disconnect` from
+    inside it; quart-trio then cancels the request, and with it the rest of the `send`, which closes the
+    connection. tests/integration/test_libraries.py fails when this is no longer needed.
 
-    With HTTP/2 a client that opens no window holds up a `send` though all is well with TCP. Its response is
-    then ended as a whole one: should it read again, it finds what was sent, and the end, and comes back. It
-    may be out of reach instead, so it gets the time that those have. One that reads a little now and then has
-    as long for all that is left when its stream ends.
+    With HTTP/2 a client that opens no window blocks a `send` while TCP works. Its response is then ended
+    normally: a client that reads again finds what was sent and the end, and reconnects. The client may also
+    be out of reach, so it gets as much time as TCP gives such a peer. A client that reads slowly gets the
+    write time-out for all that is left when its stream ends.
     """
 
     def _create_request_from_scope(self, send: Any) -> Any:
-        """With the bound on its body, before any of it has come: whoever may publish has more room."""
+        """Set the bound of the body before any of it arrives. It is larger for a request that may publish."""
         request = super()._create_request_from_scope(send)
         settings: Settings = self.app.service.settings  # type: ignore[attr-defined]
         publishes = (request.method, request.path) == ("POST", publish.PATH)
@@ -67,11 +67,11 @@ class _HTTPConnection(TrioASGIHTTPConnection):
 
 
 class _NoRoomError(Exception):
-    """The client takes nothing."""
+    """The client does not read."""
 
 
 class App(QuartTrio):
-    """Answers for `service`, whose tasks it runs from the server's lifespan start-up to its end."""
+    """The web application of `service`. It runs the service's tasks from the lifespan start-up to the end."""
 
     asgi_http_class = _HTTPConnection
     request_class = Request

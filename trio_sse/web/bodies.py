@@ -1,4 +1,4 @@
-"""Bodies of requests: how much of one is kept."""
+"""Request bodies, and how much of one is kept."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from quart_trio.wrappers.request import TrioBody, TrioRequest
 
 MAX_BODY = 65536
-"""Bytes of a body, but for POST /publish with a token: no other request has a use for any."""
+"""Bytes of a body, except for POST /publish with a token. No other request needs a body."""
 
 
 class Body(TrioBody):
-    """A body that is kept as far as its bound. Of one that is longer nothing is kept, and reading it raises
+    """A body that is kept up to its bound. Nothing is kept of a longer one, and reading it raises
     RequestEntityTooLarge."""
 
     def __init__(self, expected: int | None, bound: int | None) -> None:
@@ -22,7 +22,7 @@ class Body(TrioBody):
 
     @property
     def too_long(self) -> bool:
-        """Whether more came, or was announced, than is accepted."""
+        """Whether the body, or its announced length, exceeds the bound."""
         return self._must_raise is not None or self._received > self._bound
 
     def append(self, data: bytes) -> None:
@@ -35,12 +35,13 @@ class Body(TrioBody):
             self._ignored()
 
     def ignore(self, too_long: Callable[[], None]) -> None:
-        """Keep nothing of it, neither what came nor what comes. `too_long` is called where it is."""
+        """Keep nothing of the body, neither what has arrived nor what follows. `too_long` is called if it
+        exceeds the bound."""
         self._ignored = too_long
         self.clear()
 
 
 class Request(TrioRequest):
-    """A request whose body is such a one."""
+    """A request with a bounded body."""
 
     body_class: type[Body] = Body

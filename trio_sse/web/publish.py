@@ -1,4 +1,4 @@
-"""`POST /publish`: messages over HTTP, for back ends that have a token and no way to Redis."""
+"""`POST /publish`: messages over HTTP, for back ends that have a token and no access to Redis."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_KEY = 255
 RETRY_SECONDS = 1
 
 MAX_BODY = 16 * 1024 * 1024
-"""Bytes of a body, where messages of SSE_MAX_MESSAGE_BYTES do not need more or less."""
+"""Bytes of a body, unless SSE_MAX_MESSAGE_BYTES needs more or less: see `max_body`."""
 
 _SPACE_BYTES = 65536
 _TURN_BYTES = 32768
@@ -48,7 +48,7 @@ async def publish() -> Response:
     codings = ",".join(request.headers.getlist("content-encoding")).lower()
     if set(re.split("[\t ,]+", codings)) - {"", "identity"}:
         # RFC 9110, 15.5.16 and 12.5.3
-        detail = "Content-Encoding is not understood here; send the body as it is"
+        detail = "Content-Encoding is not supported here; send the body as it is"
         return problem_reply(415, detail, {"accept-encoding": "identity"})
     key = request.headers.get("idempotency-key")
     if key is not None and not (key.isascii() and key.isprintable() and 0 < len(key) <= MAX_KEY):
@@ -69,35 +69,35 @@ async def publish() -> Response:
         log.warning("not published", problem=str(error))
         detail = str(error)
         if key is None and error.unsure:
-            detail += "; it may have the messages all the same: with an Idempotency-Key a second try is safe"
+            detail += "; Redis may have the messages all the same: with an Idempotency-Key a retry is safe"
         return problem_reply(503, detail, {"retry-after": str(RETRY_SECONDS)})
     return json_reply({"repeated": repeated, "messages": [_told(one) for one in published]})
 
 
 def publish_token(request: Request, settings: Settings) -> str | None:
-    """The token that the request has, if it is one of SSE_PUBLISH_TOKENS."""
+    """The token of the request if it is one of SSE_PUBLISH_TOKENS, else None."""
     given = bearer(request.headers.get("authorization", "")) or ""
     return given if _is_token(given, settings.publish_token_list) else None
 
 
 def max_body(settings: Settings) -> int:
-    """Bytes that a body may have: what MAX_MESSAGES take at the most, but not more than MAX_BODY or two
-    messages."""
+    """Bytes that a body may have: enough for MAX_MESSAGES of the largest messages, but no more than MAX_BODY
+    or, if that is more, two of them."""
     most = MAX_MESSAGES * (settings.max_message_bytes + 1) + _SPACE_BYTES
     return min(most, max(MAX_BODY, 2 * settings.max_message_bytes))
 
 
 def _is_token(given: str, tokens: tuple[str, ...]) -> bool:
-    """All are compared, each in constant time."""
+    """Compare with all tokens, each in constant time."""
     same = [hmac.compare_digest(given.encode(), token.encode()) for token in tokens]
     return any(same)
 
 
 async def _read(body: bytes, max_bytes: int) -> tuple[list[bytes], list[dict[str, Any]]]:
-    """The messages, and what is wrong with them. Others get their turn meanwhile, whatever the body is."""
+    """The messages, and what is wrong with them. Other tasks run in between, whatever the body contains."""
     begin = await _space(body, 0)
     payloads = [body]
-    if body[begin : begin + 1] == b"[" and b"\0" not in body[:4]:  # with one it is no UTF-8
+    if body[begin : begin + 1] == b"[" and b"\0" not in body[:4]:  # with a NUL it is not UTF-8
         try:
             payloads = await _elements(body, begin + 1, max_bytes)
         except _ListError as error:
@@ -117,17 +117,17 @@ async def _read(body: bytes, max_bytes: int) -> tuple[list[bytes], list[dict[str
 
 
 class _ListError(ValueError):
-    """A list that cannot be taken apart. The text is the reason."""
+    """A list that cannot be split. The text is the reason."""
 
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 
-# Python's own parser tells where a value ends. What it makes of it is thrown away, long integers too.
+# Python's own parser finds where a value ends. The value is dropped; long integers are not even converted.
 _scan = json.JSONDecoder(parse_int=len, parse_float=len).raw_decode
 
 
 async def _space(body: bytes, at: int) -> int:
-    """Where the white space that begins `at` ends. Others get their turn while it lasts."""
+    """Where the white space that begins at `at` ends. Other tasks run in between."""
     while True:
         window = at + _SPACE_WINDOW
         at = cast("re.Match[bytes]", _SPACE.match(body, at, window)).end()
@@ -137,10 +137,9 @@ async def _space(body: bytes, at: int) -> int:
 
 
 async def _elements(body: bytes, at: int, max_bytes: int) -> list[bytes]:
-    """The elements of a JSON array that begins before `at`, as they are written. At no time there are objects
-    of more than one: there can be millions. Raises _ListError where there is no array of 1 to MAX_MESSAGES
-    elements of about `max_bytes` at the most.
-    """
+    """The elements of a JSON array that begins before `at`, as they are written. Objects of only one element
+    exist at a time, since one can have millions. Raises _ListError if there is no array of 1 to MAX_MESSAGES
+    elements of at most about `max_bytes`."""
     elements: list[bytes] = []
     turn = at = await _space(body, at)
     if body[at : at + 1] == b"]":
@@ -163,7 +162,7 @@ async def _elements(body: bytes, at: int, max_bytes: int) -> list[bytes]:
 
 
 def _end(body: bytes, at: int, max_bytes: int, index: int) -> int:
-    """Where the value that begins `at` ends. Looks no further than the largest message reaches."""
+    """Where the value that begins at `at` ends. Looks at no more bytes than the largest message has."""
     size = _WINDOW
     while True:
         size = min(size, max_bytes + 1)
@@ -173,7 +172,8 @@ def _end(body: bytes, at: int, max_bytes: int, index: int) -> int:
         except RecursionError:
             raise _ListError(f"message {index} is nested too deeply") from None
         except ValueError:
-            # All of it belongs to this value, or is no JSON. How deep the scanner goes differs by Python.
+            # The whole window belongs to this value, or is not JSON. How deep the scanner goes depends on the
+            # Python.
             if messages.too_deep(window):
                 raise _ListError(f"message {index} is nested too deeply") from None
             if at + size >= len(body):

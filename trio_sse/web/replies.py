@@ -21,7 +21,7 @@ def json_reply(data: object) -> Response:
 def problem_reply(
     status: int, detail: str, headers: Mapping[str, str] = _NONE, more: Mapping[str, object] = _NONE
 ) -> Response:
-    """A problem document (RFC 9457). `more`: members beyond those that every problem has."""
+    """A problem document (RFC 9457). `more`: members in addition to those that every problem has."""
     return Response(
         problem(status, detail, more),
         status,

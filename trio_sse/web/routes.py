@@ -1,4 +1,4 @@
-"""What the service answers over HTTP when Quart does the answering."""
+"""The HTTP endpoints that Quart answers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ blueprint = Blueprint("trio_sse", __name__)
 _PAGE = resources.files("trio_sse").joinpath("test-sse.html")
 
 ROOT_PATH = "trio_sse.root_path"
-"""In a scope: the path that the service is under."""
+"""Key in a scope: the path prefix of the service."""
 
 _NO_ROOT_PATH = b'<meta name="root-path" content="">'
 
-# The page is one file: whatever else it tried to load would be somebody else's.
+# The page is one file. Anything else that it tries to load does not belong to it.
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -45,7 +45,7 @@ _NOT_READY = {
 
 @blueprint.before_app_request
 async def refuse_long_body() -> Response | None:
-    """What nobody reads is not waited for either. POST /publish reads its body, and bounds it itself."""
+    """Refuse a body that is too long. POST /publish reads its body and checks the bound itself."""
     unread = request.method != "POST" and request.routing_exception is None
     if unread and _body().too_long:
         return problem_reply(413, f"the body has more than {MAX_BODY} bytes")
@@ -90,14 +90,14 @@ async def page() -> Response:
 
 @blueprint.get("/healthz")
 async def healthz() -> Response:
-    """The loop turns."""
+    """200 while the event loop runs."""
     return _for_any_page(json_reply({"status": "ok"}))
 
 
 @blueprint.get("/readyz")
 async def readyz() -> Response:
-    """200 while messages can arrive, else 503 and the reason, but not where Redis is: anybody may ask. The
-    log has that. `publish`: whether there is POST /publish."""
+    """200 while messages can arrive, else 503 and the reason. Anybody may ask, so the answer does not say
+    where Redis is; the log does. `publish`: whether there is POST /publish."""
     service = serving()
     publish = bool(service.settings.publish_token_list)
     if service.not_ready():
@@ -118,8 +118,8 @@ async def readyz() -> Response:
 
 
 def _for_any_page(response: Response) -> Response:
-    """Any page may see that there is an answer, such as to tell a service that is down from one that refuses
-    its origin. What the answer says it may read by CORS alone."""
+    """Let any page see that there is an answer, so that it can tell a service that is down from one that
+    refuses its origin. Only CORS lets a page read the answer."""
     response.headers["cross-origin-resource-policy"] = "cross-origin"
     return response
 
@@ -135,7 +135,7 @@ async def http_error(error: HTTPException) -> Response:
 
 @blueprint.before_app_request
 async def refuse_other_hosts() -> Response | None:
-    """Every address, by the same rule as for streams."""
+    """Refuse other hosts on every path, by the same rule as for streams."""
     if misdirected := wrong_host(request.headers.get("host", ""), serving().settings):
         return problem_reply(421, misdirected)
     return None
@@ -143,7 +143,7 @@ async def refuse_other_hosts() -> Response | None:
 
 @blueprint.after_app_request
 async def allow_other_origins(response: Response) -> Response:
-    """CORS for every answer, errors too, by the same rule as for streams."""
+    """Add CORS to every answer, errors too, by the same rule as for streams."""
     settings = serving().settings
     headers = cors_headers(request.headers.get("origin", ""), settings)
     if request.method == "OPTIONS":

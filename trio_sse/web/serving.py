@@ -1,4 +1,4 @@
-"""The service that the application of the present request serves."""
+"""The service of the application that handles the current request."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from trio_sse.service import Service
 
 
 class StreamBody(ResponseBody):
-    """A stream as a response body: joins the hub on entering, leaves it on leaving, however that comes."""
+    """A stream as a response body. It joins the hub on entering and leaves it on exit, however the exit
+    comes."""
 
     def __init__(self, service: Service, accepted: Accepted) -> None:
         self._stream = service.open(accepted)
@@ -27,11 +28,12 @@ class StreamBody(ResponseBody):
 
     @property
     def ended(self) -> float:
-        """When the stream ended, in Trio's time: only what waited by then still leaves. math.inf before."""
+        """When the stream ended, in Trio's time; math.inf before. After that only bytes that waited by then
+        are sent."""
         return self._source.ended if self._source else math.inf
 
     def end(self) -> None:
-        """End the stream, in good order, now or as soon as it has begun."""
+        """End the stream normally, now or as soon as it has begun."""
         self._ended = True
         if self._connection is not None:
             self._connection.close()

@@ -1,1 +1,1 @@
-"""HTTP/2 in Hypercorn's place: no request ends or silences the others of its connection."""
+"""HTTP/2 in place of Hypercorn's: no request ends or blocks the others of its connection."""

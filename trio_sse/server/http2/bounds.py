@@ -1,4 +1,4 @@
-"""How much one HTTP/2 connection may hold and waste."""
+"""Bounds of one HTTP/2 connection: how much it may hold, and how many requests it may waste."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from hypercorn.config import Config
 from hypercorn.protocol.h2 import BUFFER_LOW_WATER, StreamBuffer
 
 WASTE = 1000
-"""How many requests of a connection may be taken back or refused without an answer before it takes no more
-(CVE-2023-44487, CVE-2025-8671). At twice as many it ends."""
+"""How many requests of a connection may be reset by the client, or refused without an answer, before it
+accepts no more (CVE-2023-44487, CVE-2025-8671). At twice as many the connection ends."""
 
 WASTE_PER_SECOND = 10
-"""How many of them are forgotten in a second. Users who close their pages are no attack."""
+"""How many of them stop counting per second. Users who close their pages are no attack."""
 
 UNREAD_BYTES = 1024 * 1024
-"""How much of a body is read and dropped when its request has been answered. Then the client is asked to
-stop (RFC 9113, 8.1)."""
+"""Bytes of a body that are read and dropped after its request has been answered. After that the client is
+asked to stop (RFC 9113, 8.1)."""
 
 
 class BoundedStreamBuffer(StreamBuffer):
-    """What waits to be sent on a stream. Lets the writer go on when less than the low-water mark is left."""
+    """The bytes that wait to be sent on a stream. The writer resumes when fewer than the low-water mark are
+    left."""
 
     def __init__(self, event_class: type[Any]) -> None:
         super().__init__(event_class)
         self.ended = event_class()
-        """Set when all of it, and the end of the stream, was sent, or can be no more."""
+        """Set when all bytes and the end of the stream were sent, or when nothing more can be sent."""
 
     @property
     def said_all(self) -> bool:
-        """Whether the writer will add no more."""
+        """Whether the writer has finished."""
         return self._complete
 
     async def pop(self, max_length: int) -> bytes:
@@ -51,7 +52,7 @@ class BoundedStreamBuffer(StreamBuffer):
 
 
 class Waste:
-    """Requests that came to nothing, as a level that sinks with time."""
+    """The number of wasted requests, as a level that falls with time."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -68,8 +69,8 @@ class Waste:
 
 @lru_cache(maxsize=4)
 def without_queue_limit(config: Config) -> Config:
-    """Hypercorn's queue of 10 pieces of a body would stop all of a connection where one application does not
-    read. Its window bounds what waits."""
+    """A copy of `config` without Hypercorn's queue of 10 pieces of a body: an application that does not read
+    would block its whole connection. The HTTP/2 window bounds what waits."""
     own = copy.copy(config)
     own.max_app_queue_size = math.inf  # type: ignore[assignment]
     return own

@@ -1,8 +1,8 @@
-"""h2's side of a connection, where an error or a GOAWAY ends less than h2 4 makes it end.
+"""h2's connection, in which an error or a GOAWAY ends less than in h2 4.
 
-A proxy puts the streams of all its users on one connection, so what one of them does wrong is that stream's
-error (RFC 9113, 5.4.2), and a GOAWAY leaves the streams that are open alone (6.8).
-tests/integration/test_libraries.py tells when h2 does these itself.
+A proxy puts the streams of all its users on one connection. So an error of one stream ends only that stream
+(RFC 9113, 5.4.2), and a GOAWAY does not end open streams (6.8). tests/integration/test_libraries.py fails
+when h2 does this itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEADER_TABLE_BYTES = 4096
 
 
 class ServerConnection(H2Connection):
-    """What Hypercorn makes of h2's connection, with the bounds of `config`."""
+    """h2's connection as Hypercorn sets it up, with the bounds of `config`."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(H2Configuration(client_side=False, header_encoding=None))
@@ -49,7 +49,7 @@ class ServerConnection(H2Connection):
             self.reset_stream(stream_id, error_code)
 
     def clear_outbound_data_buffer(self) -> None:
-        """Keep what is to be sent. h2 calls this when a GOAWAY comes; the client reads on all the same."""
+        """Keep the bytes to send. h2 calls this when a GOAWAY comes, but the client still reads."""
 
     def _begin_new_stream(self, *arguments: Any) -> H2Stream:
         stream = super()._begin_new_stream(*arguments)
@@ -57,13 +57,14 @@ class ServerConnection(H2Connection):
         return stream
 
     def _receive_priority_frame(self, frame: Any) -> Any:
-        # Not used (RFC 9113, 5.3.2). For a stream that depends on itself h2 would end the connection.
+        # Priorities are not used (RFC 9113, 5.3.2). For a stream that depends on itself h2 would end the
+        # connection.
         frame.depends_on = 0
         return super()._receive_priority_frame(frame)
 
 
 class _GoingOn(H2ConnectionStateMachine):
-    """A GOAWAY, said or heard, does not stop the frames of open streams (RFC 9113, 6.8)."""
+    """A GOAWAY, sent or received, does not stop the frames of open streams (RFC 9113, 6.8)."""
 
     _transitions = {  # noqa: RUF012  # as h2 has it
         **H2ConnectionStateMachine._transitions,
@@ -73,16 +74,16 @@ class _GoingOn(H2ConnectionStateMachine):
 
 
 class _Advertised(Settings):
-    """The client is told how many streams may be open. h2 would end the connection at one more (RFC 9113,
-    5.1.2: a stream error), so it is not told."""
+    """The client is told how many streams may be open, but h2 is not. h2 would end the connection at one
+    more, which is only a stream error (RFC 9113, 5.1.2)."""
 
     max_concurrent_streams = sys.maxsize
 
 
 class _BoundedEncoder(Encoder):
-    """Keeps no more header fields than at first, whatever table the client offers (RFC 7541, 4.2).
+    """Keeps a header table of at most the initial size, whatever the client offers (RFC 7541, 4.2).
 
-    It searches all of them for each field that it sends.
+    It searches the whole table for each field that it sends.
     """
 
     @property
@@ -95,14 +96,14 @@ class _BoundedEncoder(Encoder):
 
 
 class _ContainedStream(H2Stream):
-    """What comes malformed on a stream resets the stream (RFC 9113, 8.1.1), as h2 itself does with a frame on
-    a stream that is half closed: the connection's window gets back what a DATA frame took of it."""
+    """A stream that is reset when something malformed arrives on it (RFC 9113, 8.1.1). h2 itself handles
+    frames on a half-closed stream like this: the connection's window gets back what a DATA frame took."""
 
     def receive_headers(self, *arguments: Any) -> Any:
         return self._contained(self._receive_headers, *arguments)
 
     def _receive_headers(self, headers: Any, end_stream: bool, header_encoding: Any) -> Any:
-        # h2 looks at `content-length` where DATA ends the stream, not where these or trailers do.
+        # h2 checks `content-length` when DATA ends the stream, but not when a header or trailers do.
         announced = self._expected_content_length
         received = super().receive_headers(headers, end_stream, header_encoding)
         if announced is None:

@@ -1,6 +1,6 @@
-"""Our HTTP/2 in the place of Hypercorn's.
+"""Replaces Hypercorn's HTTP/2 by ours.
 
-Where Hypercorn or h2 lack a name that this relies on, theirs stay, and a line says so.
+If Hypercorn or h2 lacks a name that this relies on, Hypercorn's HTTP/2 stays, and one log line says so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trio_sse.patches import standing_in
 
 log = structlog.stdlib.get_logger("trio_sse.server.http2.installing")
 
-_WITHOUT = "HTTP/2 is as Hypercorn has it, with its faults"
+_WITHOUT = "HTTP/2 is Hypercorn's own, with its faults"
 
 _RELIED_ON = {
     hypercorn.protocol: ("H2Protocol", "H11Protocol"),
@@ -33,12 +33,12 @@ _RELIED_ON = {
         "stream_send",
     ),
 }
-"""What is replaced, or called, beside what is imported."""
+"""The names that are replaced or called, apart from those that are imported."""
 
 
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
-    """Stand in the place of Hypercorn's own."""
+    """Replace Hypercorn's protocols while the scope is open."""
     missing = [name for owner, names in _RELIED_ON.items() for name in names if not hasattr(owner, name)]
     try:
         from trio_sse.server.http2.protocol import ContainedProtocol

@@ -1,9 +1,10 @@
-"""The life of one HTTP/2 connection in Hypercorn: what is sent, in turns, and when it ends.
+"""One HTTP/2 connection in Hypercorn: in which order its streams are sent, and when it ends.
 
-- It does not end for being old. One whose requests are taken back over and over takes no new ones, and ends
-  with the last of its streams. So does one whose client said GOAWAY (RFC 9113, 6.8), and one that stops.
-- A writer goes on when little is left in its buffer, not when little was taken from it: from a client with a
-  closed window nothing is ever taken. It goes on when its stream or its connection has ended, too.
+- A connection does not end because it is old. If its client resets requests over and over, it accepts no new
+  ones and ends with its last stream. The same holds when the client has sent GOAWAY (RFC 9113, 6.8), and when
+  the service stops.
+- A writer resumes when little is left in its buffer, not when little was taken from it: nothing is ever taken
+  for a client with a closed window. It also resumes when its stream or its connection has ended.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ from trio_sse.server.http2.frames import ServerConnection
 
 
 class LastingProtocol(H2Protocol):
-    """One HTTP/2 connection. What its streams are is for who inherits from it."""
+    """One HTTP/2 connection. A subclass handles its requests."""
 
     def __init__(self, app: Any, config: Config, *arguments: Any) -> None:
         super().__init__(app, config, *arguments)
         self.connection: ServerConnection = ServerConnection(config)
         self.stream_buffers: dict[int, BoundedStreamBuffer] = {}  # type: ignore[assignment]
         self._waste = Waste(self.context.time)
-        self._last: int | None = None  # the last stream that is served, when we have said GOAWAY
+        self._last: int | None = None  # the last stream that is served, once GOAWAY was sent
         self._leaving = False  # whether the connection ends with its last stream
-        self._ended = False  # whether there is nobody to say GOAWAY to
+        self._ended = False  # whether GOAWAY can no longer be sent
         self._sending = 0
 
     async def initiate(self, *arguments: Any) -> None:
         await super().initiate(*arguments)
-        # HTTP/1, which the connection began as, has said that it is busy: no request has come yet.
+        # The connection began as HTTP/1, which marked it as busy. No request has come yet.
         await self.send(Updated(idle=True))
 
     async def handle(self, event: Event) -> None:
@@ -54,7 +55,8 @@ class LastingProtocol(H2Protocol):
                 await self._handle_events(events)
             return
         if isinstance(event, Closed) and not self._ended and not self._sending:
-            # The server closes a connection that is idle. A request that is on its way may be sent again.
+            # The server closes an idle connection. After GOAWAY the client may repeat a request that is under
+            # way.
             self._ended = True
             self._go_away()
             await self._flush()
@@ -64,13 +66,13 @@ class LastingProtocol(H2Protocol):
                 await buffer.close()
 
     async def send_task(self) -> None:
-        """Send what there is, and close the connection when it is done with.
+        """Send what is waiting, and close the connection when it is done.
 
-        What applications have to say is written here only. In their own tasks it could be cancelled half-way:
-        header fields that are lost make those of all other streams unreadable (RFC 7541, 2.3.2).
+        Only this task writes what applications send. In their own tasks a write could be cancelled half-way,
+        and lost header fields make those of all other streams unreadable (RFC 7541, 2.3.2).
         """
         while not self.closed:
-            done = self._is_done  # before the flush: a GOAWAY that is said while it lasts is sent by the next
+            done = self._is_done  # before the flush: a GOAWAY added during it is sent by the next one
             await self._flush()
             if done and not self._sending:
                 await self._end()
@@ -102,7 +104,7 @@ class LastingProtocol(H2Protocol):
             await buffer.close()
 
     async def _drop(self, stream_id: int) -> None:
-        """Tell the application, and whoever writes, that a stream is over."""
+        """Tell the application and its writer that a stream is over."""
         await self._close_stream(stream_id)
         if stream_id in self.stream_buffers:
             await self.stream_buffers[stream_id].close()
@@ -131,7 +133,7 @@ class LastingProtocol(H2Protocol):
                 await self.has_data.set()
 
     def _go_away(self, before: int | None = None) -> None:
-        """Say that the streams so far, or those before one, are the last."""
+        """Send GOAWAY: the streams so far, or those before `before`, are the last."""
         if self._last is None:
             self._leaving = True
             highest = self.connection.highest_inbound_stream_id
@@ -145,6 +147,6 @@ class LastingProtocol(H2Protocol):
 
     async def _end(self) -> None:
         self._ended = True
-        await self.send(Updated(idle=False))  # nobody need wait any more for it to be idle too long
-        with contextlib.suppress(OSError):  # asyncio's TLS, of a client that sends on
+        await self.send(Updated(idle=False))  # ends the idle time-out
+        with contextlib.suppress(OSError):  # asyncio's TLS, if the client still sends
             await self.send(Closed())

@@ -1,9 +1,9 @@
-"""The requests of one HTTP/2 connection in Hypercorn, where one would end or silence the others.
+"""The requests of one HTTP/2 connection in Hypercorn. None of them ends or blocks the others.
 
-- What a request does, in coming or in being answered, is its own affair. A body that comes when its request
-  has been answered is read and dropped, so that the connection's window does not shrink.
-- A request too many is refused, and none of the others.
-- What a client sends waits in its window until the application takes it: never in the way of others.
+- An error in a request or in its answer affects that request only. A body that arrives after the answer is
+  read and dropped, so that the connection's window does not shrink.
+- A request beyond the limit is refused; the others go on.
+- A body waits in its window until the application takes it, and never blocks other requests.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _PATH = re.compile(rb"/[!-~]*|\*")
 
 
 class _Request:
-    """A request that has its place among those that may be open."""
+    """A request that counts as open."""
 
     __slots__ = ("answered", "dropped", "waiting")
 
     def __init__(self) -> None:
         self.answered = False
         self.waiting = 0
-        """Bytes of its body which the application has not taken."""
+        """Bytes of its body that the application has not taken."""
         self.dropped = 0
         """Bytes of its body that came after the answer."""
 
@@ -86,9 +86,9 @@ class ContainedProtocol(LastingProtocol):
                 await self._count_waste()
             await self._drop(event.stream_id)
         elif isinstance(event, h2.events.PriorityUpdated):
-            pass  # RFC 9113, 5.3.2. All streams are equal; nothing is kept of those that never come
+            pass  # RFC 9113, 5.3.2. All streams are equal; nothing is stored for one that never opens
         elif isinstance(event, h2.events.ConnectionTerminated):
-            self._leaving = True  # it opens no more streams, and reads those that are open
+            self._leaving = True  # the client opens no more streams, but reads the open ones
             if event.error_code != ErrorCodes.NO_ERROR:
                 await self._end()
             await self.has_data.set()
@@ -98,7 +98,7 @@ class ContainedProtocol(LastingProtocol):
     async def _begin(self, event: h2.events.RequestReceived) -> None:
         stream_id = event.stream_id
         if self.connection.is_over(stream_id):
-            return  # taken back already
+            return  # the client has reset it already
         if self.context.terminated.is_set():
             self._go_away(stream_id)
         if not self._has_place(stream_id):
@@ -120,8 +120,8 @@ class ContainedProtocol(LastingProtocol):
         await self.context.mark_request()
 
     def _has_place(self, stream_id: int) -> bool:
-        """Whether one more may be open (RFC 9113, 5.1.2), and one more application run: what is left of a
-        stream that was reset takes a while."""
+        """Whether one more stream may be open (RFC 9113, 5.1.2) and one more application may run. The
+        application of a stream that was reset takes a while to end."""
         limit = self.config.h2_max_concurrent_streams
         if len(self._requests) >= limit:
             for number in [number for number in self._requests if self.connection.is_over(number)]:
@@ -156,13 +156,13 @@ class ContainedProtocol(LastingProtocol):
                 state=self.connection_state,
             )
         )
-        if stream.closed:  # it was for another host, and is answered
+        if stream.closed:  # it was for another host and has been answered
             await self._finish(stream_id)
 
     async def _run(
         self, stream_id: int, request: _Request, scope: Any, receive: Callable[[], Awaitable[Any]], *rest: Any
     ) -> None:
-        """The application. Its client may send more as it takes what came."""
+        """Run the application. Its client may send more as the application takes the body."""
 
         async def receive_and_acknowledge() -> Any:
             message = await receive()
@@ -180,9 +180,9 @@ class ContainedProtocol(LastingProtocol):
             await self._acknowledge(stream_id, waiting)
 
     async def _take(self, stream_id: int, data: bytes, length: int) -> None:
-        """Part of a body. `length` counts the padding."""
+        """Receive a part of a body. `length` includes the padding."""
         request = self._requests.get(stream_id)
-        if request is None:  # reset, or taken back
+        if request is None:  # reset by either side
             self.connection.acknowledge_received_data(length, stream_id)
             return
         if stream_id in self.streams and data:
@@ -231,7 +231,7 @@ class ContainedProtocol(LastingProtocol):
             await super().stream_send(event)
 
     async def _finish(self, stream_id: int) -> None:
-        """The application is done with a stream. What it has said may still wait to be sent."""
+        """The application has finished with a stream. Its last bytes may still wait to be sent."""
         await self._close_stream(stream_id)
         if stream_id in self.stream_buffers and not self.stream_buffers[stream_id].said_all:
             self.connection.try_to_reset(stream_id, ErrorCodes.INTERNAL_ERROR)
