@@ -196,7 +196,7 @@ def test_a_connection_that_falls_silent_is_made_anew(start: Services, open_page:
     is_open(stream)
     service.process.send_signal(signal.SIGSTOP)
     try:
-        expect(stream.get_by_test_id("service")).to_contain_text("No heartbeat came")
+        expect(stream.get_by_test_id("service")).to_contain_text("No heartbeat came", timeout=15_000)
         expect(stream).not_to_have_attribute("data-state", "open")
     finally:
         service.process.send_signal(signal.SIGCONT)
