@@ -44,7 +44,7 @@ def test_what_means_something_is_taken(url: str, server: RedisServer) -> None:
     [
         ("redis://h?ssl_cert_reqs=none", "rediss://"),
         ("unix:///s?ssl_cert_reqs=none", "rediss://"),
-        ("redis://h?timeout=20", "'timeout' means nothing here; these do: client_name, db"),
+        ("redis://h?timeout=20", "'timeout' is unknown; known are client_name, db"),
         ("redis://h?foo=bar", "'foo'"),
         ("redis://h?encoding=utf-16", "'encoding'"),
         ("redis://h?decode_responses=true", "'decode_responses'"),

@@ -1,4 +1,4 @@
-"""Whose address is it? Behind trusted proxies the client's is in their headers. Pure."""
+"""The client's address: that of the socket's peer, or the one a trusted proxy's header has. Pure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 def client_address(peer: str, headers: Mapping[bytes, bytes], trusted: tuple[Proxy, ...]) -> str:
     """The address that limits count by: an IPv4 address, or the /64 of an IPv6 address.
 
-    The peer's own, unless it is a trusted proxy: then that which the last of them saw, read from the right
-    of `Forwarded` (RFC 7239) or `X-Forwarded-For`, since whatever stands left of it anybody could have
-    written. A proxy writes one of the two and passes the other on as it came, so where they do not agree
-    the peer's own counts. `headers` has lower-case names, lines of one name joined by commas. The peer at a
-    Unix socket is UNIX: it has no address, and is trusted where UNIX is.
+    This is the peer's address, unless the peer is a trusted proxy. Then it is the first address from the
+    right of `Forwarded` (RFC 7239) or `X-Forwarded-For` that is not a trusted proxy: a client could have
+    written anything further left. A proxy writes one of the two headers and passes the other on unchanged, so
+    if they disagree, the peer's address counts. `headers` has lower-case names; lines of one name are joined
+    by commas. A peer at a Unix socket is UNIX: it has no address, and is trusted if `trusted` has UNIX.
     """
     address: Address | str | None = UNIX if peer == UNIX else parse(peer)
     if address is None:
@@ -42,7 +42,8 @@ def _behind(address: Address | str, hops: list[str], trusted: tuple[Proxy, ...])
 
 
 def parse(text: str) -> Address | None:
-    """An address as it stands in sockets and headers: with a port, in brackets, IPv4 in IPv6."""
+    """Read an address as sockets and headers write it: with a port, in brackets, IPv4 in IPv6. None if `text`
+    has none."""
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -58,7 +59,7 @@ def parse(text: str) -> Address | None:
 
 
 def _hops(headers: Mapping[bytes, bytes]) -> Iterator[list[str]]:
-    """The addresses in each of the two headers that is there."""
+    """The addresses in each of the two headers that the request has."""
     if forwarded := headers.get(b"forwarded"):
         hops = []
         for element in forwarded.decode("latin-1").split(","):

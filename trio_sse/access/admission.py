@@ -1,4 +1,4 @@
-"""May whoever asks for a stream have it? One answer for every way in, by request, token and limits."""
+"""Admission: decides by request, token and limits whether a request gets a stream."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ log = structlog.stdlib.get_logger("trio_sse.access.admission")
 STREAM_PATH = "/sse"
 
 _MAX_TOKENS = 8
-"""Tokens of one request that are verified."""
+"""How many tokens of one request are verified, at most."""
 
 
 REPORT_SECONDS = 60
-"""Between two lines of the log about pages that did not fill in their user."""
+"""Least seconds between two log lines about pages that did not fill in their user id."""
 
 
 _STREAM_HEADERS: Headers = (
     ("content-type", "text/event-stream"),
-    # Proxies that compress (RFC 9110, 7.7) would hold the stream back until they have a block full.
+    # A proxy that compresses (RFC 9110, 7.7) would delay the stream until it has a full block.
     ("cache-control", "no-store, no-transform"),
-    ("x-accel-buffering", "no"),  # nginx would hold the stream back otherwise
+    ("x-accel-buffering", "no"),  # otherwise nginx buffers the stream
     *GUARDS,
 )
 
@@ -48,15 +48,15 @@ class Accepted(NamedTuple):
     last_event_id: str | None
     headers: Headers
     address: str = ""
-    """What limits by address count it by."""
+    """The address that limits count it by."""
     seconds: float | None = None
-    """How long the token that it came with is valid from now on."""
+    """For how many seconds from now its token is valid. None: it needs no token."""
     last_words: bytes = b""
-    """All that the stream says, if it ends at once."""
+    """If not empty, the stream sends only this and ends."""
 
 
 class Admission:
-    """Decides who gets a stream. With nothing configured everybody does."""
+    """Decides which requests get a stream. Without tokens and limits, all well-formed ones do."""
 
     def __init__(self, settings: Settings) -> None:
         self.limits = Limits(settings)
@@ -66,22 +66,22 @@ class Admission:
         self._unreported = 0
 
     def warn_if_open(self) -> None:
-        """One line at start, since nobody should learn this later."""
+        """Log once, at start, if streams need no token."""
         if self._verifier is None:
             log.warning("streams are open to everybody who reaches the port, for any user_id (SSE_AUTH)")
 
     async def run(self) -> None:
-        """Fetch keys, where they must be fetched, until cancelled."""
+        """Fetch keys until cancelled. Returns at once if no keys have to be fetched."""
         if self._verifier is not None:
             await self._verifier.run()
 
     async def admit(
         self, query: bytes, headers: Iterable[tuple[bytes, bytes]], peer: Callable[[], str]
     ) -> Accepted | Refused:
-        """Decide about `GET /sse?<query>`. Header names may be in any case. `peer` tells the address at the
-        other end of the socket. Waits only where keys must be fetched. Never raises, whatever the bytes.
+        """Decide about `GET /sse?<query>`. Header names may be in any case. `peer` returns the address of the
+        socket's other end. Waits only while keys are fetched. Never raises, whatever the bytes.
 
-        A stream is counted when it is opened, not here.
+        Limits are checked here. The stream is counted when it is opened.
         """
         request = read_request(query, headers, self._settings)
         return request if isinstance(request, Refused) else await self._decide(request, peer)
@@ -112,13 +112,13 @@ class Admission:
         return answer
 
     def _report_unfilled(self, found: str, default: bool) -> None:
-        """Say that a page did not fill in its user, and so waits in vain for that user's messages."""
+        """Log that a page did not fill in its user id, so it does not get that user's messages."""
         now = trio.current_time()
         if now < self._report_at:
             self._unreported += 1
             return
         log.warning(
-            "a stream was asked for with a user_id that looks not filled in",
+            "a request for a stream has a user_id that does not look filled in",
             found=found,
             stream_of=f"user {DEFAULT_USER}, the default" if default else "the user of that name",
             unlogged=self._unreported,
@@ -127,8 +127,8 @@ class Admission:
         self._unreported = 0
 
     def _tokens(self, request: StreamRequest, *, cookies: bool) -> list[str]:
-        """Those of header, cookie and query, in this order. There may be two cookies of one name, for two
-        paths or domains (RFC 6265, 5.4)."""
+        """The tokens of header, cookie and query, in this order. Two cookies may have one name, for two paths
+        or domains (RFC 6265, 5.4)."""
         settings = self._settings
         found = [bearer(request.fields.get(b"authorization", b"").decode("latin-1"))]
         if cookies and settings.jwt_cookie is not None:
@@ -144,7 +144,8 @@ class Admission:
         return refused(denied.status, denied.detail, request.cors, _challenge(denied.error, denied.detail))
 
     def _later(self, request: StreamRequest, overloaded: Overloaded) -> Accepted | Refused:
-        """An EventSource never comes back from anything but 200, so it gets a stream that says when."""
+        """Tell the client when to come back. An EventSource reconnects only after a 200, so it gets a stream
+        that says when."""
         if b"text/event-stream" in request.fields.get(b"accept", b"").lower():
             answer = _accepted(request)
             return answer._replace(last_words=overloaded_words(overloaded))
@@ -157,12 +158,12 @@ def _accepted(request: StreamRequest) -> Accepted:
 
 
 def overloaded_words(overloaded: Overloaded) -> bytes:
-    """What a stream says that was one too many."""
+    """The notice that a stream beyond the limits gets."""
     return notices.farewell("overloaded", overloaded.retry_seconds, detail=overloaded.detail)
 
 
 def _challenge(error: str | None, description: str) -> tuple[str, str]:
-    """RFC 6750, 3. Without an error where no token came."""
+    """The `WWW-Authenticate` field (RFC 6750, 3). It has no error if the request had no token."""
     value = 'Bearer realm="trio_sse"'
     if error is not None:
         value += f', error="{error}", error_description="{description}"'

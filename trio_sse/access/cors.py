@@ -12,16 +12,16 @@ Headers = tuple[tuple[str, str], ...]
 GUARDS: Headers = (
     ("x-content-type-options", "nosniff"),
     ("referrer-policy", "no-referrer"),
-    ("cross-origin-resource-policy", "same-origin"),  # pages of other origins read by CORS, or not at all
+    ("cross-origin-resource-policy", "same-origin"),  # pages of other origins need CORS
 )
-"""Header fields of every answer, whatever it is."""
+"""Header fields that every answer has."""
 
 
 def cors_headers(origin: str, settings: Settings) -> Headers:
-    """What a page of `origin` ("" without one) is allowed to read (WHATWG Fetch, "CORS protocol").
+    """The fields that let a page of `origin` ("": none) read the answer (WHATWG Fetch, "CORS protocol").
 
-    Credentials are allowed with a list of origins only: with `*` a browser would refuse them. Never for
-    `null`, which is what every sandboxed frame and every file calls itself.
+    Credentials are allowed only with a list of origins: with `*` a browser would refuse them. They are never
+    allowed for `null`, which is the origin of every sandboxed frame and every file.
     """
     if settings.cors_origins == ("*",):
         return (("access-control-allow-origin", "*"),)
@@ -34,7 +34,7 @@ def cors_headers(origin: str, settings: Settings) -> Headers:
 
 
 def preflight_headers(settings: Settings) -> Headers:
-    """What a page may send, beside `cors_headers`."""
+    """The fields that say what a page may send. They are sent with those of `cors_headers`."""
     names = ", ".join((*_USUAL_HEADERS, *settings.cors_headers))
     return (
         ("access-control-allow-methods", "GET, HEAD, POST, OPTIONS"),
@@ -54,8 +54,8 @@ _USUAL_HEADERS = (
 
 
 def is_foreign(fields: Mapping[bytes, bytes], settings: Settings) -> bool:
-    """Whether the request is that of a page of another site that is not listed, so that a cookie with it is
-    not of the user's will. Browsers say so; other clients say nothing (W3C Fetch Metadata).
+    """Whether the request comes from a page of another site that is not listed. Its cookie then does not show
+    what the user wants. Browsers tell the site; other clients do not (W3C Fetch Metadata).
     """
     origin = fields.get(b"origin", b"").decode("latin-1")
     site = fields.get(b"sec-fetch-site", b"")
@@ -67,7 +67,7 @@ def is_foreign(fields: Mapping[bytes, bytes], settings: Settings) -> bool:
 
 
 def wrong_host(field: str, settings: Settings) -> str | None:
-    """What is wrong with the `Host` of a request."""
+    """Why a request with this `Host` is refused, or None."""
     if is_allowed_host(field, settings.allowed_hosts):
         return None
     return "this is not a name of the service (SSE_ALLOWED_HOSTS)"

@@ -1,4 +1,4 @@
-"""The key set at SSE_JWT_JWKS_URL (RFC 7517): fetched when it is needed, and no more often than that."""
+"""The key set at SSE_JWT_JWKS_URL (RFC 7517): fetched only when it is needed."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ from trio_sse.version import __version__
 log = structlog.stdlib.get_logger("trio_sse.access.key_set")
 
 JWKS_TIMEOUT_SECONDS = 5.0
-"""For all of a fetch: names, connections, redirects, bytes."""
+"""Time limit of a whole fetch: name look-up, connections, redirects and body."""
 JWKS_LIFETIME_SECONDS = 300.0
-"""How long a key set is used without looking whether it has changed."""
+"""How long a key set is used before it is fetched again."""
 JWKS_PAUSE_SECONDS = 10.0
-"""Least time between two looks: whoever sends tokens with made-up key ids causes no more than that."""
+"""Least time between two fetches, however many tokens with made-up key ids come."""
 MAX_JWKS_BYTES = 256 * 1024
 MAX_REDIRECTS = 3
 MAX_WAITING = 1000
-"""Tokens that wait for a newer set at a time: each holds a connection. More are told to come back."""
+"""Tokens that may wait for a newer set at a time: each holds a connection. Further clients are told to come
+back."""
 MAX_CANDIDATES = 16
-"""Keys that are tried for a token that does not name its key."""
+"""Keys that are tried, at most, for a token that does not name its key."""
 
 
 class KeySet:
     """The keys of the set, by the key id that a token names.
 
-    A token of a key that is not here may be signed with one that was published a moment ago. So it waits for
-    a set that was fetched after it came, and only then is its key unknown. All who wait share one fetch.
+    A token's key that is not here may have been published a moment ago. So the token waits for a set that was
+    fetched after it came. If its key is not in that either, it is unknown. All tokens that wait share one
+    fetch.
     """
 
     def __init__(self, url: str) -> None:
@@ -49,9 +51,9 @@ class KeySet:
         self._over = trio.Event()
 
     async def ready(self) -> None:
-        """Wait where there are no keys yet, or where they are old and nobody else waits for newer ones.
+        """Wait for a fetch if there are no keys yet, or if they are old and no fetch is under way.
 
-        Known keys are used for as long as the set cannot be fetched. Raises UnavailableError without any.
+        Known keys stay in use while the set cannot be fetched. Raises UnavailableError if there are none.
         """
         now = trio.current_time()
         old = not self._keys or now - self._fetched_at > JWKS_LIFETIME_SECONDS
@@ -62,9 +64,9 @@ class KeySet:
             raise UnavailableError
 
     def candidates(self, kid: str | None, algorithm: str) -> Sequence[Key]:
-        """The key with this `kid`, else those that have none; all of them where `kid` is None.
+        """The key with this `kid`, else the keys without one. All keys if `kid` is None.
 
-        A key without an id can be any (RFC 7517, 4.5), and a token needs none where there is one key only.
+        A key need not have an id (RFC 7517, 4.5), and a token need not name one.
         """
         fit = [key for key in self._keys if algorithm in key.algorithms]
         if kid is not None:
@@ -72,14 +74,15 @@ class KeySet:
         return fit[:MAX_CANDIDATES]
 
     def may_lack(self, kid: str | None, algorithm: str) -> bool:
-        """An id that is known seldom means another key suddenly: worth a look, but not a pause."""
+        """True if the id is unknown. A known id seldom gets another key: true only if a fetch can begin at
+        once."""
         if algorithm not in PUBLIC_KEY_ALGORITHMS:
             return False
         unknown = kid is None or all(key.id != kid for key in self._keys)
         return unknown or trio.current_time() - self._began_at >= JWKS_PAUSE_SECONDS
 
     async def renewed(self, since: float) -> bool:
-        """Wait for a set that was fetched after `since`: JWKS_PAUSE_SECONDS and one fetch at the most."""
+        """Wait for a set that was fetched after `since`: at most JWKS_PAUSE_SECONDS and one fetch."""
         if not self._looking:
             if self._failed and trio.current_time() - self._began_at < JWKS_PAUSE_SECONDS:
                 raise UnavailableError
@@ -91,7 +94,7 @@ class KeySet:
         return True
 
     async def _look(self) -> None:
-        """Wait for the end of the fetch that goes on, or of the next."""
+        """Wait for the end of the current fetch, or of the next one."""
         if self._waiting >= MAX_WAITING:
             raise UnavailableError
         if not self._looking:
@@ -100,15 +103,16 @@ class KeySet:
         try:
             with trio.fail_after(JWKS_PAUSE_SECONDS + 2 * JWKS_TIMEOUT_SECONDS):
                 await self._over.wait()
-        except trio.TooSlowError:  # the task that fetches is gone: the service ends
+        except trio.TooSlowError:  # the task that fetches has ended: the service stops
             raise UnavailableError from None
         finally:
             self._waiting -= 1
 
     async def run(self) -> None:
-        """Fetch the set whenever it is wanted, with a pause between, until cancelled.
+        """Fetch the set whenever a token needs it, with a pause between fetches, until cancelled.
 
-        A task of its own, so that a fetch is for all, and does not end with the client that caused it.
+        This is a task of its own: a fetch serves all clients, and does not end with the client that caused
+        it.
         """
         while True:
             await self._wanted.wait()
@@ -144,20 +148,20 @@ def _warn(problem: str) -> None:
 
 
 class _AnswerError(Exception):
-    """An answer that is no key set. The text is fit for a log line."""
+    """The answer is not a key set. The text is fit for a log line."""
 
 
 async def _get(url: str) -> bytes:
-    """What is at `url`, over the proxy that the environment names (HTTPS_PROXY, NO_PROXY).
+    """Fetch `url`, through the proxy that the environment names (HTTPS_PROXY, NO_PROXY).
 
-    Nothing is left of it when it is cancelled, but a look-up of a name, which ends by itself.
+    Cancelled, it leaves nothing running but a name look-up, which ends by itself.
     """
     headers = {
         "user-agent": f"trio_sse/{__version__}",
         "accept": "application/jwk-set+json, application/json",
-        "accept-encoding": "identity",  # what is unpacked has no bound
+        "accept-encoding": "identity",  # decompressed data has no bound
     }
-    # The system's certificates, to which an operator adds those of the house; httpx brings its own.
+    # The system's certificates, to which an operator adds a private CA. httpx would use its own list.
     verify = ssl.create_default_context()
     async with httpx.AsyncClient(headers=headers, verify=verify, timeout=None) as client:  # noqa: S113
         request: httpx.Request | None = client.build_request("GET", url)
@@ -182,7 +186,8 @@ async def _body(response: httpx.Response) -> bytes:
     if response.headers.get("content-encoding", "identity") != "identity":
         raise _AnswerError("the answer is compressed, though that was not asked for")
     body = bytearray()
-    # Cancelled and not left: httpx reads through several generators, which Trio wants ended one and all.
+    # Cancelled, not left by `break`: httpx reads through several generators, and Trio needs all of them to
+    # end.
     with trio.CancelScope() as reading:
         async for part in response.aiter_raw():
             body += part
@@ -194,7 +199,7 @@ async def _body(response: httpx.Response) -> bytes:
 
 
 def _read(body: bytes) -> tuple[list[Key], int]:
-    """The keys of a set that verify tokens, and how many there are in all."""
+    """The keys of a set that can verify tokens, and the number of all its keys."""
     document = msgspec.json.decode(body)
     offered = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(offered, list):
@@ -204,12 +209,12 @@ def _read(body: bytes) -> tuple[list[Key], int]:
         try:
             keys.append(_key(jwk))
         except (jwt.PyJWTError, ValueError, TypeError, LookupError, ArithmeticError):
-            continue  # for something else, too weak, or none at all
+            continue  # for another use, too weak, or not a key
     return keys, len(offered)
 
 
 def _key(jwk: Any) -> Key:
-    """The public key in a JSON Web Key that is for verifying (RFC 7517, 4.2 to 4.4)."""
+    """Read a public key for verifying from a JSON Web Key (RFC 7517, 4.2 to 4.4)."""
     if not isinstance(jwk, dict) or jwk.get("use") not in (None, "sig"):
         raise jwt.InvalidKeyError("not for signatures")
     operations = jwk.get("key_ops")

@@ -35,38 +35,39 @@ class Key(NamedTuple):
 
 
 class UnavailableError(Exception):
-    """Keys must be fetched, and cannot be."""
+    """Keys are needed and cannot be fetched."""
 
 
 class Keys(Protocol):
-    """Where the keys are that verify tokens."""
+    """A source of keys that verify tokens."""
 
     async def ready(self) -> None:
-        """Wait until there are keys to look at. Raises UnavailableError."""
+        """Wait until there are keys to try. Raises UnavailableError."""
         ...
 
     def candidates(self, kid: str | None, algorithm: str) -> Sequence[Key]:
-        """The keys a token may be signed with whose header has this `kid` and `alg`."""
+        """The keys that may have signed a token whose header has this `kid` and `alg`."""
         ...
 
     def may_lack(self, kid: str | None, algorithm: str) -> bool:
-        """Whether the key of such a token may be one that was not there when the keys were fetched."""
+        """Whether the key of such a token may have been published after the keys were fetched."""
         ...
 
     async def renewed(self, since: float) -> bool:
-        """Wait for keys that were fetched after `since`, of Trio's clock. False: those that are here were.
+        """Wait for keys that were fetched after `since` (Trio's clock). False: there are none newer than the
+        present.
 
         Raises UnavailableError.
         """
         ...
 
     async def run(self) -> None:
-        """Fetch keys whenever they are wanted, until cancelled. Returns at once where they never are."""
+        """Fetch keys whenever they are needed, until cancelled. Returns at once if they never are."""
         ...
 
 
 class FixedKeys:
-    """Keys that the settings name. More than one is for a rotation: each is tried."""
+    """Keys that the settings name. During a rotation there are several, and each is tried."""
 
     def __init__(self, keys: Sequence[Key]) -> None:
         self._keys = keys
@@ -88,13 +89,14 @@ class FixedKeys:
 
 
 def secret(text: str) -> Key:
-    """The key that a secret is, for each HMAC algorithm that it is long enough for."""
+    """A secret as a key, for each HMAC algorithm that it is long enough for."""
     length = len(text.encode())
     return Key(text, tuple(name for name, least in _HMAC_BYTES.items() if length >= least))
 
 
 def algorithms(key: object) -> tuple[str, ...]:
-    """The algorithms that a public key is for. Raises jwt.InvalidKeyError where it is for none, or weak."""
+    """The algorithms that a public key is for. Raises jwt.InvalidKeyError if there are none, or if it is
+    weak."""
     if isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048:
         return _RSA
     if isinstance(key, ec.EllipticCurvePublicKey) and (name := _CURVES.get(type(key.curve))):
@@ -110,7 +112,7 @@ _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL
 
 
 def read_files(paths: Sequence[str]) -> list[Key]:
-    """The public keys in PEM files, of which each may hold several, or certificates.
+    """The public keys in PEM files. A file may have several keys, or certificates.
 
     Raises SettingsError, with one line for each file that is not accepted.
     """

@@ -12,24 +12,24 @@ import trio
 from trio_sse.settings import Settings
 
 RETRY_SECONDS = 10.0
-"""Over how long those who were one too many come back."""
+"""Refused clients come back spread over so many seconds."""
 
 _ROUNDING_SECONDS = 1e-6
 _REMEMBERED = 100_000
-"""Addresses whose rate is remembered. The one that came longest ago is forgotten first."""
+"""Addresses whose rate is remembered. The one that opened no stream for longest is dropped first."""
 
 
 class Overloaded(NamedTuple):
-    """Why a stream is one too many, and when to try again."""
+    """Why one more stream is too many, and when to try again."""
 
     detail: str
     status: int
-    """Of an answer to who wants no stream."""
+    """HTTP status of the answer to a client that does not accept an event stream."""
     retry_seconds: float
 
 
 class Limits:
-    """Counts the streams of this process. Synchronous: what `begin` counted, `end` gives back."""
+    """Counts the streams of this process. Synchronous. Every `begin` needs its `end`."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = trio.current_time) -> None:
         self._most = settings.max_connections or math.inf
@@ -42,12 +42,12 @@ class Limits:
         self._all = 0
         self._users: dict[str, int] = {}
         self._addresses: dict[str, int] = {}
-        # For each address the time until which what it opened has used up its rate (the generic cell rate
+        # For each address, the time until which its streams have used up its rate (the generic cell rate
         # algorithm: a token bucket in one number).
         self._used_until: OrderedDict[str, float] = OrderedDict()
 
     def excess(self, user_id: str, address: str) -> Overloaded | None:
-        """Whether one more stream would be one too many. Counts nothing."""
+        """Why one more stream would be too many, or None. Counts nothing."""
         if self._all >= self._most:
             return Overloaded("too many streams (SSE_MAX_CONNECTIONS)", 503, RETRY_SECONDS)
         if self._users.get(user_id, 0) >= self._most_per_user:
@@ -81,7 +81,7 @@ class Limits:
 
     @property
     def _burst_seconds(self) -> float:
-        """What a second allows, one at least, may come at once."""
+        """The streams that one second allows, and at least one, may come at once."""
         return max(1.0, self._rate) / self._rate - 1 / self._rate
 
 

@@ -39,7 +39,7 @@ def refused(status: int, detail: str, cors: Headers, *more: tuple[str, str]) -> 
 
 
 def problem(status: int, detail: str, more: Mapping[str, object] = MappingProxyType({})) -> bytes:
-    """A problem document (RFC 9457): application/problem+json. `more`: members beyond the usual."""
+    """A problem document (RFC 9457): application/problem+json. `more` has further members."""
     title = HTTPStatus(status).phrase
     return msgspec.json.encode(
         {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}

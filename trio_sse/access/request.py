@@ -16,7 +16,7 @@ from trio_sse.settings import Settings
 DEFAULT_USER = "1"
 MAX_PARAMETERS = 100
 
-# What nearly every client asks for; it spares the general parser.
+# What nearly every client sends. It does not need the general parser.
 _PLAIN_QUERY = re.compile(rb"user_id=([A-Za-z0-9._-]+)")
 
 
@@ -24,7 +24,7 @@ class StreamRequest(NamedTuple):
     """A well-formed request for a stream."""
 
     user_id: str | None
-    """Whose. None: not said."""
+    """The user it names. None: it names none."""
     last_event_id: str | None
     """The position it resumes from, if any."""
     token: str | None
@@ -55,10 +55,10 @@ def read_request(
             return refused(400, str(error), cors)
         user_id = given.get("user_id")
         token = given.get("access_token") or None
-        # The header is the browser's own and newer: on reconnecting it repeats the query of the first time.
+        # The header is newer: a browser that reconnects repeats the query of its first request.
         last_event_id = last_event_id or given.get("last_event_id")
     if user_id == EVERYBODY:
-        return refused(400, 'user_id "*" addresses everybody; it is nobody\'s own', cors)
+        return refused(400, 'user_id "*" means everybody; a stream is for one user', cors)
     if user_id and (problem_text := user_id_problem(user_id)):
         return refused(400, problem_text, cors)
     unfilled = None if user_id is None else _unfilled(user_id)
@@ -66,7 +66,7 @@ def read_request(
 
 
 class _QueryError(ValueError):
-    """A query that cannot be meant so. The text is the reason."""
+    """A query that is refused. The text is the reason."""
 
 
 _OURS = {"userid": "user_id", "lasteventid": "last_event_id", "accesstoken": "access_token"}
@@ -76,12 +76,12 @@ _RESUMES = re.compile("last[-_]?event[-_]?id", re.IGNORECASE)
 
 
 def _parameters(query: bytes) -> dict[str, str]:
-    """The parameters that concern us, by our own names. Others are left alone.
+    """The parameters that the service knows, by their exact names. Others are ignored.
 
-    `last_event_id` may be written as clients write it that send no header (lastEventId, lastEventID,
-    Last-Event-ID). They append theirs to what the page gave them, so the last that says something counts.
-    Whatever else only looks like a name of ours, or is there twice with different values, is refused: the
-    stream would be another user's. Raises _QueryError.
+    Clients that send no header write `last_event_id` in other ways too (lastEventId, lastEventID,
+    Last-Event-ID). They append it to the page's query, so the last one with a value counts. Any other name
+    that is nearly one of these is refused, and so is a parameter that is there twice with different values:
+    the stream would be another user's. Raises _QueryError.
     """
     found: dict[str, str] = {}
     try:
@@ -94,7 +94,7 @@ def _parameters(query: bytes) -> dict[str, str]:
     for name, value in arguments:
         if len(name) > _LONGEST_NAME:
             continue
-        # `&amp;` is what becomes of `&` in an address that was escaped for HTML.
+        # Escaping for HTML turns `&` in an address into `&amp;`.
         ours = _OURS.get(_ORNAMENT.sub("", name.lower().removeprefix("amp;")))
         if ours is None:
             continue
@@ -115,7 +115,7 @@ _UNFILLED = re.compile(
 
 
 def _unfilled(user_id: str) -> str | None:
-    """What the page wrote instead of an id, in words of our own. They all are ids, and go on being taken."""
+    """What the page seems to have written instead of an id, in fixed words. It is still accepted as an id."""
     if not user_id:
         return "empty"
     match = _UNFILLED.fullmatch(user_id)
@@ -123,7 +123,7 @@ def _unfilled(user_id: str) -> str | None:
 
 
 def _fields(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Lines of one name are joined as RFC 9110, 5.3 and RFC 6265, 5.4 have it."""
+    """Header fields by lower-case name. Lines of one name are joined (RFC 9110, 5.3, and RFC 6265, 5.4)."""
     fields: dict[bytes, bytes] = {}
     for name, value in headers:
         name = name.lower()

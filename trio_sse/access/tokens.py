@@ -1,4 +1,4 @@
-"""Whose stream is it? The identity a token (JWT, RFC 7519) proves, or why it proves none."""
+"""Verifies tokens (JWT, RFC 7519): the identity that a token proves, or why it proves none."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _FAR_SECONDS = 10 * 365 * 86400.0
 
 
 class Identity(NamedTuple):
-    """Who a token says its bearer is, and the seconds for which it says so."""
+    """The user that a token proves, and for how many seconds from now."""
 
     user_id: str
     seconds: float
 
 
 class Denied(NamedTuple):
-    """A token that proves nothing."""
+    """Why no token proves a user."""
 
     status: int
     detail: str
@@ -35,7 +35,7 @@ class Denied(NamedTuple):
 
 
 class _Token(NamedTuple):
-    """A token whose header can be read. Nothing of it is verified."""
+    """A token whose header can be read. It is not verified yet."""
 
     text: str
     kid: str | None
@@ -43,25 +43,25 @@ class _Token(NamedTuple):
 
 
 class _KeyUnknown(NamedTuple):
-    """A token that no key verifies, as far as keys are known."""
+    """No known key verifies the token. A newer key set may have its key."""
 
     denied: Denied
 
 
 class Verifier:
-    """Verifies tokens. Which algorithm counts follows from the key, never from the token."""
+    """Verifies tokens. The key decides which algorithms count, never the token."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._keys = _keys(settings)
 
     async def run(self) -> None:
-        """Fetch keys, where they must be fetched, until cancelled."""
+        """Fetch keys until cancelled. Returns at once if no keys have to be fetched."""
         await self._keys.run()
 
     async def verify(self, *tokens: str, wanted: str | None = None) -> Identity | Denied:
-        """What `tokens` prove at this moment: the first that proves `wanted`, else the first that proves
-        anybody. Waits only where keys must be fetched.
+        """What `tokens` prove now: the first that proves the user `wanted`, else the first that proves any
+        user, else why none does. Waits only while keys are fetched.
         """
         if not tokens:
             return Denied(HTTPStatus.UNAUTHORIZED, "a token is required")
@@ -85,7 +85,7 @@ class Verifier:
         return first.denied if isinstance(first, _KeyUnknown) else first
 
     def _check(self, token: _Token) -> Identity | Denied | _KeyUnknown:
-        """What `token` proves with the keys that are here."""
+        """What `token` proves with the present keys."""
         denied = _invalid(_REASONS[jwt.InvalidKeyError])
         for key, algorithms, _ in self._keys.candidates(token.kid, token.algorithm):
             try:
@@ -94,7 +94,7 @@ class Verifier:
                 denied = _invalid(_reason(error))
             except jwt.PyJWTError as error:
                 return _invalid(_reason(error))
-            except (ValueError, TypeError, OverflowError, RecursionError):  # made-up tokens reach odd corners
+            except (ValueError, TypeError, OverflowError, RecursionError):  # some made-up tokens raise these
                 return _invalid(_MALFORMED)
         return _KeyUnknown(denied) if self._keys.may_lack(token.kid, token.algorithm) else denied
 
@@ -107,12 +107,12 @@ class Verifier:
             audience=settings.jwt_audience or None,
             issuer=settings.jwt_issuer,
             leeway=settings.jwt_leeway_seconds,
-            # `iat` tells the age of a token and refuses none (RFC 7519, 4.1.6). `sub` may be a number.
+            # `iat` only tells the age of a token (RFC 7519, 4.1.6). `sub` may be a number.
             options={"require": ["exp"], "verify_iat": False, "verify_sub": False},
         )
 
     def _identity(self, claims: dict[str, Any]) -> Identity | Denied:
-        """The user, until `exp` and the leeway are over: a stream ends when its token opens no other."""
+        """The user, until `exp` plus the leeway: a stream ends when its token could no longer open one."""
         settings = self._settings
         seconds = min(int(claims["exp"]) + settings.jwt_leeway_seconds - time.time(), _FAR_SECONDS)
         user = claims.get(settings.jwt_user_claim)
@@ -125,7 +125,7 @@ class Verifier:
 
 def _keys(settings: Settings) -> Keys:
     if settings.jwt_jwks_url is not None:
-        from trio_sse.access.key_set import KeySet  # an HTTP client, which nobody else needs in memory
+        from trio_sse.access.key_set import KeySet  # it imports an HTTP client, which only this needs
 
         return KeySet(settings.jwt_jwks_url)
     if settings.jwt_public_key_files:
@@ -154,17 +154,17 @@ def _invalid(reason: str) -> Denied:
 _MALFORMED = "the token is malformed"
 
 _REASONS: dict[type[Exception], str] = {
-    jwt.MissingRequiredClaimError: "the token lacks a claim that is required",
+    jwt.MissingRequiredClaimError: "the token lacks a required claim",
     jwt.ExpiredSignatureError: "the token has expired",
     jwt.InvalidAudienceError: "the token is for another audience (SSE_JWT_AUDIENCE)",
-    jwt.InvalidIssuerError: "the token is of another issuer",
+    jwt.InvalidIssuerError: "the token is from another issuer (SSE_JWT_ISSUER)",
     jwt.ImmatureSignatureError: "the token is not valid yet",
     jwt.InvalidSignatureError: "the token's signature does not verify",
-    jwt.InvalidAlgorithmError: "the token's algorithm is not that of the key",
-    jwt.InvalidKeyError: "the token's key is not known",
+    jwt.InvalidAlgorithmError: "the token's algorithm does not fit the key",
+    jwt.InvalidKeyError: "the token's key is unknown",
 }
 
 
 def _reason(error: Exception) -> str:
-    """Fixed texts: nothing of the token itself gets into a header or a log."""
+    """The reason as a fixed text: no part of the token gets into a header or a log."""
     return _REASONS.get(type(error), _MALFORMED)

@@ -1,4 +1,4 @@
-"""What the errors of Redis, and of the way to it, mean: one line that names what cures them."""
+"""Errors of Redis and of the network, as one line that names the setting to change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trio_sse.settings import Settings
 
 
 class NoMasterError(ConnectionError):
-    """No Sentinel led to a master. The text says what each said, and names the settings."""
+    """No Sentinel named a master that can be used. The text has what each answered, and the settings."""
 
 
 class ReplicaError(RedisError):
@@ -23,13 +23,13 @@ class ReplicaError(RedisError):
 
 
 def text_of(error: BaseException) -> str:
-    """The error as one line, with the code that Redis gave it, which redis-py takes off: a MOVED would be
-    `9643 127.0.0.1:7001`."""
+    """The error as one line, with Redis' error code, which redis-py removes: a MOVED would be `9643
+    127.0.0.1:7001`."""
     text = " ".join(str(error).split()) or type(error).__name__
     code = getattr(error, "status_code", None)
     text = f"{code} {text}" if code and code != "ERR" and not text.startswith(code) else text
     if text.startswith("DENIED"):
-        text = text.partition(". ")[0]  # it goes on for 800 letters
+        text = text.partition(". ")[0]  # the rest is 800 characters of advice
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
@@ -51,20 +51,20 @@ _BY_CODE = {
     "MOVED": "{where}: another node of this cluster keeps SSE_REDIS_STREAM. A channel works at any node, a "
     "stream at the node that keeps it",
     "ASK": "the cluster is moving SSE_REDIS_STREAM to another node: {where} must name that",
-    "TRYAGAIN": "the cluster is moving keys: it is tried again",
+    "TRYAGAIN": "the cluster is moving keys: the service tries again",
     "CROSSSLOT": _SLOTS,
-    "CLUSTERDOWN": "the cluster at {where} is not whole: see `redis-cli CLUSTER INFO`",
-    "LOADING": "Redis reads its data and will be there: it is tried again",
+    "CLUSTERDOWN": "the cluster at {where} is not complete: see `redis-cli CLUSTER INFO`",
+    "LOADING": "Redis is loading its data: the service tries again",
     "MASTERDOWN": "{where} names a replica that has lost its master: name the master",
     "READONLY": "{where} names a replica: name the master, or REDIS_SENTINELS that know it",
     "OOM": "Redis has no memory left: its maxmemory; SSE_STREAM_LENGTH bounds the stream",
     "MISCONF": "Redis cannot write to its disk: see its log; it takes no writes until it can",
-    "NOREPLICAS": "Redis misses replicas: its min-replicas-to-write",
+    "NOREPLICAS": "Redis has too few replicas: its min-replicas-to-write",
     "BUSY": "a script keeps Redis busy: `redis-cli SCRIPT KILL`",
     "NOPROTO": "RESP 2 is spoken here, which every Redis knows: {where}",
 }
 
-# By a part of the text, in lower case, for what Redis calls ERR or nothing, and what the way to it says.
+# By a part of the text, in lower case: errors of Redis with the code ERR or none, and errors of the network.
 _BY_TEXT = (
     ("select is not allowed in cluster mode", "{database}: a cluster has only number 0"),
     ("db index is out of range", "{database}: this Redis has fewer databases"),
@@ -87,7 +87,7 @@ _BY_TEXT = (
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether Redis is there, and does not want us."""
+    """Whether Redis answered, and refused."""
     return isinstance(error, ResponseError | AuthenticationError) or bool(getattr(error, "status_code", None))
 
 
@@ -98,7 +98,7 @@ def advice(error: BaseException, settings: Settings) -> str:
         return text
     tls = settings.redis_server.tls is not None
     used = {
-        "perhaps": "; if it wants a certificate of ours, ssl_certfile and ssl_keyfile in REDIS_URL"
+        "perhaps": "; if it needs a client certificate, ssl_certfile and ssl_keyfile in REDIS_URL"
         if tls
         else "; if it wants TLS, REDIS_URL=rediss://…",
         "where": _where(settings),

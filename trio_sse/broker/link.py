@@ -21,21 +21,20 @@ Link = Connection
 """redis-py's connection to Redis. `Connection` alone is a browser's here."""
 
 ERRORS = (RedisError, OSError)
-"""What Redis, or the way to it, may do to us at any time. Anything else is a mistake of ours."""
+"""What Redis or the network may raise at any time. Anything else is a bug."""
 
 CONNECT_SECONDS = 5.0
 SENTINEL_SECONDS = 1.0
 
 # Classes, not generators: when trio-asyncio closes a loop inside of another one (plain `hypercorn`), it fails
-# over asynchronous generators that the garbage collector has not seen yet.
+# on asynchronous generators that are not collected yet.
 
 
 class open_link:  # noqa: N801  used as `async with open_link(settings) as link`
-    """A link of its own to Redis: authenticated, and with `database` in REDIS_MAIN_DB. Raises one of
-    ERRORS.
+    """Open a new link to Redis: authenticated, and with `database` in REDIS_MAIN_DB. Raises one of ERRORS.
 
-    With Sentinels, they are asked each time where the master is. `at` is another node of the cluster, as the
-    first one names it. The link is closed on leaving, without waiting for the other side.
+    With Sentinels, each new link looks up the master. `at` is another node of the cluster, as the first one
+    names it. Leaving closes the link, without waiting for Redis.
     """
 
     def __init__(
@@ -69,22 +68,22 @@ class open_link:  # noqa: N801  used as `async with open_link(settings) as link`
 
 
 def _server(server: RedisServer, at: tuple[str, int] | None) -> RedisServer:
-    """A node that does not know its own address names none: it is that of the node that was asked."""
+    """The server, or the cluster's node `at`. If `at` has no host, it is that of `server`."""
     if at is None:
         return server
     return replace(server, path=None, host=at[0] or server.host, port=at[1])
 
 
 async def _select(link: Link, settings: Settings) -> None:
-    """A channel has no database, and clusters and many hosted Redis have only number 0: the others are
-    selected only by those who need one."""
+    """Select the database, for links that need one. A channel has none, and clusters and many hosted Redis
+    have only number 0."""
     database = settings.redis_database
     if database == 0:
         return
     try:
         await call(link, "SELECT", database)
     except ResponseError as error:
-        # Nobody chose number 1, and where there is none, 0 is the only one there is.
+        # Number 1 is only the default. A Redis without it has number 0 alone.
         if settings.redis_database_is_chosen or type(error) is not ResponseError:
             raise
     else:
@@ -92,7 +91,8 @@ async def _select(link: Link, settings: Settings) -> None:
 
 
 async def call(link: Link, *command: str | int | bytes) -> Any:
-    """One command and its answer, as bytes; without a command the next answer. Raises one of ERRORS."""
+    """Send a command and return its answer, as bytes; without a command, the next answer. Raises one of
+    ERRORS."""
     if command:
         await link.send_command(*command)
     return await link.read_response(disable_decoding=True)
@@ -118,10 +118,10 @@ class answer_within:  # noqa: N801  used as `async with answer_within(5)`
 
 
 async def _connect_to_master(settings: Settings) -> Link:
-    """Ask one Sentinel after the other, until one leads to a server that says itself that it is the master.
+    """Try one Sentinel after the other, until one names a server whose ROLE is master.
 
-    redis-py's `Sentinel` asks the next only where one does not answer: a Sentinel that still names the old
-    master, which is gone or a replica by now, would be believed.
+    redis-py's `Sentinel` tries the next one only if one does not answer. It would accept an old master, which
+    is gone or a replica by now, from a Sentinel that still names it.
     """
     told, tried = [], set()
     refused: RedisError | None = None
@@ -159,7 +159,7 @@ async def _connect_to_master(settings: Settings) -> Link:
 
 
 async def _ask_sentinel(sentinel: RedisServer, name: str) -> tuple[str, int] | None:
-    """Where this Sentinel says that the master is. None if it knows none of this name."""
+    """The master's address, as this Sentinel has it. None if it knows no master of this name."""
     link = _new_link(sentinel)
     try:
         async with answer_within(SENTINEL_SECONDS):
@@ -171,9 +171,9 @@ async def _ask_sentinel(sentinel: RedisServer, name: str) -> tuple[str, int] | N
 
 
 async def replicates(link: Link) -> str | None:
-    """The master's address if this server is a replica, on which a message that is published reaches only its
-    own subscribers; in a cluster it reaches those of all nodes. None for a master, and where it is not said:
-    ROLE may be forbidden, and hosted ones and proxies may not know it."""
+    """The master's address if this server is a replica, where a published message reaches only its own
+    subscribers. None for a master, in a cluster, where a message reaches all nodes, and if Redis does not
+    say: ROLE may be forbidden, and hosted services and proxies may not have it."""
     try:
         role = await call(link, "ROLE")
         if role[0] not in (b"slave", b"replica"):
@@ -189,13 +189,13 @@ async def replicates(link: Link) -> str | None:
 # RESP 2: the same replies from every Redis and Valkey since 2.0.
 _COMMON: dict[str, Any] = {
     "protocol": 2,
-    # Time limits are set around the calls. redis-py would use asyncio.wait_for, which in Python 3.11
-    # swallows a cancellation that comes together with the result: the service then never stopped.
+    # Time limits are set around the calls. redis-py would use asyncio.wait_for, which in Python 3.11 loses a
+    # cancellation that comes together with the result: the service would not stop.
     "socket_connect_timeout": None,
     "socket_timeout": None,
-    "retry": Retry(NoBackoff(), 0),  # the subscriber retries itself, and tells
-    # Without CLIENT SETINFO, whose errors redis-py swallows: a Redis in protected mode answers to the first
-    # command why it refuses, and closes.
+    "retry": Retry(NoBackoff(), 0),  # the subscriber retries, and logs it
+    # No CLIENT SETINFO: redis-py drops its errors, and a Redis in protected mode says why it refuses only in
+    # its answer to the first command.
     "driver_info": None,
 }
 

@@ -1,4 +1,4 @@
-"""A log: the commands it is read by, and what tells whether it is still the one that was read."""
+"""A log: the commands that read it, and the check whether it is still the one that was read."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from trio_sse.broker.link import CONNECT_SECONDS, Link, answer_within, call
 from trio_sse.delivery.event_ids import EntryId, entry_id, entry_text
 
 PAGE = 250
-"""Entries read at a time: publishing so many takes a few milliseconds, then others have a turn."""
+"""Entries read at a time, at most. To dispatch so many takes a few milliseconds; then other tasks run."""
 
 PAGE_BYTES = 1024 * 1024
-"""As long as entries are small enough, a page has so many bytes at most."""
+"""Bytes that a page has at most, as long as entries are small enough."""
 
 FIRST_PAGE = 2
 _GROWTH = 4
@@ -44,18 +44,18 @@ class Info(NamedTuple):
 
 
 class Pace:
-    """How many entries to read at a time. Redis bounds an answer by their number alone, whatever their size:
-    so the first page is small, and each next one fits the largest entry of the one before."""
+    """How many entries to read at a time. Redis limits an answer by their number alone, not by bytes. So the
+    first page is small, and the size of each next one follows from the largest entry of the one before."""
 
     __slots__ = ("count", "full")
 
     def __init__(self, first: int = FIRST_PAGE) -> None:
         self.count = min(first, PAGE)
         self.full = False
-        """Whether the last page had all that was asked for: there may be more."""
+        """Whether the last page was full: there may be more."""
 
     def saw(self, raw: list[Any]) -> None:
-        """These are the entries of the last page, as Redis sends them."""
+        """Adapt to the entries of the last page, as Redis sends them."""
         self.full = len(raw) >= self.count
         largest = max((sum(map(len, entry[1] or ())) for entry in raw), default=0)
         if raw:
@@ -71,7 +71,7 @@ class Place:
     added: int | None
     """Entries added up to there, as Redis counts them."""
     broken_off: EntryId = (0, 0)
-    """Where the log became another one: what it had before is not to be had from it."""
+    """The entry at which the log was made anew. What it had before cannot be read from it."""
 
     def is_unbroken(self, info: Info, since: EntryId) -> bool:
         """Whether the log, as it is now, is the one that was read and has every entry after `since`."""
@@ -80,8 +80,8 @@ class Place:
         return info.untrimmed or since >= before(info.first or behind(info.last))
 
     def is_in(self, info: Info) -> bool:
-        """Whether the log is still the one that was read. It is not when it was made anew under the same
-        name, or is that of a replica that had not got everything."""
+        """Whether the log is still the one that was read. It is not if it was made anew under the same name,
+        or comes from a replica that had not received everything."""
         counted = self.added is not None and info.added is not None
         return info.last >= self.last and not (counted and info.added < self.added)  # type: ignore[operator]
 
@@ -105,7 +105,7 @@ class Place:
 
 
 async def read_info(link: Link, key: str) -> Info:
-    """A key that is not there is an empty log. Raises one of link.ERRORS."""
+    """Read `Info`. A missing key is an empty log. Raises one of link.ERRORS."""
     async with answer_within(CONNECT_SECONDS):
         try:
             return _info(await call(link, "XINFO", "STREAM", key))
@@ -129,13 +129,13 @@ def _info(answer: Any) -> Info:
 
 
 async def wait_for_entry(link: Link, key: str, after: EntryId, milliseconds: int) -> None:
-    """Wait until there is an entry after this one, or for so long. Raises one of link.ERRORS."""
+    """Wait until there is an entry after this one, `milliseconds` at most. Raises one of link.ERRORS."""
     await call(link, "XREAD", "COUNT", 1, "BLOCK", milliseconds, "STREAMS", key, entry_text(after))
 
 
 async def read_after(link: Link, key: str, after: EntryId, pace: Pace) -> tuple[Info, list[Entry]]:
-    """The next entries, a page at most, and the log as it was when they were read: without a transaction
-    something could be trimmed away between the two. Raises one of link.ERRORS."""
+    """The next entries, a page at most, and `Info` of the same moment: without a transaction, entries could
+    be trimmed between the two. Raises one of link.ERRORS."""
     commands = (
         ("MULTI",),
         ("XINFO", "STREAM", key),
@@ -169,7 +169,7 @@ def _entry(raw: Any) -> Entry:
 
 
 def before(entry: EntryId) -> EntryId:
-    """The greatest id below."""
+    """The greatest id below this one."""
     milliseconds, number = entry
     if number:
         return milliseconds, number - 1
@@ -177,6 +177,6 @@ def before(entry: EntryId) -> EntryId:
 
 
 def behind(entry: EntryId) -> EntryId:
-    """The least id above."""
+    """The least id above this one."""
     milliseconds, number = entry
     return (milliseconds, number + 1) if number < _LAST_NUMBER else (milliseconds + 1, 0)

@@ -1,4 +1,4 @@
-"""The log → hub: nothing that is in it is missed. Runs inside the subscriber's asyncio task."""
+"""Log → hub. No entry is missed. Runs inside the subscriber's asyncio task."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from trio_sse.settings import Settings
 
 
 class LogReader:
-    """Reads one log from where it was left.
+    """Reads one log, from where reading stopped.
 
-    As a context manager it is the link that `follow` reads by. Entering it finds the place to read
-    from: the first time the end of the log, with memory filled from the entries before it.
+    As a context manager it opens the link that `follow` uses. Entering it finds the place to read from. The
+    first time that is the end of the log, and memory is filled with the entries before it.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class LogReader:
         if self._place is None:
             await self._fill_memory(info.last)
             self._place = Place(info.last, info.added)
-            if len(self._hub):  # they came while Redis was away, with no place to count from
+            if len(self._hub):  # they came while Redis was away: what they missed is not known
                 self._hub.announce_gap("redis_reconnected")
         elif not self._place.is_in(info):
             self._begin_anew(self._place, info)
 
     def _begin_anew(self, place: Place, info: Info) -> None:
-        """The log is another one: what it has in common with what was read is not known."""
+        """The log was made anew: what it shares with the one that was read is not known."""
         last = min(info.last, place.last)
         self._hub.history.restart(last, was_at=place.last)
         self._hub.announce_gap("redis_reconnected")
@@ -90,7 +90,7 @@ class LogReader:
                 end = before(entry)
                 seen += 1
                 if payload is not None and len(payload) > settings.max_message_bytes:
-                    payload = None  # it would be refused: no more than a page of these is to be held
+                    payload = None  # it would be refused, so only this page holds it
                 size += len(payload or b"")
                 old = entry[0] / 1000 < oldest_kept
                 if old or seen > settings.history_messages or size > settings.history_bytes:
@@ -103,7 +103,7 @@ class LogReader:
         history.filled_from(end if floor is None else floor)
         now = time.time()
         while found:
-            entry, payload = found.pop()  # to let go of it: what is kept is a copy
+            entry, payload = found.pop()  # frees the payload: what is kept is a copy
             try:
                 notification = messages.decode(payload, settings.max_message_bytes, entry)
             except messages.MessageError:
@@ -112,7 +112,7 @@ class LogReader:
         history.read_up_to(newest)
 
     async def follow(self) -> None:
-        """Give the hub what is added, from the place where it was left, until Redis is lost."""
+        """Give the hub each entry that is added, from where reading stopped, until Redis is lost."""
         history, behind = self._hub.history, True
         history.sources.log_is_behind()
         while True:
@@ -143,7 +143,7 @@ class LogReader:
         return self._pace.full
 
     async def answer_pending(self) -> None:
-        """Look up for connections what memory no longer keeps, until Redis is lost."""
+        """Answer pending replays from the log, until Redis is lost."""
         await self._lookup.answer_pending(self._entered)
 
     @property

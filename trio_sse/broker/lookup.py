@@ -1,4 +1,4 @@
-"""Pending replays are answered from the log. Runs in the subscriber's asyncio task."""
+"""Answers pending replays from the log. Runs in the subscriber's asyncio task."""
 
 from __future__ import annotations
 
@@ -27,22 +27,24 @@ from trio_sse.delivery.resume import PendingReplay, Resumer
 from trio_sse.settings import Settings
 
 WALK_BYTES = 4 * 1024 * 1024
-"""What one walk through the log gives to all pending replays, at most. The next walk gives them more."""
+"""Bytes that one walk through the log gives to all pending replays, at most. The next walk gives them
+more."""
 
 WALK_ENTRIES = 2500
-"""How far one walk forwards goes. A replay for which it has found nothing goes on from there in the next."""
+"""Entries that one walk forwards reads. A replay for which it found nothing goes on from there in the
+next."""
 
 LINGER_SECONDS = 0.5
 """How long the link is kept for the next pending replay: one client needs page after page."""
 
 
 class Lookup:
-    """Answers pending replays, which memory cannot help.
+    """Answers pending replays: those that memory cannot serve.
 
-    A replay is looked at twice. One walk backwards, for all new ones, finds how far back the log may be
-    looked through, what is missing there and how many messages there are for each. One that has no more than
-    a page gets it at once. The others get theirs page by page, each when the one before has left: by walks
-    forwards, which all share that are near each other.
+    A walk backwards serves all new replays. It finds how far back the log may be read, what is missing there
+    and how many messages each replay has. A replay of one page or less gets it at once. The others get theirs
+    from walks forwards, page by page, each when the page before was sent. Replays that are near each other
+    share a walk.
     """
 
     def __init__(self, settings: Settings, key: str, history: History, resumer: Resumer) -> None:
@@ -52,7 +54,8 @@ class Lookup:
         self._resumer = resumer
 
     async def answer_pending(self, place: Place) -> None:
-        """Until cancelled. Raises one of link.ERRORS, with the replays kept for the next time."""
+        """Answer pending replays until cancelled. Raises one of link.ERRORS; replays without an answer stay
+        pending."""
         any_pending = self._resumer.any_pending
         while True:
             await any_pending.wait()
@@ -66,7 +69,8 @@ class Lookup:
                         break
 
     async def _answer_all(self, link: Link, place: Place) -> None:
-        # Apart from the loop: a name in its frame would keep an answered connection until the next replay.
+        # A function of its own: local names of the loop would keep an answered connection until the next
+        # replay.
         replays = self._resumer.take_pending()
         try:
             if new := [replay for replay in replays if replay.rest is None]:
@@ -80,7 +84,7 @@ class Lookup:
         info = await read_info(link, self._key)
         history = self._history
         assert history.last_entry is not None
-        # What memory has at this moment. If it loses more while we read, the replay is pending again.
+        # What memory has now. If it evicts more while we read, the replay becomes pending again.
         latest, current = history.latest, history.last_entry
         floor, oldest = history.floor, history.entry_floor
         wanted: list[NewReplay] = []
@@ -94,13 +98,13 @@ class Lookup:
                 wanted.append(NewReplay(replay, current, latest))
             elif after < oldest:
                 wanted.append(NewReplay(replay, oldest, floor))
-            else:  # meanwhile this process has read so far
+            else:  # this process has read that far meanwhile
                 sequence = history.sequence_of(after)
                 self._resumer.answer(replay, sequence, after, history.sources.replay_doubt(sequence))
         if not wanted:
             return
         reached = await self._look_back(link, wanted)
-        # While the answer is on its way, more may be read than it knows of.
+        # A copy: the place may move on while the answer is on its way.
         read = replace(place)
         info = await read_info(link, self._key)
         for want in wanted:
@@ -116,9 +120,8 @@ class Lookup:
             self._resumer.answer(replay, want.sequence, want.top, gap, rest=rest)
 
     async def _look_back(self, link: Link, wanted: list[NewReplay]) -> EntryId:
-        """Read the log backwards, and count for each replay what is for it, or keep it if that is no
-        more than a page. Returns the newest entry that is beyond the bound: all after it was read. (0, 0) if
-        there is none."""
+        """Read the log backwards. Count the messages of each replay, and keep them if they fit a page.
+        Returns the newest entry beyond the bound: all after it were read. (0, 0) if there is none."""
         users = by_user(wanted)
         low = behind(min(want.replay.after for want in wanted))
         end = max(want.top for want in wanted)
@@ -144,8 +147,8 @@ class Lookup:
             end = before(page[-1][0])
 
     async def _answer_begun(self, link: Link, readers: list[BegunReplay], place: Place) -> None:
-        """Read the log forwards from where the first replay has come to, and give a page to all whose
-        place is passed, within what one walk may read and hold. The others stay pending."""
+        """Read the log forwards from the place of the first replay. Each replay whose place is passed gets a
+        page, within what one walk may read and hold. The others stay pending."""
         cursor, pace = readers[0].at, Pace(readers[0].rest.pace)
         waiting = [reader for reader in readers if reader.at >= cursor]
         looked_through, room = 0, WALK_BYTES
@@ -178,8 +181,8 @@ class Lookup:
                 self._resumer.put_back_last(reader.replay, reader.rest)
 
     def _hand_out(self, page: list[Entry], readers: list[BegunReplay], looked_through: int) -> int:
-        """Give the entries to those whose page has room. So many entries have been `looked_through` before.
-        Returns the bytes given, each frame once."""
+        """Give the entries to the replays whose page has room. `looked_through` entries were read before.
+        Returns the bytes given; each frame counts once."""
         users = by_user(readers)
         given = 0
         for entry, payload in page:

@@ -1,4 +1,4 @@
-"""Messages that come over HTTP → Redis, all or nothing, so that every node has them."""
+"""Messages that come over HTTP → Redis, all or none, so that every node gets them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from trio_sse.settings import Settings
 
 ANSWER_SECONDS = 5.0
 DELIVERY_SECONDS = 1.0
-"""How long an answer waits for the messages to come back from Redis and leave, before it is given without."""
+"""How long an answer waits until the messages are back from Redis and dispatched. Then it goes out
+without."""
 IDEMPOTENCY_SECONDS = 24 * 3600
 _AT_ONCE = 16
 
-# One script, so that all of it happens or nothing, however Redis or the way to it fails.
+# One script, so that all of it happens or nothing, even if Redis or the network fails.
 _SCRIPT = b"""
 local kind, target, length, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local key = KEYS[kind == 'stream' and 2 or 1]
@@ -57,7 +58,8 @@ return {0, told}
 
 
 class UnavailableError(Exception):
-    """Redis did not take the messages, or did not say so (`unsure`). The text is fit for a log line."""
+    """Redis did not accept the messages, or did not answer whether it did (`unsure`). The text is fit for a
+    log line."""
 
     def __init__(self, text: str, *, unsure: bool) -> None:
         super().__init__(text)
@@ -69,7 +71,7 @@ class ConflictError(Exception):
 
 
 class Published(NamedTuple):
-    """A message in Redis: its id where it is known, and its way on this node, None where that is not."""
+    """A message in Redis: its id, and its receipt on this node. Each is None if not known."""
 
     id: str | None
     receipt: Receipt | None
@@ -87,10 +89,10 @@ class Publisher:
     async def publish(
         self, payloads: Sequence[bytes], key: str | None, token: str = ""
     ) -> tuple[list[Published], bool]:
-        """Publish all of `payloads`. Returns what became of each, and whether they had been published before
-        with the same Idempotency-Key `key` by the holder of `token`, so that nothing was done now.
+        """Publish all of `payloads`. Returns the outcome of each, and whether the holder of `token` had
+        published them before with the same Idempotency-Key `key`: then nothing is published now.
 
-        Raises UnavailableError or ConflictError. Cancelled, it is not known whether Redis has them.
+        Raises UnavailableError or ConflictError. After a cancellation it is not known whether Redis has them.
         """
         receipts = [self._hub.receipts.expect(payload) for payload in payloads]
         try:
@@ -121,7 +123,7 @@ class Publisher:
             try:
                 answer: tuple[bool, str] = await send(payloads, key)
             except MovedError as elsewhere:
-                # Any node of a cluster publishes to all; each key has one that keeps it.
+                # Any node of a cluster publishes to all, but each key is on one node.
                 answer = await send(payloads, key, elsewhere.node_addr)
         except ERRORS as error:
             text = f"Redis at {self._settings.redis_address}: {advice(error, self._settings)}"
@@ -152,7 +154,7 @@ class Publisher:
 
 
 def _own(key: str, token: str) -> str:
-    """The key as one of this token's: nobody can take, or ask for, the keys of others."""
+    """The key together with its token: the holder of another token can neither use nor probe it."""
     return f"{hashlib.sha256(token.encode()).hexdigest()} {key}"
 
 
@@ -161,8 +163,8 @@ def _redis_key(target: str, key: str, slot: str) -> str:
 
 
 def _hash_tag(log_key: str) -> str:
-    """What puts a key into the same slot of a cluster as the log (Redis Cluster specification, "Hash
-    tags"), as one script may only have keys of one slot. Empty where the name leaves no way."""
+    """A hash tag that puts a key into the cluster slot of the log (Redis Cluster specification, "Hash tags"),
+    as a script may use keys of one slot only. Empty if the log's name allows none."""
     tag, closed, _ = log_key.partition("{")[2].partition("}")
     if not (tag and closed):
         tag = "" if "}" in log_key else log_key

@@ -15,13 +15,13 @@ from trio_sse.delivery.resume import PendingReplay
 
 @dataclass(slots=True, eq=False)
 class NewReplay:
-    """A pending replay that is looked at first, and what the log is found to have for it."""
+    """A pending replay on its first walk, and what the log has for it."""
 
     replay: PendingReplay
     top: EntryId
-    """The entry up to which the log is to tell."""
+    """The log's last entry that belongs to the replay."""
     sequence: int
-    """The sequence from which on memory does."""
+    """After this sequence, memory goes on."""
     frames: list[bytes] = field(default_factory=list)
     """Newest first."""
     size: int = 0
@@ -30,7 +30,8 @@ class NewReplay:
     """Whether it is more than a page: then no frames are kept."""
 
     def keep(self, frame: bytes, room: int) -> int:
-        """One more, older than those before. Returns how much of `room` it takes, or gives back."""
+        """Add a frame that is older than those before. Returns the bytes of `room` it takes; negative: gives
+        back."""
         if self.size + len(frame) <= min(PAGE_BYTES, self.size + room):
             self.frames.append(frame)
             self.size += len(frame)
@@ -41,7 +42,7 @@ class NewReplay:
 
 
 class BegunReplay:
-    """A pending replay that needs its next page, and how far the log has been looked through for it."""
+    """A pending replay that needs its next page, and how far the log has been read for it."""
 
     __slots__ = ("_pace", "_rest", "at", "full", "replay", "size")
 
@@ -56,7 +57,7 @@ class BegunReplay:
 
     @property
     def rest(self) -> Rest:
-        """What is left behind the place it has come to."""
+        """What is left after the place it has reached."""
         return self._rest._replace(after=self.at, pace=self._pace)
 
     @property
@@ -68,8 +69,8 @@ class BegunReplay:
         return self.at > self._rest.after
 
     def accept(self, *, unbroken: bool, broken_off: EntryId) -> bool:
-        """Whether what the log has next belongs to this page. Not behind something that is missing: that
-        is told at the beginning of the next one."""
+        """Whether the log's next entries belong to this page. They do not if messages are missing before
+        them: then the next page begins with a gap."""
         told = broken_off == self._rest.broken_off or self.at >= broken_off
         if unbroken and told:
             return True
@@ -80,7 +81,7 @@ class BegunReplay:
         return True
 
     def add(self, entry: EntryId, frame: bytes, looked_through: int) -> None:
-        """One more for this page, for which so many entries have been looked through."""
+        """Add a frame to this page, for which `looked_through` entries were read."""
         self.replay.older.append(frame)
         self.at = entry
         self.size += len(frame)
@@ -92,7 +93,7 @@ _Replay = TypeVar("_Replay", NewReplay, BegunReplay)
 
 
 def by_user(replays: Iterable[_Replay]) -> dict[str, list[_Replay]]:
-    """The replays of each user whose connection is still here."""
+    """The replays of each user, without those whose connection has left."""
     found: dict[str, list[_Replay]] = {}
     for replay in replays:
         if connection := replay.replay.connection:

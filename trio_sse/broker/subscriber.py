@@ -1,4 +1,4 @@
-"""Redis → hub: subscribed to the channel, and reading the log if there is one."""
+"""Redis → hub: subscribes to the channel, and reads the log if there is one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = structlog.stdlib.get_logger("trio_sse.broker.subscriber")
 
 PING_SECONDS = 5.0
 PONG_SECONDS = 10.0
-"""Silence after a PING that means a lost connection. redis-py sends PINGs but never misses the PONG."""
+"""No answer to a PING for so long means a lost link. redis-py sends PINGs but does not check for the PONG."""
 SILENCE_SECONDS = 15.0
 """Silence after which the service is not ready."""
 BACKOFF_SECONDS = (0.1, 5.0)
@@ -52,13 +52,13 @@ class Subscriber:
         self._code = "redis_not_tried"
         self._ever_tried = False
         self.loop: asyncio.AbstractEventLoop | None = None
-        """Where redis-py runs, while the subscriber does."""
+        """The loop that redis-py runs in, while the subscriber runs."""
         self._answered = asyncio.Event()
         self._last_answer = -math.inf
 
     @property
     def problem(self) -> str | None:
-        """Why no messages can arrive now, or None when all is well. For the log: it says where Redis is."""
+        """Why no messages can arrive now, or None. For the log: it has the address of Redis."""
         if not self._subscribed:
             return self._problem
         silence = trio.current_time() - self._last_answer
@@ -68,15 +68,15 @@ class Subscriber:
 
     @property
     def problem_code(self) -> str:
-        """The kind of `problem`, for strangers."""
+        """The kind of `problem`, fit for public answers."""
         return "redis_silent" if self._subscribed else self._code
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Subscribe, read, and on any of ERRORS begin again, until cancelled.
 
-        `started()` is called after the first attempt, whatever its outcome: the service is up without
-        Redis too. The whole runs inside one asyncio task, since each crossing between the two loops costs
-        more than a message does.
+        `started()` is called after the first attempt, whatever its outcome: the service starts without Redis
+        too. All of it runs inside one asyncio task, since each switch between the two loops costs more than a
+        message.
         """
         async with trio_asyncio.open_loop() as self.loop:
             await trio_asyncio.aio_as_trio(self._keep_subscribed)(task_status)
@@ -100,7 +100,7 @@ class Subscriber:
                 # From the task group: the reader's error, the pinger's, or both.
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
-                    raise asyncio.CancelledError from group  # a task group lets the errors win
+                    raise asyncio.CancelledError from group  # a task group prefers errors to a cancellation
                 others = group.split(ERRORS)[1]
                 if others is not None:
                     raise others from None
@@ -130,14 +130,14 @@ class Subscriber:
                 redis=self._settings.redis_address, master=master,
             )  # fmt: skip
         if self._ever_tried:
-            # Nobody knows what was published while we were away, so everybody is told. With a log, that
-            # concerns those only who use the channel as well.
+            # What was published meanwhile is not known, so every connection gets a gap. With a log, only if
+            # the channel is used too.
             self._hub.counters.redis_reconnects += 1
             if self._log_reader is None or self._hub.history.sources.channel_since is not None:
                 self._hub.announce_gap("redis_reconnected")
 
     def _lost(self, error: BaseException) -> None:
-        """Note why, and say so if that is news: one line per change of state, not per try."""
+        """Store the problem, and log it if it is new: one line per change of state, not per try."""
         problem = f"Redis at {self._settings.redis_address}: {advice(error, self._settings)}"
         if self._subscribed or problem != self._problem:
             lost = self._subscribed

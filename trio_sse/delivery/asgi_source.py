@@ -11,10 +11,10 @@ from trio_sse.delivery.connection import Connection
 
 
 class AsgiOutlet:
-    """Hands bytes to whoever awaits them and passes them to an ASGI `send` (Quart does).
+    """Hands bytes to the task that passes them to an ASGI `send` (Quart's).
 
-    While that task waits here everything taken reaches it whole; while it is inside `send` the outlet
-    refuses, and the connection's memory channel fills instead.
+    While that task waits here, it gets whole what the outlet takes. While it is inside `send`, the outlet
+    refuses, and messages wait in the connection's memory channel.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class AsgiOutlet:
         self.ended = trio.current_time()
 
     async def wait(self) -> bytes:
-        """The next bytes, or b"" when there are some to take. Raises trio.EndOfChannel when the connection
-        was closed."""
+        """The next bytes, or b"" if the connection has some waiting. Raises trio.EndOfChannel if the
+        connection was closed."""
         self._parked = True
         try:
             return await self._waiting.receive()
@@ -66,7 +66,8 @@ class AsgiSource:
         return self._outlet.ended
 
     async def next(self) -> bytes | None:
-        """The next bytes to send, or None at the end of the stream. Cancelling it loses nothing taken."""
+        """The next bytes to send, or None at the end of the stream. Cancelled, it loses nothing that was
+        taken."""
         while True:
             if data := self._connection.take_waiting():
                 return data

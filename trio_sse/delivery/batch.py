@@ -23,13 +23,13 @@ class Batch:
         self.sequences = sequences
         self.first = sequences[0]
         self.receipts = receipts
-        """By sequence, of those messages that were published from here. None when there are none."""
+        """By sequence, for messages that were published from this node. None if there are none."""
         self._data = b""
         self._chunk = b""
 
     @classmethod
     def notice(cls, frame: bytes) -> Batch:
-        """A single frame that belongs to no position, such as a heartbeat: newer than everything."""
+        """A single frame without a sequence, such as a heartbeat. It counts as newer than everything."""
         return cls([frame], [_NEWEST])
 
     @classmethod
@@ -68,7 +68,7 @@ class Batch:
         return self._chunk
 
     def after(self, sequence: int) -> Batch | None:
-        """What of it is newer than `sequence`, or None if nothing is."""
+        """The part that is newer than `sequence`, or None if nothing is."""
         start = bisect_right(self.sequences, sequence)
         if start == len(self.frames):
             return None

@@ -1,4 +1,4 @@
-"""One browser: its states, and what it is sent in each."""
+"""One browser's connection: its states, and what it sends in each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trio_sse.delivery.replay import Replay, Rest
 from trio_sse.delivery.states import State
 
 HEARTBEAT = "heartbeat"
-"""The kind of notice that a connection may be told at any time."""
+"""The kind of notice that a connection may get at any time."""
 
 _open_channel = trio.open_memory_channel[bytes]
 
@@ -27,29 +27,29 @@ _WAITING, _CATCHING_UP, _LIVE, _CLOSED, _LEFT = State  # looked up for every mes
 
 
 class Recovery(Protocol):
-    """Knows what to do for a connection whose next messages are not in memory."""
+    """Finds the next messages of a connection when they are not in memory."""
 
     def fell_behind(self, connection: Connection, at: EntryId | None) -> None:
-        """Let `connection`, which has come to the log's entry `at`, go on by `begin`, now or later."""
+        """Call `begin` of `connection`, which has reached the log's entry `at`, now or later."""
         ...
 
     def fetch(self, connection: Connection, rest: Rest) -> None:
-        """Let `connection` go on by `begin` with the next page of `rest`, later."""
+        """Call `begin` of `connection` with the next page of `rest`, later."""
         ...
 
     def forget(self, connection: Connection) -> None:
-        """It has left, and waits for `begin` no longer."""
+        """`connection` has left, and no longer waits for `begin`."""
         ...
 
 
 class Connection:
     """A stream of one user, from joining the hub to leaving it.
 
-    It is in one `State` after another. Everything but the outlet's own task is synchronous and never waits: a
-    slow client costs nobody else anything. While the outlet of a live connection takes nothing, up to
-    `capacity` messages wait in a memory channel. Those beyond are dropped, counted, and declared by a `gap`
-    in the place where they are missing. With `disconnect` the stream ends instead, and the client comes back
-    for the rest. So it does when the stream ends while it catches up.
+    It has one `State` at a time. Everything but the outlet's own task is synchronous and never waits, so a
+    slow client does not delay others. While the outlet of a live connection takes nothing, up to `capacity`
+    messages wait in a memory channel. Messages beyond that are dropped and counted, and a `gap` stands where
+    they are missing. With `disconnect` the stream ends instead, and the client resumes. It also resumes when
+    the stream ends while it catches up.
     """
 
     __slots__ = (
@@ -66,7 +66,7 @@ class Connection:
         self.since = 0
         """The sequence of the last message that is no longer owed to this connection."""
         self.state = _WAITING
-        """Changed by `_become` alone."""
+        """Only `_become` changes it."""
         self.channel, self.waiting = _open_channel(capacity)
         self._outlet: Outlet | None = None
         self._history = history
@@ -78,12 +78,12 @@ class Connection:
 
     @property
     def begun(self) -> bool:
-        """Whether it is known what comes next."""
+        """Whether it does not wait for `begin`."""
         return self.state is not _WAITING
 
     @property
     def catching_up(self) -> bool:
-        """Whether there is more for `take_waiting` to give, a page at a time."""
+        """Whether `take_waiting` gives a replay, a page at a time."""
         return self.state is _CATCHING_UP
 
     @property
@@ -92,7 +92,7 @@ class Connection:
         return self.state is _CLOSED or self.state is _LEFT
 
     def attach(self, outlet: Outlet) -> None:
-        """Let `outlet` carry the stream. One that was closed before ends at once."""
+        """Let `outlet` send the stream. It ends at once if the connection was closed before."""
         self._outlet = outlet
         if self.catching_up or self.closed:
             outlet.pull()
@@ -108,11 +108,11 @@ class Connection:
         at: EntryId | None = None,
         rest: Rest | None = None,
     ) -> None:
-        """Say the preface, then what is `older` and the `rest` that is in the log, then every message after
-        the sequence `after`, or the log's entry `at`.
+        """Send the preface, then the frames in `older`, then the `rest` that is in the log, then every
+        message after the sequence `after`, which is the log's entry `at`.
 
-        A connection that fell behind what is kept begins so again, and so it does with each page of `rest`.
-        One that the hub closed before says the preface and ends.
+        It is called again when the connection falls behind what is kept, and for each page of `rest`. A
+        connection that the hub closed before sends the preface and ends.
         """
         if self.state is _CLOSED:
             self._owed = None
@@ -125,10 +125,10 @@ class Connection:
             self._outlet.pull()
 
     def end(self, last_words: bytes = b"") -> None:
-        """Say this last, and close.
+        """Send `last_words`, and close.
 
-        One that is live gets it after all that waits. One that catches up gets it after what it has taken:
-        the id of that is the last it has, so that it comes back for what was ahead.
+        A live connection sends them after all that waits. One that catches up sends them after the pages that
+        were taken: the client has their last id, and resumes from there.
         """
         if self.closed:
             return
@@ -145,7 +145,7 @@ class Connection:
             self._outlet.close()
 
     def offer(self, batch: Batch) -> None:
-        """Take the messages of `batch` that are newer than this connection. Never waits."""
+        """Take the messages of `batch` that are newer than `since`. Never waits."""
         if self.state is not _LIVE:
             if batch.receipts and not self.closed:
                 for receipt in batch.receipts.values():
@@ -169,10 +169,10 @@ class Connection:
                     batch.receipts[sequence].dropped += not queued
 
     def tell(self, kind: str, batch: Batch) -> None:
-        """Say something of the service's own. While the client is behind, the latest of each kind waits.
+        """Send a notice. While the client is behind, the latest of each kind waits.
 
-        Only a heartbeat has no place among the messages: it goes out before `begin`, and with the next page
-        of a replay.
+        Only a heartbeat has no place among the messages: it is sent before `begin`, and with the next page of
+        a replay.
         """
         if self.state is _LIVE or (self.state is _WAITING and kind == HEARTBEAT):
             self._say(kind, batch)
@@ -180,7 +180,8 @@ class Connection:
             self._keep_notice(kind, batch.data)
 
     def tell_marked(self, kind: str, batch: Batch) -> None:
-        """Say what the history keeps as well: those who catch up find it there, in its place."""
+        """Send a notice that the history keeps too. A connection that catches up finds it there, in its
+        place."""
         if self.state is _LIVE:
             self._say(kind, batch)
 
@@ -198,14 +199,14 @@ class Connection:
         return b"".join(parts)
 
     def close(self) -> None:
-        """End the stream without a word. What waits may still be taken. Calling it again is harmless."""
+        """End the stream without a notice. What waits may still be taken. Calling it again is harmless."""
         self.end()
 
     def leave(self) -> None:
-        """Let go of everything: the client is gone. Calling it again is harmless.
+        """Release everything: the client is gone. Calling it again is harmless.
 
-        Outlet and connection know each other. Without this, both would stay until the garbage collector
-        comes, with all that waits.
+        Outlet and connection refer to each other. Without this, both would stay in memory, with all that
+        waits, until the garbage collector runs.
         """
         self.end()
         if self.state is _CLOSED:
@@ -226,7 +227,7 @@ class Connection:
         return data
 
     def _part(self, replay: Replay) -> bytes:
-        """The next part of the replay. b"" if it has to be waited for, or if all has been taken."""
+        """The next part of the replay. b"" if it is not in memory yet, or if all has been taken."""
         page = replay.page()
         if len(page) >= PAGE_BYTES:
             return page
@@ -275,7 +276,7 @@ class Connection:
             owed.drop(sequence, after=self.since)
             self._counters.dropped += 1
         except trio.ClosedResourceError:
-            pass  # an earlier frame of the same batch was one too many
+            pass  # an earlier frame of the same batch had no room
         else:
             self.since = sequence
             self._owed = None

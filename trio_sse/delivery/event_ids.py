@@ -2,7 +2,7 @@
 
     9f3c12ab77de.42                       the channel: the 42nd message this process knows of
     1795462559402-0                       the log: an entry's own id in Redis, the same for every process
-    1795462559402-0/9f3c12ab77de.42       both, where a service with a log hears its channel used as well
+    1795462559402-0/9f3c12ab77de.42       both: with a log, once messages come by the channel too
 
 The two kinds have different shapes, so neither is ever taken for the other.
 """
@@ -16,7 +16,7 @@ EntryId = tuple[int, int]
 """An entry of the log: milliseconds and a number within them. Ordered as Redis orders them."""
 
 MAX_LENGTH = 100
-"""Characters. No id of ours is longer, so a longer one is nobody's."""
+"""Characters. No id of this service is longer."""
 
 _POSITION = re.compile(r"(?:([0-9]{1,20})-([0-9]{1,20}))?(/?)(?:([0-9a-f]{12})\.([0-9]{1,18}))?")
 

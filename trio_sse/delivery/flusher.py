@@ -1,4 +1,4 @@
-"""The task that carries gathered messages to their connections."""
+"""The task that offers gathered messages to their connections."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import trio
 from trio_sse.delivery.hub import Hub
 
 BUDGET_SECONDS = 0.001
-"""How long a flush may run before others get a turn: accepts, heartbeats, the reader of Redis.
+"""How long a flush may run before other tasks do: accepts, heartbeats, the reader of Redis.
 
-A request takes a dozen turns, so `/healthz` takes a dozen times as long while a flush runs."""
+A request takes a dozen checkpoints, so `/healthz` takes a dozen times as long while a flush runs."""
 
 _OFFERS_BETWEEN_LOOKS = 16
 

@@ -15,20 +15,21 @@ from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.sources import Sources
 
 PAGE_BYTES = 65536
-"""How much of a replay is made at a time: about what a socket takes at once."""
+"""Bytes of a replay that are made at a time: about what a socket takes at once."""
 
 _ENTRY_BYTES = 290
-"""What an entry costs beside its frame: tuples and its place in the lists."""
+"""Bytes that a message costs beside its frame: tuples and its place in the lists."""
 
 _INDEX_BYTES = 240
-"""What it costs beside for each of its users and their id, if they have no index yet."""
+"""Further bytes for each of its users, beside their id, if they have no index yet."""
 
 
 class History:
-    """Every message gets its sequence and its id here, whether it is kept or not.
+    """Gives every message its sequence and its id, whether it is kept or not.
 
-    Sequences count from 1, in the order this process learned of the messages. All after `floor` is kept.
-    Finding a place costs the logarithm of what is stored for a user; a replay costs what it replays.
+    Sequences count from 1, in the order this process learned of the messages. All after `floor` is kept. To
+    find a place takes logarithmic time in what is kept for a user. A replay takes time for what it replays
+    only.
     """
 
     def __init__(
@@ -39,9 +40,10 @@ class History:
         self.latest = 0
         """The sequence of the newest message."""
         self.floor = 0
-        """The sequence of the newest message that is gone. Only this class changes it, and the others."""
+        """The sequence of the newest message that is no longer kept. Only this class changes these
+        attributes."""
         self.last_entry: EntryId | None = None
-        """The log's entry read last. None until a log has been looked at."""
+        """The log's entry that was read last. None until a log was read."""
         self.entry_floor: EntryId = (0, 0)
         """Every entry after it that was read is kept."""
         self._messages = messages
@@ -69,7 +71,7 @@ class History:
         that `encode` makes with it.
 
         The message is for `users`; None: for everybody. It is the log's `entry`, or came by the channel, or
-        the service says it itself (`own`). `age` in seconds.
+        is a notice of the service (`own`). `age` is in seconds.
         """
         self.latest = sequence = self.latest + 1
         if entry is not None:
@@ -96,7 +98,7 @@ class History:
         return position, frame
 
     def filled_from(self, entry: EntryId) -> None:
-        """Every entry of the log after this one is going to be appended."""
+        """Every entry of the log after this one will be appended."""
         self.entry_floor = entry
 
     def read_up_to(self, entry: EntryId) -> None:
@@ -104,7 +106,7 @@ class History:
         self.last_entry = entry
 
     def evict(self) -> None:
-        """Let go of what is beyond the bounds."""
+        """Drop what is beyond the bounds."""
         kept, now = self._kept, self._clock()
         while kept and (len(kept) > self._messages or self._bytes > self._max_bytes or kept[0][1] <= now):
             self.floor, _, users, size = kept.popleft()
@@ -119,7 +121,7 @@ class History:
                 self._entry_ids.drop_oldest()
 
     def restart(self, entry: EntryId, was_at: EntryId) -> None:
-        """Forget everything: the log has become another one. It had come to `was_at`, and goes on after
+        """Drop everything: the log was made anew. It had been read up to `was_at`, and goes on after
         `entry`."""
         self.sources.log_made_anew(entry, was_at)
         self._kept.clear()
@@ -130,7 +132,7 @@ class History:
         self.last_entry = self.entry_floor = entry
 
     def covers(self, entry: EntryId) -> bool:
-        """Whether all that the log has after this entry, as far as it was read, is kept."""
+        """Whether all entries after this one, as far as the log was read, are kept."""
         return self.last_entry is not None and self.entry_floor <= entry <= self.last_entry
 
     def count(self, user: str, after: int) -> int:
@@ -138,8 +140,8 @@ class History:
         return sum(shelf.newer(after) for shelf in self._shelves(user))
 
     def page(self, user: str, after: int, max_bytes: int = PAGE_BYTES) -> tuple[bytes, int]:
-        """The next messages for `user` after the sequence `after`, and how far they reach: to `latest` at the
-        end of what is kept. At least one, and about `max_bytes`."""
+        """The next messages for `user` after the sequence `after`, and the sequence up to which they reach:
+        `latest` at the end of what is kept. At least one message, and about `max_bytes`."""
         shelves = [shelf for shelf in self._shelves(user) if shelf.newer(after)]
         own = [islice(shelf.entries, shelf.find(after), None) for shelf in shelves]
         entries = own[0] if len(own) == 1 else heapq.merge(*own)
@@ -166,7 +168,7 @@ class History:
         return None if self.sources.has_log and entry is None else self.sources.text(entry, sequence)
 
     def sequence_of(self, entry: EntryId) -> int:
-        """The sequence of the last message kept that is not after the log's entry `entry`, or `floor`."""
+        """The sequence of the last kept message up to the log's entry `entry`, or `floor`."""
         entries = self._entry_ids.entries
         place = bisect_right(entries, entry, self._entry_ids.start, key=itemgetter(1))
         return entries[place - 1][0] if place > self._entry_ids.start else self.floor
@@ -183,7 +185,8 @@ _GONE: Any = None
 
 
 class _Shelf(Generic[_T]):
-    """Things with a sequence, oldest first. Those before `start` are gone, and cut off from time to time."""
+    """Items with a sequence, oldest first. Those before `start` are dropped, and cut off from time to
+    time."""
 
     __slots__ = ("entries", "start")
 
@@ -199,7 +202,7 @@ class _Shelf(Generic[_T]):
         return self.entries[self.start]
 
     def drop_oldest(self) -> None:
-        # Free at once: the list itself is cut when half of it is gone, which costs each entry one move.
+        # The item is freed at once. The list is cut when half of it is gone, which moves each item once.
         self.entries[self.start] = _GONE
         self.start += 1
         if 2 * self.start > len(self.entries):

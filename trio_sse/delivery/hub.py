@@ -1,4 +1,4 @@
-"""Users → connections: who is here, what is owed to them. Synchronous, so it needs no lock."""
+"""Users → connections, and the messages that wait for them. Synchronous, so it needs no lock."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from trio_sse.delivery.notices import gap, heartbeat
 from trio_sse.delivery.receipts import Receipt, Receipts
 
 BEAT_TOGETHER_SECONDS = 0.05
-"""Heartbeats due within so long go out together: waking up for each costs more than the heartbeat."""
+"""Heartbeats due within so many seconds are sent together: a wake-up costs more than a heartbeat."""
 
 MAX_PENDING_BYTES = 8 * 1024 * 1024
-"""Received but not yet offered: beyond it Redis is read no further, and keeps the rest in its own buffer."""
+"""Bytes received but not yet offered. Beyond it Redis is not read, and buffers the rest."""
 
 Delivery = tuple[Batch, tuple[Connection, ...]]
 
@@ -30,8 +30,8 @@ Delivery = tuple[Batch, tuple[Connection, ...]]
 class Hub:
     """All connections of this process, and the messages that have not left yet.
 
-    `dispatch` only notes a message; the flusher takes what has gathered with `take` and offers it. Nothing
-    here waits, so no caller can see a half-made change.
+    `dispatch` only stores a message; the flusher gets what has gathered from `take` and offers it. Every
+    change is made without a checkpoint, so no task sees half of one.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class Hub:
         self.pending = trio.Event()
         """Set while messages wait for the flusher."""
         self.pending_bytes = 0
-        """How much waits for the flusher: each message once, however many connections it goes to."""
+        """Bytes that wait for the flusher. Each message counts once, however many connections it goes to."""
         self.receipts = Receipts()
-        """Of messages that were published from here."""
+        """Receipts of messages that were published from this node."""
         self._unflushed: list[Receipt] = []
         self._flushing: list[Receipt] = []
         self._taken = trio.Event()
@@ -74,9 +74,9 @@ class Hub:
         return list(self._users)
 
     def join(self, connection: Connection) -> None:
-        """Register a connection. Whatever is dispatched from now on reaches it once it has begun.
+        """Register a connection. It gets what is dispatched from now on, once it has begun.
 
-        A hub that was closed closes the connection, which then ends after its greeting.
+        A closed hub closes the connection, which then ends after its greeting.
         """
         self.counters.streams += 1
         if self.closed:
@@ -86,7 +86,7 @@ class Hub:
             self._due[connection] = self._clock() + self._period
 
     def leave(self, connection: Connection) -> None:
-        """Forget a connection, close it, and let go of what it holds. Calling it again is harmless."""
+        """Unregister a connection, close it, and release what it holds. Calling it again is harmless."""
         connection.leave()
         if self._due.pop(connection, None) is not None:
             mine = self._users[connection.user_id]
@@ -95,16 +95,16 @@ class Hub:
                 del self._users[connection.user_id]
 
     def remember(self, notification: Notification, entry: EntryId, age: float) -> None:
-        """Keep an entry of the log from before this process, for those who come back."""
+        """Keep a log entry from before this process, for clients that resume."""
         self.history.append(notification.users, partial(_frame, notification), entry=entry, age=age)
 
     def dispatch(
         self, notification: Notification, entry: EntryId | None = None, receipt: Receipt | None = None
     ) -> bool:
-        """Give a message its id, keep it for those who come back, and note it for the next flush.
+        """Give a message its id, keep it for clients that resume, and store it for the next flush.
 
-        `entry` is its id if it is an entry of the log. Its way is noted in `receipt`. Returns whether
-        anybody here is to get it.
+        `entry` is its id if it is an entry of the log. `receipt` counts where it goes. Returns whether any
+        connection here is to get it.
         """
         self.counters.received += 1
         users = notification.users
@@ -140,7 +140,7 @@ class Hub:
             await self._taken.wait()
 
     def take(self) -> list[Delivery]:
-        """All that has gathered, with a snapshot of those it is for."""
+        """All that has gathered, with a snapshot of the connections it is for."""
         for_user, for_all = self._for_user, self._for_all
         self._for_user, self._for_all = {}, None
         self._flushing += self._unflushed
@@ -168,8 +168,8 @@ class Hub:
         self._flushing.clear()
 
     def announce_gap(self, reason: str) -> None:
-        """Tell every connection that messages may be missing, how many is not known. Those who come back
-        later find it in its place."""
+        """Send every connection a gap: messages may be missing, and how many is not known. Clients that
+        resume later find it in its place."""
         _, frame = self.history.append(None, lambda position: gap(reason, None, id=position), own=True)
         batch = Batch.notice(frame)
         for connection in list(self._due):
@@ -183,7 +183,7 @@ class Hub:
         for _ in range(limit):
             connection, due = next(iter(self._due.items()), (None, 0.0))
             if connection is None:
-                return now + self._period  # whoever connects meanwhile is due later than that
+                return now + self._period  # a connection that joins meanwhile is due later
             if due > now + BEAT_TOGETHER_SECONDS:
                 return due
             batch = batch or Batch.notice(heartbeat())
@@ -193,7 +193,7 @@ class Hub:
         return now
 
     def close(self) -> None:
-        """End every stream. Connections leave when their own tasks come to their end."""
+        """End every stream. Connections leave when their tasks end."""
         self.closed = self.draining = True
         for connection in list(self._due):
             connection.close()

@@ -1,4 +1,4 @@
-"""Payloads from Redis → hub: the one way in, from the channel and from the log."""
+"""Payloads from Redis → hub, from the channel and from the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from trio_sse.delivery.hub import Hub
 log = structlog.stdlib.get_logger("trio_sse.delivery.intake")
 
 REPORT_SECONDS = 1.0
-"""Between two log lines about payloads that cannot be delivered. Those in between are counted."""
+"""Least seconds between two log lines about payloads that cannot be delivered. Those in between are
+counted."""
 
 
 class Intake:
@@ -27,9 +28,9 @@ class Intake:
         self._unreported = 0
 
     def receive(self, payload: bytes | None, entry: EntryId | None = None) -> None:
-        """Take a payload of the channel, or of the log's `entry`, where None is an entry without one.
+        """Take a payload of the channel, or of the log's `entry`. None: the entry has no payload.
 
-        One that cannot be delivered is counted, and told in the service's log.
+        A payload that cannot be delivered is counted and logged.
         """
         hub = self._hub
         try:

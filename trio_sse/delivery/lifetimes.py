@@ -16,7 +16,7 @@ _TIDY_FROM = 64
 
 
 class Lifetimes:
-    """Ends each stream that was added when its time has come. One task for all of them."""
+    """Ends each added stream at its time. One task serves all of them."""
 
     def __init__(self) -> None:
         self._due: list[tuple[float, int, weakref.ref[Connection], Callable[[], bytes]]] = []
@@ -28,7 +28,7 @@ class Lifetimes:
         return len(self._due)
 
     def add(self, connection: Connection, at: float, last_words: Callable[[], bytes] = bytes) -> None:
-        """End `connection` at the time `at` of Trio's clock, with these last words, made then."""
+        """End `connection` at `at` (Trio's clock). `last_words` is called then, for its last notice."""
         if len(self._due) >= self._tidy_at:
             self._tidy()
         heapq.heappush(self._due, (at, next(self._order), weakref.ref(connection), last_words))
@@ -36,13 +36,13 @@ class Lifetimes:
             self._earlier.set()
 
     def _tidy(self) -> None:
-        """Forget streams that have ended by themselves, long before their time perhaps."""
+        """Drop streams that have ended before their time."""
         self._due = [due for due in self._due if (connection := due[2]()) and not connection.closed]
         heapq.heapify(self._due)
         self._tidy_at = max(_TIDY_FROM, 2 * len(self._due))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """End streams in time, until cancelled."""
+        """End streams at their time, until cancelled."""
         task_status.started()
         while True:
             with trio.move_on_at(self._due[0][0] if self._due else math.inf):

@@ -19,14 +19,14 @@ MAX_USER_ID = 128
 """Characters a user id may have, in a message and in a request alike."""
 
 MAX_DEPTH = 512
-"""Arrays and objects that may lie within each other, the outermost counted. Below what any Python's parsers
-take, which differs by version."""
+"""How deep arrays and objects may be nested, the outermost counted. The parsers of every Python version take
+more."""
 
 _MAX_INTEGER = 10**MAX_USER_ID
 
 EVERYBODY = "*"
 
-# Names the service says itself, or that a browser dispatches on every EventSource.
+# Event names of notices, and those that a browser dispatches on every EventSource.
 RESERVED_EVENTS = frozenset(
     {"connected", "heartbeat", "gap", "draining", "overloaded", "auth_expired", "open", "error"}
 )
@@ -48,7 +48,7 @@ _UserId = int | str | list[int | str]
 
 
 class _Envelope(msgspec.Struct, gc=False):
-    # Only what routing needs is decoded. The rest is the publisher's and passes through as it is.
+    # Only what routing needs is decoded. The rest is the publisher's and passes through unchanged.
     user_id: _UserId
     event: msgspec.Raw = msgspec.Raw(b"")
     created_at: msgspec.Raw = msgspec.Raw(b"")
@@ -67,12 +67,12 @@ _string = msgspec.json.Decoder(str)
 
 
 def decode(payload: bytes, max_bytes: int, entry: EntryId | None = None) -> Notification:
-    """Read a payload from Redis. `created_at` (RFC 3339, UTC) is added when it is missing: now, or for an
-    entry of a log the time that its id `entry` tells, the same each time it is read.
+    """Read a payload from Redis. `created_at` (RFC 3339, UTC) is added when it is missing: the current time,
+    or for a log entry the time in its id `entry`, which is the same each time it is read.
 
-    Of fields with one name the last counts. Raises MessageError when the payload is over `max_bytes`, not
-    UTF-8, not JSON (RFC 8259), nested more than MAX_DEPTH deep, not an object, or its `user_id` or `event`
-    cannot be used.
+    If a field is there twice, the last one counts. Raises MessageError when the payload is over `max_bytes`,
+    not UTF-8, not JSON (RFC 8259), nested more than MAX_DEPTH deep, not an object, or its `user_id` or
+    `event` cannot be used.
     """
     if len(payload) > max_bytes:
         raise MessageError(f"{len(payload)} bytes, over SSE_MAX_MESSAGE_BYTES={max_bytes}")
@@ -93,9 +93,9 @@ def decode(payload: bytes, max_bytes: int, entry: EntryId | None = None) -> Noti
 
 
 def _read_exactly(payload: bytes) -> tuple[_UserId, msgspec.Raw, msgspec.Raw]:
-    """What msgspec refuses at first and every other parser reads: halves of surrogate pairs, which RFC 8259,
-    8.2 allows, and a `user_id` of no use before another one. Raises MessageError for the rest."""
-    if _SURROGATE.search(payload) and b"\0" not in payload:  # with one it is no JSON
+    """Read what msgspec refuses and other parsers accept: halves of surrogate pairs, which RFC 8259, 8.2
+    allows, and an unusable `user_id` before another one. Raises MessageError for the rest."""
+    if _SURROGATE.search(payload) and b"\0" not in payload:  # with a NUL byte it is no JSON
         masked = payload.replace(rb"\\", b"\0\0")
         payload = _HALF.sub(_NO_CHARACTER, masked).replace(b"\0\0", rb"\\")
     try:
@@ -106,20 +106,21 @@ def _read_exactly(payload: bytes) -> tuple[_UserId, msgspec.Raw, msgspec.Raw]:
         raise MessageError(_other_encoding(payload) or reason) from None
     except msgspec.DecodeError as error:
         raise MessageError(_other_encoding(payload) or f"not JSON: {error}") from None
-    except RecursionError:  # whoever calls left too little of the stack
+    except RecursionError:  # the caller left too little of the stack
         raise MessageError(_TOO_DEEP) from None
 
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-# Where no backslash is escaped. Without groups, since there can be ten thousand in a message.
+# For text without escaped backslashes. Without groups, since a message can have ten thousand matches.
 _HALF = re.compile(rb"%b(?!%b)|(?<!%b)%b" % (_HIGH, _LOW, _HIGH, _LOW))
-# In a field that is passed on any character will do. In a user id or an event's name this one is none.
+# In a field that is passed on, any character will do. In a user id or an event name, this one is not
+# accepted.
 _NO_CHARACTER = rb"\\u0000"
 
 
 def _other_encoding(payload: bytes) -> str | None:
-    """What other than UTF-8 the payload seems to be written in."""
+    """What is wrong if the payload seems to have another encoding than UTF-8, else None."""
     if payload.startswith(codecs.BOM_UTF8):
         return "not JSON: it begins with a byte order mark (RFC 8259, 8.1)"
     if payload.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in payload[:4]:
@@ -147,7 +148,7 @@ def too_deep(payload: bytes) -> bool:
 
 
 def user_id_problem(user_id: str) -> str | None:
-    """Why `user_id` cannot be anybody's, or None. One rule for messages and for requests."""
+    """Why `user_id` cannot be used, or None. Messages and requests have the same rule."""
     if not user_id:
         return "user_id is empty"
     if len(user_id) > MAX_USER_ID:
@@ -158,7 +159,7 @@ def user_id_problem(user_id: str) -> str | None:
 
 
 def _created_at(entry: EntryId | None) -> str:
-    # An id below that is no time: somebody made it up.
+    # A lower id is not a time: the publisher chose it.
     return utc_now() if entry is None or entry[0] < _FIRST_MILLISECOND else _utc(entry[0])
 
 
@@ -176,7 +177,7 @@ _FIRST_MILLISECOND = 1_000_000_000_000  # in the year 2001
 _LAST_MILLISECOND = 253_402_300_799_999  # of the year 9999
 
 
-@lru_cache(maxsize=2)  # thousands may ask within a second
+@lru_cache(maxsize=2)  # thousands of calls may come within a second
 def _utc_second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
@@ -201,7 +202,7 @@ def _users(user_id: _UserId) -> tuple[str, ...] | None:
 
 
 def _event_name(raw: msgspec.Raw) -> str | None:
-    """The event name a message asks for. A value that is no name is the publisher's own field."""
+    """The event name of a message. None if the value is no name: then the field is the publisher's own."""
     try:
         name = _string.decode(raw)
     except msgspec.DecodeError:

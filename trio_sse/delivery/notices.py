@@ -1,4 +1,5 @@
-"""What the service says itself: always a named event with data, since a browser dispatches no other. Pure."""
+"""Notices, the service's own events. Each has a name, and data, without which a browser dispatches none.
+Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from trio_sse.delivery import sse
 from trio_sse.delivery.messages import utc_now
 
 RETRY_MILLISECONDS = (2000, 5000)
-"""How long a browser waits before it connects again: spread, so that a crowd does not return as one."""
+"""How long a browser waits before it connects again. Spread, so that many do not return at once."""
 
 
 def service_event(name: str, data: dict[str, Any], id: str | None = None) -> bytes:  # noqa: A002
@@ -21,8 +22,8 @@ def service_event(name: str, data: dict[str, Any], id: str | None = None) -> byt
 def connected(
     user_id: str, connection_id: str, heartbeat_seconds: float, *, position: str | None, replayed: int
 ) -> bytes:
-    """The confirmation. `position` is the id after which messages follow: whoever receives no more than
-    this can still resume from there. None where a `gap` comes next, which then has it."""
+    """The first notice of a stream. `position` is the id after which messages follow: a client that receives
+    no more than this can resume from there. None if a `gap` comes next, which then has the id."""
     seconds = int(heartbeat_seconds) if heartbeat_seconds.is_integer() else heartbeat_seconds
     data = {
         "user_id": user_id,
@@ -41,10 +42,10 @@ def gap(
     id: str | None = None,  # noqa: A002
     replay_after: str | None = None,
 ) -> bytes:
-    """Messages are missing here: how many, or None where it cannot be known.
+    """Messages are missing here. `dropped` is how many, or None if that is not known.
 
-    `id` stands for the place behind what is missing, so that it is declared once. `replay_after` is the
-    Last-Event-ID with which the missing messages can be had for as long as they are kept.
+    `id` is the position after the missing messages, so that they are declared once. `replay_after` is the
+    Last-Event-ID that replays them, as long as they are kept.
     """
     data: dict[str, Any] = {"reason": reason, "dropped": dropped}
     if replay_after is not None:
@@ -57,8 +58,8 @@ def heartbeat() -> bytes:
 
 
 def farewell(name: str, spread_seconds: float, **more: str) -> bytes:
-    """The last words of a stream that ends by the service's wish: come back after a while, spread at random
-    over `spread_seconds`, so that a crowd does not return as one."""
+    """The last notice of a stream that the service ends. The client waits before it comes back, at random up
+    to `spread_seconds`, so that many do not return at once."""
     milliseconds = _jittered(100, max(100, round(spread_seconds * 1000)))
     data = {"server_time": utc_now(), "retry_milliseconds": milliseconds, **more}
     return sse.retry(milliseconds) + service_event(name, data)

@@ -16,7 +16,7 @@ from trio_sse.sockets import is_unacknowledged
 
 
 class Backlog(Protocol):
-    """What waits behind an outlet that was busy. A Connection is one."""
+    """What waits for an outlet that was busy. A Connection is one."""
 
     @property
     def catching_up(self) -> bool:
@@ -29,10 +29,10 @@ class Backlog(Protocol):
 
 
 class Outlet(Protocol):
-    """A way out that either takes a batch whole, at once, or refuses it whole."""
+    """Sends the bytes of a connection. It takes a whole batch at once, or refuses it."""
 
     def take(self, batch: Batch) -> bool:
-        """Take all of `batch` now, or nothing of it because earlier bytes are still on their way.
+        """Take all of `batch` now, or nothing of it because earlier bytes still wait.
 
         Never waits. Bytes leave in the order they were taken.
         """
@@ -48,14 +48,13 @@ class Outlet(Protocol):
 
 
 class SocketOutlet:
-    """Writes to the socket itself, without waiting, as the body of an HTTP/1 response.
+    """Writes the body of an HTTP/1 response straight to the socket, without waiting.
 
-    What the socket does not take at once is written by a task of its own in `nursery`, which exists only
-    while there is such a rest, or a replay. A client that takes nothing for `timeout` seconds is cut off, and
-    so is one that has not taken all so long after the end of its stream; one that cannot be reached is the
-    kernel's to give up (see sockets.KeepAlive). The end of the stream cancels `nursery`. Each page of a
-    replay takes one of `turns`, which all connections share, so that a crowd that comes back leaves time for
-    everybody else.
+    A task in `nursery` writes what the socket does not take at once. It exists only while there is such a
+    rest, or a replay. A client that takes nothing for `timeout` seconds is cut off, and so is one that has
+    not taken all so long after the end of its stream. If a client cannot be reached, the kernel ends the
+    connection (see sockets.KeepAlive). The end of the stream cancels `nursery`. Each page of a replay takes
+    one of `turns`, which all connections share, so that many replays at once leave time for other tasks.
     """
 
     __slots__ = (
@@ -83,14 +82,14 @@ class SocketOutlet:
         self._write(head + sse.chunk(body) if body and self._chunked else head + body)
 
     def take(self, batch: Batch) -> bool:
-        # The socket may take more by now, though the task that waits for it had no turn yet.
+        # The socket may take more by now, though the task that waits for it has not run yet.
         if self._rest and not self._push():
             return False
         self._write(batch.chunk if self._chunked else batch.data)
         return True
 
     def pull(self) -> None:
-        # A nursery on its way out takes no new task.
+        # A cancelled nursery gets no new task.
         if not self._draining and not self._nursery.cancel_scope.cancel_called:
             self._draining = True
             self._nursery.start_soon(self._drain)
@@ -108,7 +107,8 @@ class SocketOutlet:
             self.pull()
 
     def _write_some(self, data: bytes | memoryview) -> int:
-        """How much the socket took. A broken one takes everything, and the connection ends."""
+        """Write, and return how much the socket took. A broken one counts as having taken all, and the
+        connection ends."""
         try:
             return os.write(self._fd, data)
         except BlockingIOError:
@@ -118,7 +118,7 @@ class SocketOutlet:
             return len(data)
 
     def _push(self) -> bool:
-        """Write the rest, and what waits behind it, of a replay one page. Returns whether all of it left."""
+        """Write the rest, then what waits, but only one page of a replay. Returns whether all of it left."""
         paged = False
         while True:
             if self._rest:
@@ -163,6 +163,7 @@ _NOTHING = memoryview(b"")
 
 
 def abort(fd: int) -> None:
-    """End the connection of `fd` in both directions, whoever waits for it. The caller still closes it."""
+    """Shut down the socket `fd` in both directions, even while tasks wait for it. The caller still closes
+    it."""
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
         sock.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""What a client is to be told before anything newer: what it lost, and what the service said meanwhile."""
+"""What a client gets before anything newer: a gap for what it lost, and the notices that wait."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from trio_sse.delivery.notices import gap
 
 
 class Owed:
-    """Of one connection. Made when something has to wait, and dropped when it has been said."""
+    """Belongs to one connection. Made when something has to wait, and dropped when it has been sent."""
 
     __slots__ = ("_first", "_last", "dropped", "notices")
 
@@ -19,7 +19,7 @@ class Owed:
         self._first = self._last = 0
 
     def drop(self, sequence: int, *, after: int) -> None:
-        """This message had no room. The last one that had is `after`."""
+        """This message had no room. `after` is the last one that had."""
         if not self.dropped:
             self._first = after
         self.dropped += 1

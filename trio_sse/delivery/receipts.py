@@ -1,4 +1,4 @@
-"""What became of messages that were published from here, told by those who saw it."""
+"""Receipts: what became of messages that were published from this node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import trio
 
 @dataclass(slots=True, eq=False)
 class Receipt:
-    """The way of one message on this node. Complete once `done` is set."""
+    """What became of one message on this node. Complete once `done` is set."""
 
     id: str | None = None
     took: int = 0
@@ -18,12 +18,13 @@ class Receipt:
     buffered: int = 0
     """Connections it waits for, in their buffer or in a replay."""
     dropped: int = 0
-    """Connections that lost it, and were told by a `gap`."""
+    """Connections that lost it, and get a `gap`."""
     done: trio.Event = field(default_factory=trio.Event)
 
 
 class Receipts:
-    """Messages on their way through Redis and back. Recognised by their bytes, the first sent first."""
+    """Receipts of messages on their way through Redis and back. A message is recognised by its bytes; of
+    equal ones, the first sent comes first."""
 
     def __init__(self) -> None:
         self._expected: dict[bytes, deque[Receipt]] = {}
@@ -48,7 +49,7 @@ class Receipts:
         return receipt
 
     def forget(self, payload: bytes, receipt: Receipt) -> None:
-        """Await it no longer. Harmless when it was claimed."""
+        """Stop waiting for it. Harmless if it was claimed."""
         waiting = self._expected.get(payload)
         if waiting is not None and receipt in waiting:
             waiting.remove(receipt)

@@ -1,4 +1,4 @@
-"""What a connection is given before it is live, a page at a time."""
+"""What a connection gets before it is live, a page at a time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from trio_sse.delivery.history import PAGE_BYTES
 
 
 class Rest(NamedTuple):
-    """What of a replay is still in the log, and is fetched a page at a time."""
+    """The part of a replay that is still in the log, and is fetched a page at a time."""
 
     after: EntryId
-    """How far the log has been looked through for this connection."""
+    """How far the log has been read for this connection."""
     top: EntryId
-    """The entry up to which the log is to tell."""
+    """The log's last entry that belongs to the replay."""
     sequence: int
-    """The sequence from which on memory does."""
+    """After this sequence, memory goes on."""
     broken_off: EntryId
     """The last break of the log that the connection knows of."""
     pace: int
@@ -26,17 +26,17 @@ class Rest(NamedTuple):
 
 
 class Replay:
-    """What comes before memory: a preface, frames out of the log, and the rest that is in the log still."""
+    """What comes before memory: a preface, frames from the log, and the rest that is still in the log."""
 
     __slots__ = ("at", "older", "preface", "rest")
 
     def __init__(self, preface: bytes, older: Iterable[bytes], rest: Rest | None, at: EntryId | None) -> None:
         self.preface = preface
-        """The greeting and the gap, as long as the connection has not taken them."""
+        """The greeting and the gap, until they are taken."""
         self.older = deque(older)
         self.rest = rest
         self.at = at
-        """The log's entry that the connection has come to in memory. None where that is not known."""
+        """The log's entry that the connection has reached in memory. None if that is not known."""
 
     def page(self) -> bytes:
         """The next bytes that are here. Less than PAGE_BYTES: these were the last."""

@@ -1,4 +1,4 @@
-"""Where a client that comes back goes on from: memory, the log, or a declared `gap`."""
+"""Where a client resumes from: memory, the log, or a declared `gap`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class FromMemory(NamedTuple):
 
 
 class FromLog(NamedTuple):
-    """Only the log can tell what came after its entry `after`."""
+    """Only the log has what came after its entry `after`."""
 
     after: EntryId
     gap: str | None = None
     whole: bool = False
-    """Whether the log is to tell all of it, because what memory keeps is mixed with the channel's."""
+    """Whether all of it comes from the log, because memory also has messages of the channel."""
 
 
 def decide(position: Position | None, history: History) -> FromMemory | FromLog:
-    """Where to go on from `position`, which is None when it could not be read.
+    """Where to resume from `position`, which is None when it could not be read.
 
     A position that this process gave counts by its sequence, any other by the log's entry in it. What came by
     the channel in another process is not known here: a `gap` says so once the channel is in use.
@@ -50,20 +50,20 @@ def decide(position: Position | None, history: History) -> FromMemory | FromLog:
     if not history.covers(entry):
         whole = sources.is_mixed(position) and not ours
         return FromLog(entry, sources.log_doubt(position, ours=ours), whole=whole)
-    if ours:  # all that is gone came by the channel
+    if ours:  # all that is missing came by the channel
         return FromMemory(history.floor, "history_expired")
     sequence = history.sequence_of(entry)
     if position.process is None and not sources.replay_doubt(sequence):
-        # It has had nothing by the channel. What came so before this process listened nobody knows.
+        # The client got nothing by the channel. What came by it before this process subscribed is not known.
         return FromMemory(sequence, sources.entry_doubt(entry) or sources.channel_doubt(sequence))
-    # Messages of the channel are among those kept, and the client may have had them from another process.
+    # Memory has messages of the channel, and the client may have got them from another process.
     return FromLog(entry, "unknown_id", whole=True)
 
 
 @dataclass(slots=True, eq=False)
 class PendingReplay:
-    """A connection that waits for what only the log can tell: what came after `after`, or the next page of
-    its `rest`. It is not held by this: who leaves while Redis answers is gone."""
+    """A connection that waits for messages from the log: those after `after`, or the next page of its `rest`.
+    The reference is weak: a connection that leaves meanwhile is freed."""
 
     _waits: weakref.ref[Connection]
     after: EntryId
@@ -85,13 +85,14 @@ class PendingReplay:
 
 
 class Resumer:
-    """Lets connections begin. One that memory cannot help gets a pending replay, for the lookup to answer."""
+    """Lets connections begin. One that memory cannot serve gets a pending replay, which the lookup
+    answers."""
 
     def __init__(self, history: History, *, heartbeat_seconds: float) -> None:
         self.pending: dict[Connection, PendingReplay] = {}
         """Those that can be answered now."""
         self.deferred: dict[Connection, PendingReplay] = {}
-        """Those of what follows an entry that this process has not read yet."""
+        """Those after an entry that this process has not read yet."""
         self.any_pending = asyncio.Event()
         """Set while there are pending replays."""
         self._history = history
@@ -112,8 +113,8 @@ class Resumer:
             )
 
     def fell_behind(self, connection: Connection, at: EntryId | None) -> None:
-        """What `connection` was to get next is no longer in memory: it catches up too slowly. `at` is the
-        log's entry it has come to."""
+        """The next messages of `connection` are no longer in memory: it catches up too slowly. `at` is the
+        log's entry it has reached."""
         history = self._history
         if at is None:
             self._go_on(connection, FromMemory(history.floor, "history_expired"), greet=False)
@@ -128,9 +129,8 @@ class Resumer:
         self, replay: PendingReplay, after: int, at: EntryId | None, gap: str | None = None, *,
         rest: Rest | None = None,
     ) -> None:  # fmt: skip
-        """Let a connection go on: with `replay.older`, then the `rest` that is in the log, then after
-        the sequence `after`, which is the log's entry `at`. What is missing before all this is declared by
-        `gap`."""
+        """Let a connection go on: with `replay.older`, then the `rest` that is in the log, then after the
+        sequence `after`, which is the log's entry `at`. A `gap` declares what is missing before all this."""
         replay.answered = True
         if connection := replay.connection:
             place = FromMemory(after, replay.gap or gap)
@@ -143,7 +143,7 @@ class Resumer:
         return replays
 
     def put_back(self, replays: Iterable[PendingReplay]) -> None:
-        """These could not be answered: they are the first of the next time."""
+        """These could not be answered. They come first the next time."""
         later, self.pending = self.pending, {}
         for replay in replays:
             replay.answered = False
@@ -151,7 +151,7 @@ class Resumer:
         self.pending.update(later)
 
     def put_back_last(self, replay: PendingReplay, rest: Rest) -> None:
-        """This one has had its turn, which left this `rest` and brought nothing for it."""
+        """A walk found nothing for this one, and left this `rest`. It comes last the next time."""
         replay.answered = True
         self._add(replace(replay, rest=rest, answered=False))
 
@@ -170,7 +170,7 @@ class Resumer:
             self.put_back(found.values())
 
     def forget(self, connection: Connection) -> None:
-        """It has left. Harmless when it has no pending replay."""
+        """`connection` has left. Harmless if it has no pending replay."""
         self.pending.pop(connection, None)
         self.deferred.pop(connection, None)
 
@@ -186,7 +186,7 @@ class Resumer:
         history = self._history
         after, gap = place
         older: list[bytes] = replay.older if replay else []
-        # Whoever is cut off in between must come back with an id that stands before what it did not get.
+        # A client that is cut off in between must resume from an id before what it did not get.
         from_log = replay is not None and (older or rest)
         position = entry_text(replay.after) if replay and from_log else history.text(after)
         said = b""

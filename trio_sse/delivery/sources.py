@@ -9,7 +9,7 @@ class Sources:
     """What is known of the log and the channel, and the rules for ids that follow from it.
 
     An entry of the log has one id everywhere. A sequence belongs to one process. So a client with an id of
-    another process may have had messages by the channel that are not known here, and a log that was made anew
+    another process may have got messages by the channel that are not known here, and a log that was made anew
     gives ids a second time. Each rule returns the reason of the `gap` to declare, or None.
     """
 
@@ -22,8 +22,8 @@ class Sources:
         self.channel_since: int | None = None
         """With a log: the sequence of the first message that came by the channel."""
         self.caught_up_at: int | None = None
-        """The sequence at which the log had been read to its end: the subscription to the channel is older
-        than what the log brings from then on. None before."""
+        """The sequence at which the log had been read to its end: later entries are newer than the
+        subscription to the channel. None before."""
         self._behind = False
         self._doubtful: tuple[EntryId, EntryId] | None = None
 
@@ -33,7 +33,7 @@ class Sources:
             self.channel_since = sequence
 
     def log_is_behind(self) -> None:
-        """The log is read from where it was left. What the channel brought meanwhile nobody knows."""
+        """The log is read from where reading stopped. What came by the channel meanwhile is not known."""
         self._behind = True
         self.caught_up_at = None
 
@@ -61,37 +61,37 @@ class Sources:
         return position.process == self.process and position.sequence <= latest
 
     def is_mixed(self, position: Position) -> bool:
-        """Whether its client may have had messages by the channel."""
+        """Whether its client may have got messages by the channel."""
         return position.process is not None or self.channel_since is not None
 
     def is_doubtful(self, entry: EntryId) -> bool:
-        """Whether it may be an entry of what the log was before it was made anew."""
+        """Whether it may be an entry of the log from before it was made anew."""
         return self._doubtful is not None and self._doubtful[0] < entry <= self._doubtful[1]
 
     def entry_doubt(self, entry: EntryId) -> str | None:
-        """Of an entry that is in memory or still to come."""
+        """For an entry that is in memory or still to come."""
         return "unknown_id" if self.is_doubtful(entry) else None
 
     def channel_doubt(self, sequence: int) -> str | None:
-        """Of an entry's id with this sequence here: something newer may have come by the channel before this
-        process listened."""
+        """For an entry's id with this sequence here: newer messages may have come by the channel before this
+        process subscribed."""
         at = self.caught_up_at
         unknown = self._behind or (at is not None and sequence <= at)
         return "unknown_id" if unknown and self.channel_since is not None else None
 
     def log_doubt(self, position: Position, *, ours: bool) -> str | None:
-        """Of a place that only the log knows: it has nothing of the channel."""
+        """For a place that only the log has: it has nothing of the channel."""
         if self.is_mixed(position):
             return "history_expired" if ours else "unknown_id"
         return None if position.entry is None else self.entry_doubt(position.entry)
 
     def replay_doubt(self, sequence: int) -> str | None:
-        """Of a replay out of the log up to `sequence`: what the channel brought before is not in it."""
+        """For a replay from the log up to `sequence`: what came by the channel before is not in it."""
         since = self.channel_since
         return "unknown_id" if since is not None and since <= sequence else None
 
     def lost_behind(self, entry: EntryId) -> str | None:
-        """Of a connection that fell out of memory at `entry`: the log has nothing of the channel, and may be
-        another one."""
+        """For a connection that fell out of memory at `entry`: the log has nothing of the channel, and may
+        have been made anew."""
         gone = self.channel_since is not None or self.is_doubtful(entry)
         return "history_expired" if gone else None

@@ -1,4 +1,4 @@
-"""What the operator chose, and how it is read: the only reader of the environment."""
+"""The settings, and the only reader of the environment."""
 
 from trio_sse.settings.loading import load
 from trio_sse.settings.model import UNIX, Proxy, Settings, SettingsError, env_name, is_secret

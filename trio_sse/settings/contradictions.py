@@ -1,4 +1,4 @@
-"""Settings that are fine alone and wrong, or without effect, together."""
+"""Settings that are valid alone, and contradict each other or have no effect together."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _SUFFIX = re.compile(
 
 
 def of(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
-    """One line for each that ends the start."""
+    """One line for each contradiction. Any of them ends the start."""
     yield from _of_ours(settings)
     yield from of_redis(settings, environment)
 
 
 def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
-    """One line for each setting that the others leave without the effect that was meant."""
+    """One line for each Redis setting that has no effect because of the others."""
     given = _given(settings, environment)
     if settings.redis_sentinels:
         if settings.redis_url is not None and (settings.redis_server.host or settings.redis_server.path):
@@ -39,7 +39,7 @@ def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str
                 "written without an address, such as rediss://user:password@/1, or left out."
             )
         for name in sorted(given & {"redis_host", "redis_port"}):
-            yield f"{_SINGLE[name]} has no effect beside REDIS_SENTINELS, who know better: leave it out."
+            yield f"{_SINGLE[name]} has no effect beside REDIS_SENTINELS, which name a master: leave it out."
     else:
         if settings.redis_url is not None and not (settings.redis_server.host or settings.redis_server.path):
             yield (
@@ -62,7 +62,7 @@ def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str
 
 
 def remarks(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
-    """One line for what has no effect and does no harm."""
+    """One line for each setting that has no effect and does no harm."""
     if settings.redis_url is not None:
         given = _given(settings, environment)
         same = given & _same_as_url(settings)
@@ -79,13 +79,13 @@ def remarks(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]
 
 
 def uses_database(settings: Settings) -> bool:
-    """Whether anything here lives in a database: a stream, idempotency keys. A channel does not."""
+    """Whether the service uses a Redis database: for a log or idempotency keys. A channel has none."""
     return settings.redis_stream is not None or bool(settings.publish_token_list)
 
 
 def _given(settings: Settings, environment: Mapping[str, str]) -> set[str]:
-    """Those of the single settings that the operator set. Kubernetes sets REDIS_PORT=tcp://10.0.0.1:6379 by
-    itself beside a Service named redis."""
+    """The single Redis settings that the operator set. REDIS_PORT=tcp://10.0.0.1:6379 does not count:
+    Kubernetes sets it beside a Service named redis."""
     given = settings.model_fields_set & _SINGLE.keys()
     if re.match(r"\w+://", environment.get("REDIS_PORT", "")):
         given.discard("redis_port")
@@ -109,7 +109,7 @@ _JWT = frozenset(name for name in Settings.model_fields if name.startswith("jwt_
 
 
 def _of_ours(settings: Settings) -> Iterator[str]:
-    """Values that are fine alone and wrong together."""
+    """Contradictions between settings other than those of Redis."""
     if settings.auth == "jwt":
         keys = (settings.jwt_secret, settings.jwt_public_key_file, settings.jwt_jwks_url)
         if sum(key is not None for key in keys) != 1:
@@ -135,7 +135,7 @@ def _of_ours(settings: Settings) -> Iterator[str]:
         yield "SSE_TLS_CERT and SSE_TLS_KEY go together: set both or none."
     elif settings.tls_cert is not None:
         try:
-            # With a password, though none is right: OpenSSL would ask on the terminal for that of the key.
+            # An empty password keeps OpenSSL from asking for one on the terminal.
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(settings.tls_cert, settings.tls_key, password=b"")
         except OSError as error:  # ssl.SSLError is one

@@ -1,9 +1,9 @@
-"""What the environment says, freed of what containers and files put around it.
+"""Reads the environment, without what containers and files add to values.
 
 Values come through shells, `docker --env-file` (which keeps quotes and comments), files with CRLF or a byte
-order mark, Kubernetes' service links and mounted secrets. What cannot be meant is taken off where that is
-safe, and refused where it is a guess: a channel with a quote in its name can be subscribed to, and no message
-ever comes.
+order mark, Kubernetes' service links and mounted secrets. What cannot be part of a value is removed where
+that is safe, and refused where it would be a guess: the service could subscribe to a channel with a quote in
+its name, and no message would ever come.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ class Variable(NamedTuple):
 
     name: str
     secret: bool = False
-    """Its value is left as it is, and NAME_FILE may name a file with it."""
+    """Its value is not changed, and NAME_FILE may name a file that has it."""
     listed: bool = False
     """A comma list: each part is read like a value."""
     former_name: str | None = None
-    """What it was called before. It counts where `name` is not set."""
+    """Its former name, which counts if `name` is not set."""
 
 
 class Refused(NamedTuple):
-    """A value that cannot be used, as it was found."""
+    """A value that cannot be used."""
 
     reason: str
     text: str = ""
     name: str | None = None
-    """The variable to look at, where it is another than the setting's own."""
+    """The variable to change, if it is not the setting's own."""
 
 
 class Found(NamedTuple):
     """What the environment says."""
 
     values: dict[str, str | Refused]
-    """By the name of the variable. Those that are missing or empty are not there."""
+    """By the name of the variable, without those that are missing or empty."""
     notices: list[str]
-    """What was found and means nothing here, a line each."""
+    """Remarks for the log, a line each."""
 
 
 def read(environment: Mapping[str, str], variables: list[Variable]) -> Found:
-    """Read `variables`. Opens the files that NAME_FILE names, and raises nothing."""
+    """Read `variables`. Reads the files that NAME_FILE names. Raises nothing."""
     named = _named(environment)
     values: dict[str, str | Refused] = {}
     notices: list[str] = []
@@ -57,9 +57,7 @@ def read(environment: Mapping[str, str], variables: list[Variable]) -> Found:
         text = named.get(variable.name, "")
         if not text and variable.former_name in named:
             text = named[variable.former_name]
-            notices.append(
-                f"{variable.former_name} is called {variable.name} now; the old name goes on working"
-            )
+            notices.append(f"{variable.former_name} is called {variable.name} now; the old name still works")
         if variable.secret:
             value = _secret(variable.name, text, named)
         elif variable.listed:
@@ -72,12 +70,12 @@ def read(environment: Mapping[str, str], variables: list[Variable]) -> Found:
     return Found(values, notices)
 
 
-# An `export` in front, blanks and a byte order mark belong to the file that a name came from.
+# A leading `export`, blanks and a byte order mark belong to the file that a name came from.
 _ABOUT_A_NAME = re.compile(r"^[\s\ufeff]*(?:export\s+)?|[\s\ufeff]+$")
 
 
 def _named(environment: Mapping[str, str]) -> dict[str, str]:
-    """Values by name in capitals, as other programs read settings. A name that is exact comes first."""
+    """Values by name in capitals, since a name may be in any case. The exact name counts first."""
     odd = {_ABOUT_A_NAME.sub("", name).upper(): value for name, value in environment.items()}
     return {**odd, **environment}
 
@@ -107,7 +105,7 @@ def _cleaned(text: str) -> str | Refused:
 
 
 def _unquoted(value: str) -> str:
-    """The value without the quotes that it is in; itself where it is in none."""
+    """The value without the quotes around it; `value` itself if there are none."""
     in_quotes = len(value) > 1 and value[0] == value[-1] and value[0] in _QUOTES
     return value[1:-1] if in_quotes and value[0] not in value[1:-1] else value
 
@@ -117,7 +115,7 @@ def _can_be_seen(character: str) -> bool:
 
 
 def _listed(text: str) -> str | Refused:
-    """A comma list, in quotes or each part in its own. Line ends separate as commas do (YAML's `|`)."""
+    """A comma list, in quotes as a whole or part by part. Line ends separate too (YAML's `|`)."""
     whole = _unquoted(text.strip(_AROUND)).strip(_AROUND)
     parts = []
     for part in re.split(r"[,\r\n]", whole):
@@ -130,7 +128,7 @@ def _listed(text: str) -> str | Refused:
 
 
 def _secret(name: str, text: str, named: Mapping[str, str]) -> str | Refused:
-    """A secret, from its variable or from a file. Nothing but line ends at its end is ever taken off."""
+    """A secret, from its variable or from a file. Only line ends at its end are removed."""
     file_name = f"{name}_FILE"
     path = _cleaned(named.get(file_name, ""))
     value = text.rstrip("\r\n")
@@ -153,13 +151,13 @@ def _secret(name: str, text: str, named: Mapping[str, str]) -> str | Refused:
 
 
 def _file(name: str, path: str) -> str | Refused:
-    """What a file holds, without one line end: `echo` and editors add it."""
+    """The text of a file, without the one line end that `echo` and editors add."""
 
     def refused(reason: str) -> Refused:
         return Refused(reason, path, name)
 
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # nor would a pipe be there for the next worker
+        if not stat.S_ISREG(os.stat(path).st_mode):  # only one worker could read a pipe
             return refused("it is not a regular file")
         with open(path, "rb") as file:
             data = file.read(MAX_SECRET_FILE_BYTES + 1)
@@ -185,15 +183,15 @@ _LINKED = re.compile(
 
 
 def is_service_link(name: str) -> bool:
-    """Whether Kubernetes, or Docker, sets a variable of this name for a service beside this one."""
+    """Whether Kubernetes or Docker sets a variable of this name for another service."""
     return _LINKED.fullmatch(name) is not None
 
 
 def _resolve_service_links(values: dict[str, str | Refused], notices: list[str]) -> None:
-    """NAME_PORT=tcp://10.0.0.1:6379 is set by Kubernetes beside a Service called NAME, not by the operator.
+    """Kubernetes, not the operator, sets NAME_PORT=tcp://10.0.0.1:6379 beside a Service called NAME.
 
-    It tells where that service is: what is asked for where the address of a Redis was not given. It never
-    tells where to listen.
+    It is that service's address. It is used for Redis if no other address was given, and never as the address
+    to listen on.
     """
     value = values.get("REDIS_PORT")
     if isinstance(value, str) and (link := _LINK.fullmatch(value)):

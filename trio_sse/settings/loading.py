@@ -1,4 +1,4 @@
-"""The settings of this process: read, looked at as a whole, refused in one line a mistake."""
+"""Reads the settings of this process, checks them together, and refuses them with one line per mistake."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load(**overrides: Any) -> Settings:
 
 
 def _remarks(settings: Settings) -> list[str]:
-    """What has no effect and does no harm, and what the environment has that is no setting."""
+    """One line for each setting that has no effect and does no harm, and for each unknown variable."""
     names = {env_name(field) for field in Settings.model_fields} | set(FORMER_NAMES.values())
     return [
         *contradictions.remarks(settings, os.environ),
@@ -49,6 +49,6 @@ def _line(mistake: Any) -> str:
         error = mistake.get("ctx", {}).get("error")
         why = f": {error}" if isinstance(error, RedisURLError) and str(error) else ""
         return f"{own}={shown} is not accepted{why}. Accepted: {accepts}."
-    if value.name is not None:  # a path, which hides nothing
+    if value.name is not None:  # a path is no secret
         return f"{value.name}={value.text[:200]!r} is not accepted: {value.reason}."
     return f"{own}={shown} is not accepted: {value.reason}. Accepted: {accepts}."

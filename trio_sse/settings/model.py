@@ -24,7 +24,7 @@ from trio_sse.settings.origins import normal_host, normal_origin
 from trio_sse.settings.redis_url import MAX_DATABASE, RedisServer, RedisURLError, parse
 
 UNIX: Literal["unix"] = "unix"
-"""Among proxies: whoever connects to a Unix socket of ours."""
+"""Among trusted proxies: every peer at a Unix socket."""
 
 Proxy = IPv4Network | IPv6Network | Literal["unix"]
 
@@ -50,12 +50,12 @@ class SettingsError(Exception):
 
 
 def _listed(value: str) -> Iterator[str]:
-    """The parts of a comma list. Line ends separate as well: files have one token a line."""
+    """The parts of a comma list. Line ends separate too: files have one token per line."""
     return filter(None, map(str.strip, re.split(r"[,\r\n]", value)))
 
 
 FORMER_NAMES = {"SSE_DIRECT": "SSE_DOOR"}
-"""Names that settings had before. They go on working."""
+"""Former names of settings. They still work."""
 
 
 def _setting(env: str, default: Any, meaning: str, accepts: str, **constraints: Any) -> Any:
@@ -78,7 +78,7 @@ _bytes = partial(_number, unit="bytes,")
 
 
 class Settings(BaseSettings):
-    """What the operator may choose. Field order is the order of `--help` and of the README."""
+    """All settings. `--help` and docs/settings.md have them in the order of the fields."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     root_path: str = _setting(
         "SSE_ROOT_PATH",
         "",
-        "path that the service is under, whether or not the proxy takes it off",
+        "path the service is under, whether or not a proxy removes it",
         "a path such as /notify",
     )
     redis_channel: str = _setting(
@@ -172,7 +172,7 @@ class Settings(BaseSettings):
     jwt_secret_previous: SecretStr | None = _setting(
         "SSE_JWT_SECRET_PREVIOUS",
         None,
-        "the secret before it, while tokens signed with that are valid",
+        "the former secret, while its tokens are valid",
         "at least 32 bytes",
     )
     jwt_public_key_file: str | None = _setting(
@@ -185,7 +185,7 @@ class Settings(BaseSettings):
     jwt_jwks_url: str | None = _setting(
         "SSE_JWT_JWKS_URL",
         None,
-        "or where such keys are to be had",
+        "or the address of a key set (JWKS)",
         "an http:// or https:// address",
         pattern=r"^https?://\S+$",
     )
@@ -222,7 +222,7 @@ class Settings(BaseSettings):
     stream_length: int = _number(
         "SSE_STREAM_LENGTH",
         100_000,
-        "entries of SSE_REDIS_STREAM that POST /publish leaves in it, about",
+        "about how many entries POST /publish leaves in SSE_REDIS_STREAM",
         1,
         1_000_000_000,
     )
@@ -264,7 +264,7 @@ class Settings(BaseSettings):
     max_stream_seconds: float = _seconds(
         "SSE_MAX_STREAM_SECONDS",
         0.0,
-        "longest life of a stream, of which it gets 80 to 100 %; 0: no end",
+        "longest life of a stream, which gets 80 to 100 % of it; 0: no end",
         0,
         31_536_000,
     )
@@ -327,7 +327,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Fields are read under their aliases only: HOST and PORT in an environment are somebody else's."""
+        """Fields are read by their aliases only: HOST and PORT belong to other programs."""
         return init_settings, _Environment(settings_cls)
 
     @field_validator("root_path")
@@ -400,7 +400,7 @@ class Settings(BaseSettings):
             parse(value.get_secret_value(), host_needed=False)
         return value
 
-    @field_validator("*", mode="before")  # the last one defined is the first one asked
+    @field_validator("*", mode="before")  # pydantic runs the last one defined first
     @classmethod
     def _usable(cls, value: Any) -> Any:
         if isinstance(value, environment.Refused):
@@ -409,12 +409,12 @@ class Settings(BaseSettings):
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What was set and has no effect, or another than it seems: a line each, for the log."""
+        """Remarks for the log, a line each: settings without effect, or with another than it seems."""
         return self._notices
 
     @property
     def redis_is_configured(self) -> bool:
-        """Whether the operator named a Redis, so that none is to be started in its place."""
+        """Whether the operator named a Redis. Then the embedded one is not started."""
         named = {"redis_host", "redis_url", "redis_username", "redis_password", "redis_sentinels"}
         return bool(self.model_fields_set & named)
 
@@ -435,7 +435,7 @@ class Settings(BaseSettings):
 
     @property
     def redis_server(self) -> RedisServer:
-        """Where Redis is and how to get in. With Sentinels, the address is theirs to tell."""
+        """Address and login of Redis. With Sentinels, they name the address."""
         if self.redis_url is not None:
             return parse(self.redis_url.get_secret_value(), host_needed=False)
         password = self.redis_password
@@ -449,7 +449,7 @@ class Settings(BaseSettings):
 
     @property
     def sentinel_servers(self) -> tuple[RedisServer, ...]:
-        """The Sentinels. Those with TLS and no options of their own take those of REDIS_URL."""
+        """The Sentinels. One with TLS and without options takes the TLS options of REDIS_URL."""
         password = self.redis_sentinel_password
         common = self.redis_server.tls
         found = (_sentinel(address) for address in self.redis_sentinels)
@@ -465,34 +465,34 @@ class Settings(BaseSettings):
 
     @property
     def redis_database(self) -> int:
-        """The database of the stream and of idempotency keys."""
+        """The database of the log and of idempotency keys."""
         return (self.redis_server.database or 0) if self.redis_url is not None else self.redis_main_db
 
     @property
     def redis_database_is_chosen(self) -> bool:
-        """Whether the operator said which, so that no other will do."""
+        """Whether the operator chose the database. Then no other is used."""
         return self.redis_url is not None or "redis_main_db" in self.model_fields_set
 
     @property
     def redis_address(self) -> str:
-        """Where Redis is expected, for messages: never with a password."""
+        """Address of Redis for log lines and errors, without a password."""
         if self.redis_sentinels:
             return f"{self.redis_sentinel_master} (REDIS_SENTINELS)"
         return str(self.redis_server)
 
 
 class _Environment(PydanticBaseSettingsSource):
-    """Where settings come from that are not given in the program."""
+    """The environment as a source of settings."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # for sources that are asked field by field
+        raise NotImplementedError  # for sources that are read field by field
 
     def __call__(self) -> dict[str, Any]:
         return dict(found().values)
 
 
 def found() -> environment.Found:
-    """What the environment says."""
+    """The settings that the environment has."""
     return environment.read(
         os.environ,
         [
@@ -508,12 +508,12 @@ def found() -> environment.Found:
 
 
 def is_secret(field: FieldInfo) -> bool:
-    """Whether the value of a field is never shown. NAME_FILE may then name a file with it."""
+    """Whether a field is a secret: its value is never shown, and NAME_FILE may name a file that has it."""
     return "SecretStr" in str(field.annotation)
 
 
 def _sentinel(address: str) -> RedisServer:
-    """One of REDIS_SENTINELS. Raises RedisURLError."""
+    """Read one address of REDIS_SENTINELS. Raises RedisURLError."""
     server = parse(address if "://" in address else f"redis://{address}", default_port=SENTINEL_PORT)
     if server.username or server.password or server.database is not None:
         raise RedisURLError("user and password are REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD")

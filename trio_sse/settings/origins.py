@@ -19,7 +19,7 @@ _LABELS = r"(?:[a-z0-9_-]+\.)+"
 def normal_origin(text: str) -> str:
     """An origin as a browser sends it (RFC 6454, 6.2): lower case, no default port, a host in ASCII.
 
-    `https://*.example.com` is a pattern. Any scheme is good, as apps and extensions have their own. Raises
+    `https://*.example.com` is a pattern. Any scheme is accepted: apps and extensions have their own. Raises
     ValueError.
     """
     if text.lower() == "null":
@@ -35,7 +35,7 @@ def normal_origin(text: str) -> str:
 
 
 def normal_host(text: str) -> str:
-    """A name as it stands in `Host`, without a port. `*.example.com` is a pattern. Raises ValueError."""
+    """A host name as in `Host`, without a port. `*.example.com` is a pattern. Raises ValueError."""
     match = _HOST.fullmatch(text.lower())
     if match is None:
         raise ValueError("not a name of a host")
@@ -67,7 +67,7 @@ def _pattern(pattern: str) -> re.Pattern[str]:
 def is_listed(text: str, patterns: Collection[str]) -> bool:
     """Whether an origin or a name is one of these. `*.` stands for one label or more.
 
-    What is listed has nothing in it but letters, digits and a few marks, so it can stand in a header.
+    A match has only letters, digits and a few marks, so it is safe in a header.
     """
     text = text.lower() if text.isascii() else ""
     return text in patterns or any(
@@ -78,8 +78,8 @@ def is_listed(text: str, patterns: Collection[str]) -> bool:
 def is_allowed_host(field: str, names: Collection[str]) -> bool:
     """Whether a request with this `Host` may be answered.
 
-    A page whose own name is made to point here (DNS rebinding) can send that name only: addresses, and
-    `localhost`, which no name server is asked for, are no danger, nor is a client that sends none.
+    A page whose own name was made to point here (DNS rebinding) can send only that name. So addresses,
+    `localhost`, which is not looked up in DNS, and requests without a `Host` are always allowed.
     """
     if "*" in names or not field:
         return True
@@ -97,7 +97,7 @@ def is_allowed_host(field: str, names: Collection[str]) -> bool:
 
 
 def is_same_host(origin: str, field: str) -> bool:
-    """Whether a page of `origin` comes from the `Host` it asks, whatever a proxy made of the scheme."""
+    """Whether `origin` has the host and port of the request's `Host`. A proxy may have changed the scheme."""
     scheme, _, host = origin.lower().partition("://")
     port = _DEFAULT_PORTS.get(scheme)
     return port is not None and bool(host) and host == field.strip().lower().removesuffix(f":{port}")

@@ -1,4 +1,4 @@
-"""Where a Redis is and how to get in, and the URL that says so (pure)."""
+"""Address and login of a Redis, and the URL that has them. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RedisURLError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RedisServer:
-    """Where a server is, or only how to get in where `host` is empty: Sentinels know the rest."""
+    """Address and login of a server. If `host` is empty, Sentinels name the address."""
 
     host: str = ""
     port: int = 6379
@@ -29,10 +29,10 @@ class RedisServer:
     database: int | None = None
     client_name: str | None = None
     tls: Mapping[str, Any] | None = None
-    """None: without TLS. Else what redis-py's `SSLConnection` is to be told."""
+    """None: no TLS. Else the arguments for redis-py's `SSLConnection`."""
 
     def __str__(self) -> str:
-        """For messages: never with a password."""
+        """For log lines and errors, without a password."""
         if self.path is not None:
             return self.path
         return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
@@ -41,12 +41,12 @@ class RedisServer:
 def parse(text: str, *, default_port: int = 6379, host_needed: bool = True) -> RedisServer:
     """Read redis://, rediss:// or unix://. Raises RedisURLError.
 
-    redis-py's own `from_url` gives any option on to the connection: one that is not known there is a
-    TypeError, and some, such as `encoding`, change what every reply looks like.
+    redis-py's `from_url` passes every option to the connection: an unknown one is a TypeError there, and
+    some, such as `encoding`, change every reply.
     """
     text = text.strip()
     if any(ord(letter) < 0x20 or ord(letter) == 0x7F for letter in text):
-        raise RedisURLError("it has control characters")  # urlsplit would leave them out in silence
+        raise RedisURLError("it has control characters")  # urlsplit would drop them silently
     parts = urlsplit(text)
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise RedisURLError("")
@@ -59,7 +59,7 @@ def parse(text: str, *, default_port: int = 6379, host_needed: bool = True) -> R
             raise RedisURLError("it has no host" if not host else "port 0 is none")
     if parts.fragment:
         raise RedisURLError("it has a #, which in a password is written %23")
-    # Last, so that no piece of a password with a ? in it is taken for one and shown.
+    # Last: a piece of a password with a ? in it must not be taken for an option and shown.
     options = _options(parts)
     tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
     if tls and parts.scheme != "rediss":
@@ -98,12 +98,12 @@ def _database(parts: SplitResult) -> int | None:
 
 
 def _once(value: Any, options: Mapping[str, Any], name: str) -> Any:
-    """What the address says, or the option of that name."""
+    """The value in the address, or in the option of that name. Raises RedisURLError if they differ."""
     given = options.get(name)
     if value in (None, ""):
         return given
     if given is not None and given != value:
-        raise RedisURLError(f"{name} is said twice, and differs")
+        raise RedisURLError(f"{name} is given twice, with different values")
     return value
 
 
@@ -113,27 +113,25 @@ def _options(parts: SplitResult) -> dict[str, Any]:
         read = _OPTIONS.get(name)
         if read is None:
             shown = repr(name) if re.fullmatch("[A-Za-z0-9_.-]{1,40}", name) else "in it"
-            raise RedisURLError(
-                f"the option {shown} means nothing here; these do: {', '.join(sorted(_OPTIONS))}"
-            )
+            raise RedisURLError(f"the option {shown} is unknown; known are {', '.join(sorted(_OPTIONS))}")
         try:
             value = read(text)
         except ValueError as error:
             why = f" ({error})" if isinstance(error, RedisURLError) else ""
             raise RedisURLError(f"the option {name} has a value that is not accepted{why}") from None
         if found.setdefault(name, value) != value:
-            raise RedisURLError(f"{name} is said twice, and differs")
+            raise RedisURLError(f"{name} is given twice, with different values")
     return found
 
 
 def _loadable(tls: dict[str, Any]) -> dict[str, Any]:
-    """The options of TLS, after having tried them: a file that is not there is told at the start."""
+    """The TLS options, after a try: a missing file is an error at the start."""
     context = ssl.create_default_context()
     cert, key = tls.get("ssl_certfile"), tls.get("ssl_keyfile")
     if key and not cert:
         raise RedisURLError("ssl_keyfile needs ssl_certfile")
     try:
-        # With a password, though there is none: OpenSSL would ask for it on the terminal.
+        # An empty password keeps OpenSSL from asking for one on the terminal.
         if cert:
             context.load_cert_chain(cert, key, password=tls.get("ssl_password", ""))
         if tls.get("ssl_ca_certs") or tls.get("ssl_ca_path"):

@@ -1,4 +1,4 @@
-"""Variables that look like settings of this service and are none (pure)."""
+"""Variables that look like settings of this service and are none. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 
 _PREFIXES = ("SSE_", "REDIS_")
 
-# What others put beside ours: Kubernetes and Docker links variables for each Service whose name begins with
-# `redis` or `sse`, the image of Redis what it was built from.
+# Variables of others: Kubernetes and Docker links set some for each service whose name begins with `redis` or
+# `sse`, and the image of Redis has some about its build.
 _OF_OTHERS = re.compile(
     r".*_SERVICE_(HOST|PORT(_\w+)?)"
     r"|.*_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
@@ -20,8 +20,8 @@ _LINK = re.compile(r"(tcp|udp|sctp)://|/[\w.-]+/[\w.-]+$")
 
 
 def unknown(environment: Mapping[str, str], names: Collection[str]) -> Iterator[str]:
-    """One line for each variable that begins like ours, is none of `names`, and is not known to be
-    somebody else's. Values are not shown."""
+    """One line for each variable that has a prefix of ours, is none of `names`, and is not known to belong to
+    another program. Values are not shown."""
     for variable in sorted(environment):
         name = variable.upper()  # settings are read in any case
         if not name.startswith(_PREFIXES) or name in names or name.removesuffix("_FILE") in names:
