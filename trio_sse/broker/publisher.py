@@ -19,8 +19,8 @@ from trio_sse.settings import Settings
 
 ANSWER_SECONDS = 5.0
 DELIVERY_SECONDS = 1.0
-"""How long an answer waits until the messages are back from Redis and dispatched. Then it goes out
-without."""
+"""How long an answer waits until the messages are back from Redis and dispatched. Then it is given without
+receipts."""
 IDEMPOTENCY_SECONDS = 24 * 3600
 _AT_ONCE = 16
 
