@@ -129,9 +129,13 @@ async def test_with_sentinels_login_and_database_are_those_of_the_settings(
     back_end.acl_setuser("ann", enabled=True, passwords=["+pw"], commands=["+@all"])
     with sentinel(tmp_path, port, name="front", password="secret") as guard:
         at = sentinels(
-            guard, redis_sentinel_master="front", redis_sentinel_password="secret", redis_username="ann",
-            redis_password="pw", redis_main_db=5,
-        )  # fmt: skip
+            guard,
+            redis_sentinel_master="front",
+            redis_sentinel_password="secret",
+            redis_username="ann",
+            redis_password="pw",
+            redis_main_db=5,
+        )
         info = (await ask(at, "CLIENT", "INFO")).decode()
         assert " db=5 " in info
         assert " user=ann " in info

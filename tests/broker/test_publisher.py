@@ -48,8 +48,11 @@ def message(number: int, user: str = "ann") -> bytes:
 
 
 def numbers(client: Client) -> list[int]:
-    return [json.loads(data)["n"] for data, name in zip(client.data, client.names, strict=True)
-            if name == "message"]  # fmt: skip
+    return [
+        json.loads(data)["n"]
+        for data, name in zip(client.data, client.names, strict=True)
+        if name == "message"
+    ]
 
 
 @pytest.fixture(params=[None, "own"], ids=["channel", "stream"])
@@ -68,11 +71,19 @@ async def test_what_is_published_is_delivered_and_told(valkey: int, stream: str 
         assert [numbers(client) for client in clients] == [[1, 2], [1, 2], [3]]
         found = [one.receipt for one in published]
         assert [receipt and (receipt.took, receipt.buffered, receipt.dropped) for receipt in found] == [
-            (2, 0, 0), (2, 0, 0), (1, 0, 0),
-        ]  # fmt: skip
+            (2, 0, 0),
+            (2, 0, 0),
+            (1, 0, 0),
+        ]
         ids = [one.id for one in published]
-        assert ids[:2] == [part.split(": ")[1] for part in clients[0].received.decode().splitlines()
-                           if part.startswith("id: ")][-2:]  # fmt: skip
+        assert (
+            ids[:2]
+            == [
+                part.split(": ")[1]
+                for part in clients[0].received.decode().splitlines()
+                if part.startswith("id: ")
+            ][-2:]
+        )
         assert len(set(ids)) == 3
         assert not service.hub.receipts
 

@@ -23,7 +23,7 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**30), 10**30) | FINITE | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
-)  # fmt: skip
+)
 USER = st.integers(-(2**63), 2**64 - 1) | st.text(
     st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=messages.MAX_USER_ID
 )

@@ -87,8 +87,11 @@ def test_a_receipt_counts_the_connections_that_took_it() -> None:
     assert not ann.done.is_set()
     flushed(hub)
     assert [way(receipt) for receipt in (ann, both, everybody, nobody)] == [
-        (2, 0, 0), (3, 0, 0), (3, 0, 0), (0, 0, 0),
-    ]  # fmt: skip
+        (2, 0, 0),
+        (3, 0, 0),
+        (3, 0, 0),
+        (0, 0, 0),
+    ]
     assert all(receipt.done.is_set() for receipt in (ann, both, everybody, nobody))
     assert [receipt.id for receipt in (ann, both)] == [hub.history.text(1), hub.history.text(2)]
 
@@ -121,9 +124,7 @@ def test_a_busy_client_has_it_waiting_or_loses_it() -> None:
     flushed(hub)
     later = publish(hub, "ann")
     flushed(hub)
-    assert [way(receipt) for receipt in (*together, later)] == [
-        (0, 1, 0), (0, 1, 0), (0, 0, 1), (0, 0, 1),
-    ]  # fmt: skip
+    assert [way(receipt) for receipt in (*together, later)] == [(0, 1, 0), (0, 1, 0), (0, 0, 1), (0, 0, 1)]
 
 
 def test_with_disconnect_the_one_that_did_not_fit_is_lost_here() -> None:

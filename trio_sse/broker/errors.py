@@ -83,7 +83,7 @@ _BY_TEXT = (
     ("certificate required", "{tls}: ssl_certfile and ssl_keyfile are the client's own"),
     ("wrong version number", "{tls}: rediss:// is TLS, redis:// is not"),
     ("record layer failure", "{tls}: rediss:// is TLS, redis:// is not"),
-)  # fmt: skip
+)
 
 
 def is_refusal(error: BaseException) -> bool:

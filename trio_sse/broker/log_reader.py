@@ -34,9 +34,16 @@ class LogReader:
     """
 
     def __init__(
-        self, settings: Settings, key: str, hub: Hub, resumer: Resumer,
-        intake: Intake, *, block_seconds: float, silence_seconds: float,
-    ) -> None:  # fmt: skip
+        self,
+        settings: Settings,
+        key: str,
+        hub: Hub,
+        resumer: Resumer,
+        intake: Intake,
+        *,
+        block_seconds: float,
+        silence_seconds: float,
+    ) -> None:
         self._settings = settings
         self._key = key
         self._hub = hub

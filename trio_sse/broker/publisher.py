@@ -147,9 +147,18 @@ class Publisher:
             if (master := await replicates(link)) is not None:
                 raise ReplicaError(master)
             repeated, told = await call(
-                link, "EVAL", _SCRIPT, len(keys), *keys, kind, target, settings.stream_length,
-                _fingerprint(payloads), IDEMPOTENCY_SECONDS, *payloads,
-            )  # fmt: skip
+                link,
+                "EVAL",
+                _SCRIPT,
+                len(keys),
+                *keys,
+                kind,
+                target,
+                settings.stream_length,
+                _fingerprint(payloads),
+                IDEMPOTENCY_SECONDS,
+                *payloads,
+            )
         return bool(repeated), told.decode()
 
 

@@ -33,18 +33,28 @@ class Subscriber:
     """Keeps one link to Redis subscribed to the channel, and runs the readers of the log."""
 
     def __init__(
-        self, settings: Settings, hub: Hub, resumer: Resumer, *, ping_seconds: float = PING_SECONDS,
+        self,
+        settings: Settings,
+        hub: Hub,
+        resumer: Resumer,
+        *,
+        ping_seconds: float = PING_SECONDS,
         pong_seconds: float = PONG_SECONDS,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._settings = settings
         self._hub = hub
         self._intake = Intake(hub, settings.max_message_bytes)
         self._log_reader: LogReader | None = None
         if settings.redis_stream is not None:
             self._log_reader = LogReader(
-                settings, settings.redis_stream, hub, resumer, self._intake,
-                block_seconds=ping_seconds, silence_seconds=ping_seconds + pong_seconds,
-            )  # fmt: skip
+                settings,
+                settings.redis_stream,
+                hub,
+                resumer,
+                self._intake,
+                block_seconds=ping_seconds,
+                silence_seconds=ping_seconds + pong_seconds,
+            )
         self._ping_seconds = ping_seconds
         self._pong_seconds = pong_seconds
         self._subscribed = False
@@ -127,8 +137,9 @@ class Subscriber:
             log.warning(
                 "Redis is a replica: what is published at it, and not at its master, reaches only its own "
                 "subscribers, and POST /publish is refused",
-                redis=self._settings.redis_address, master=master,
-            )  # fmt: skip
+                redis=self._settings.redis_address,
+                master=master,
+            )
         if self._ever_tried:
             # What was published meanwhile is not known, so every connection gets a gap. With a log, only if
             # the channel is used too.

@@ -53,14 +53,32 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_counters", "_disconnect", "_history", "_outlet", "_owed", "_recovery", "_replay",
-        "channel", "id", "since", "state", "user_id", "waiting",
-    )  # fmt: skip
+        "__weakref__",
+        "_counters",
+        "_disconnect",
+        "_history",
+        "_outlet",
+        "_owed",
+        "_recovery",
+        "_replay",
+        "channel",
+        "id",
+        "since",
+        "state",
+        "user_id",
+        "waiting",
+    )
 
     def __init__(
-        self, user_id: str, capacity: int, counters: Counters, history: History, recovery: Recovery, *,
+        self,
+        user_id: str,
+        capacity: int,
+        counters: Counters,
+        history: History,
+        recovery: Recovery,
+        *,
         disconnect: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.user_id = user_id
         self.id = f"{random.getrandbits(64):016x}"
         self.since = 0

@@ -33,9 +33,15 @@ class History:
     """
 
     def __init__(
-        self, process: str, *, messages: int, seconds: float, max_bytes: int, clock: Callable[[], float],
+        self,
+        process: str,
+        *,
+        messages: int,
+        seconds: float,
+        max_bytes: int,
+        clock: Callable[[], float],
         has_log: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.sources = Sources(process, has_log=has_log)
         self.latest = 0
         """The sequence of the newest message."""
@@ -64,9 +70,14 @@ class History:
         return len(self._users)
 
     def append(
-        self, users: tuple[str, ...] | None, encode: Callable[[str], bytes], *, entry: EntryId | None = None,
-        age: float = 0, own: bool = False,
-    ) -> tuple[str, bytes]:  # fmt: skip
+        self,
+        users: tuple[str, ...] | None,
+        encode: Callable[[str], bytes],
+        *,
+        entry: EntryId | None = None,
+        age: float = 0,
+        own: bool = False,
+    ) -> tuple[str, bytes]:
         """Give the next message its sequence, `latest`, and its id, and keep it. Returns the id and the frame
         that `encode` makes with it.
 

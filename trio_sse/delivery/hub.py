@@ -35,9 +35,13 @@ class Hub:
     """
 
     def __init__(
-        self, counters: Counters, history: History, *, heartbeat_seconds: float,
+        self,
+        counters: Counters,
+        history: History,
+        *,
+        heartbeat_seconds: float,
         clock: Callable[[], float] = trio.current_time,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.counters = counters
         self.history = history
         self.closed = False

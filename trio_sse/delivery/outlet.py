@@ -58,14 +58,28 @@ class SocketOutlet:
     """
 
     __slots__ = (
-        "_backlog", "_chunked", "_closing", "_deadline", "_draining", "_fd", "_nursery", "_rest", "_timeout",
+        "_backlog",
+        "_chunked",
+        "_closing",
+        "_deadline",
+        "_draining",
+        "_fd",
+        "_nursery",
+        "_rest",
+        "_timeout",
         "_turns",
-    )  # fmt: skip
+    )
 
     def __init__(
-        self, fd: int, backlog: Backlog, nursery: trio.Nursery, turns: trio.CapacityLimiter, *, chunked: bool,
+        self,
+        fd: int,
+        backlog: Backlog,
+        nursery: trio.Nursery,
+        turns: trio.CapacityLimiter,
+        *,
+        chunked: bool,
         timeout: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._fd = fd
         self._backlog = backlog
         self._nursery = nursery

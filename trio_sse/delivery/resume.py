@@ -126,9 +126,14 @@ class Resumer:
         self._add(PendingReplay(weakref.ref(connection), rest.after, None, rest=rest))
 
     def answer(
-        self, replay: PendingReplay, after: int, at: EntryId | None, gap: str | None = None, *,
+        self,
+        replay: PendingReplay,
+        after: int,
+        at: EntryId | None,
+        gap: str | None = None,
+        *,
         rest: Rest | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Let a connection go on: with `replay.older`, then the `rest` that is in the log, then after the
         sequence `after`, which is the log's entry `at`. A `gap` declares what is missing before all this."""
         replay.answered = True
@@ -180,9 +185,15 @@ class Resumer:
             self.any_pending.set()
 
     def _go_on(
-        self, connection: Connection, place: FromMemory, *, at: EntryId | None = None,
-        replay: PendingReplay | None = None, greet: bool = True, rest: Rest | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        connection: Connection,
+        place: FromMemory,
+        *,
+        at: EntryId | None = None,
+        replay: PendingReplay | None = None,
+        greet: bool = True,
+        rest: Rest | None = None,
+    ) -> None:
         history = self._history
         after, gap = place
         older: list[bytes] = replay.older if replay else []
