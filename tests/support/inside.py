@@ -22,6 +22,7 @@ from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
 from hypercorn.trio import serve
 from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypothesis import strategies as st
+from quart.testing.client import QuartClient
 
 from trio_sse.access.admission import Accepted
 from trio_sse.counters import Counters
@@ -54,6 +55,13 @@ def settings(**values: Any) -> Settings:
     """Settings that do not depend on the environment of whoever runs the tests."""
     with mock.patch.dict(os.environ, clear=True):
         return Settings(**values)
+
+
+def client_of(service: Service) -> QuartClient:
+    """A client of all that Quart answers, without a socket."""
+    client = App(service).test_client()
+    assert isinstance(client, QuartClient)
+    return client
 
 
 def new_history(**bounds: Any) -> History:

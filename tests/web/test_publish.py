@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quart.testing.client import QuartClient
 
-from tests.support.inside import Client, opened, settings
+from tests.support.inside import Client, client_of, opened, settings
 from trio_sse.broker.publisher import UnavailableError
 from trio_sse.service import Service
 from trio_sse.web.app import App
@@ -34,22 +34,11 @@ def new_service(port: int = 1, **values: Any) -> Service:
     return Service(settings(**{"publish_tokens": "one, two ,,", **given}))
 
 
-def client_of(service: Service) -> QuartClient:
-    client = App(service).test_client()
-    assert isinstance(client, QuartClient)
-    return client
-
-
 @pytest.fixture
 async def service(valkey: int) -> AsyncIterator[Service]:
     service = new_service(valkey)
     async with App(service).test_app():
         yield service
-
-
-@pytest.fixture
-def client(service: Service) -> QuartClient:
-    return client_of(service)
 
 
 async def post(client: QuartClient, data: Any, **headers: str) -> tuple[int, Any, Any]:

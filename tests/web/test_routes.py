@@ -11,7 +11,16 @@ from quart.testing.client import QuartClient
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from tests.support.inside import AsgiRequest, asgi, flush_now, http_scope, note, requested, settings
+from tests.support.inside import (
+    AsgiRequest,
+    asgi,
+    client_of,
+    flush_now,
+    http_scope,
+    note,
+    requested,
+    settings,
+)
 from tests.support.inside import events as parsed
 from trio_sse.delivery.history import PAGE_BYTES
 from trio_sse.delivery.notices import farewell
@@ -22,17 +31,6 @@ from trio_sse.web.app import App
 @pytest.fixture
 def service() -> Service:
     return Service(settings())
-
-
-def client_of(service: Service) -> QuartClient:
-    client = App(service).test_client()
-    assert isinstance(client, QuartClient)
-    return client
-
-
-@pytest.fixture
-def client(service: Service) -> QuartClient:
-    return client_of(service)
 
 
 async def problem(response: Any) -> dict[str, Any]:

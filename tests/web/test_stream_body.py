@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 import trio
-from quart.testing.client import QuartClient
 from trio.testing import MockClock
 
 from tests.support.inside import AsgiRequest, asgi, http_scope, requested, settings, until
 from tests.support.inside import events as parsed
 from trio_sse.access.admission import Accepted
 from trio_sse.service import Service
-from trio_sse.web.app import App
 from trio_sse.web.stream_body import StreamBody
 
 
 @pytest.fixture
 def service() -> Service:
     return Service(settings())
-
-
-def client_of(service: Service) -> QuartClient:
-    client = App(service).test_client()
-    assert isinstance(client, QuartClient)
-    return client
-
-
-@pytest.fixture
-def client(service: Service) -> QuartClient:
-    return client_of(service)
-
-
-async def problem(response: Any) -> dict[str, Any]:
-    assert response.content_type == "application/problem+json"
-    assert response.headers["access-control-allow-origin"] == "*"
-    document: dict[str, Any] = json.loads(await response.get_data())
-    assert document["status"] == response.status_code
-    return document
 
 
 class SendError(Exception):
