@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import NamedTuple
 
 import structlog
-import trio
 from werkzeug.sansio.http import parse_cookie
 
 from trio_sse.access.addresses import client_address
@@ -18,6 +16,7 @@ from trio_sse.access.problem import Refused, refused
 from trio_sse.access.request import DEFAULT_USER, StreamRequest, bearer, read_request
 from trio_sse.access.tokens import Denied, Verifier
 from trio_sse.delivery import notices
+from trio_sse.delivery.log_limits import LogLimit
 from trio_sse.settings import Settings
 
 log = structlog.stdlib.get_logger("trio_sse.access.admission")
@@ -62,8 +61,7 @@ class Admission:
         self.limits = Limits(settings)
         self._settings = settings
         self._verifier = Verifier(settings) if settings.auth == "jwt" else None
-        self._report_at = -math.inf
-        self._unreported = 0
+        self._log_limit = LogLimit(REPORT_SECONDS)
 
     def warn_if_open(self) -> None:
         """Log once, at start, if streams need no token."""
@@ -113,18 +111,14 @@ class Admission:
 
     def _report_unfilled(self, found: str, default: bool) -> None:
         """Log that a page did not fill in its user id, so it does not get that user's messages."""
-        now = trio.current_time()
-        if now < self._report_at:
-            self._unreported += 1
+        if (unlogged := self._log_limit.passed()) is None:
             return
         log.warning(
             "a request for a stream has a user_id that does not look filled in",
             found=found,
             stream_of=f"user {DEFAULT_USER}, the default" if default else "the user of that name",
-            unlogged=self._unreported,
+            unlogged=unlogged,
         )
-        self._report_at = now + REPORT_SECONDS
-        self._unreported = 0
 
     def _tokens(self, request: StreamRequest, *, cookies: bool) -> list[str]:
         """The tokens of header, cookie and query, in this order. Two cookies may have one name, for two paths

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import structlog
-import trio
 
 from trio_sse.delivery import messages
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.hub import Hub
+from trio_sse.delivery.log_limits import LogLimit
 
 log = structlog.stdlib.get_logger("trio_sse.delivery.intake")
 
@@ -24,8 +22,7 @@ class Intake:
     def __init__(self, hub: Hub, max_message_bytes: int) -> None:
         self._hub = hub
         self._max_bytes = max_message_bytes
-        self._report_at = -math.inf
-        self._unreported = 0
+        self._log_limit = LogLimit(REPORT_SECONDS)
 
     def receive(self, payload: bytes | None, entry: EntryId | None = None) -> None:
         """Take a payload of the channel, or of the log's `entry`. None: the entry has no payload.
@@ -46,15 +43,11 @@ class Intake:
             log.debug("no connection for this user", users=notification.users, connected=hub.users[:10])
 
     def _report(self, reason: str, payload: bytes) -> None:
-        now = trio.current_time()
-        if now < self._report_at:
-            self._unreported += 1
+        if (unlogged := self._log_limit.passed()) is None:
             return
         log.warning(
             "message skipped",
             reason=reason,
             payload=payload[:800].decode("utf-8", "backslashreplace")[:200],
-            skipped_unlogged=self._unreported,
+            skipped_unlogged=unlogged,
         )
-        self._report_at = now + REPORT_SECONDS
-        self._unreported = 0

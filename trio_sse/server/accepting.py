@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import structlog
 import trio
 
+from trio_sse.delivery.log_limits import LogLimit
 from trio_sse.sockets import spread_probes, widen
 
 log = structlog.stdlib.get_logger("trio_sse.server.accepting")
@@ -33,17 +34,14 @@ class Want:
     """Logs what is lacking when a connection cannot be accepted: one line a minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._quiet_until = float("-inf")
+        self._log_limit = LogLimit(QUIET_SECONDS, clock)
 
     def report(self, error: BaseException | None) -> bool:
         """Log `error` if it is a lack of resources, and return whether it is. Other errors are not logged."""
         reason = _WANT.get(error.errno or 0) if isinstance(error, OSError) else None
         if reason is None:
             return False
-        now = self._clock()
-        if now >= self._quiet_until:
-            self._quiet_until = now + QUIET_SECONDS
+        if self._log_limit.passed() is not None:
             log.error(f"new connections wait: {reason}", error=str(error))
         return True
 
