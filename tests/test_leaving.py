@@ -10,10 +10,19 @@ from typing import Any
 
 import pytest
 import trio
-from hypercorn.config import Config
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support.inside import AsgiRequest, asgi, flush_now, get, http_scope, note, stream_pair, until
+from tests.support.inside import (
+    AsgiRequest,
+    asgi,
+    fleet_of,
+    flush_now,
+    http_scope,
+    note,
+    request_stream,
+    stream_pair,
+    until,
+)
 from tests.support.log import BackEnd, has_read, new_service, real
 from trio_sse.delivery.asgi_source import AsgiOutlet, AsgiSource
 from trio_sse.delivery.connection import Connection
@@ -21,8 +30,6 @@ from trio_sse.delivery.flusher import flush_forever
 from trio_sse.delivery.notices import farewell
 from trio_sse.delivery.outlet import SocketOutlet
 from trio_sse.delivery.resume import PendingReplay
-from trio_sse.server.http1 import Head, read_head
-from trio_sse.server.stream import admit, serve_stream
 from trio_sse.service import Service
 from trio_sse.web.stream_body import StreamBody
 
@@ -69,18 +76,12 @@ class Visitor:
     async def by_socket(self) -> None:
         async with stream_pair() as (near, far):
             near.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, 4096)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._serve, near)
+            async with fleet_of(self.service) as fleet:
+                await request_stream(fleet, self.service, near, f"/sse?{self.query}")
                 await self.left.wait()
                 await far.aclose()
+                await until(lambda: len(fleet) == 0)
         self.gone.set()
-
-    async def _serve(self, near: trio.SocketStream) -> None:
-        head = get(f"/sse?{self.query}")
-        request = await read_head(near, head, Config())
-        assert isinstance(request, Head)
-        if opening := await admit(self.service, request, Config(), near):
-            await serve_stream(self.service, opening, near)
 
     async def by_asgi(self) -> None:
         request = Deaf()
@@ -162,7 +163,7 @@ async def test_a_stream_that_ended_is_gone_at_once(
     prepare, happen, values = SITUATIONS[situation]
     service = new_service(1, **{"redis_stream": None, "history_seconds": 3600, **values})
     if situation == "refused":
-        service.admission.limits.begin("ann", "")
+        service.admission.limits.begin("another", "ann", "")
     query = await prepare(service)
     async with trio.open_nursery() as nursery:
         for _ in range(2):

@@ -26,7 +26,7 @@ async def test_a_connection_is_in_the_hub_before_its_first_byte() -> None:
     service = Service(settings(buffer=3, heartbeat_seconds=7))
     connection = opened(service, "ann")
     assert service.hub.users == ["ann"]
-    assert connection.channel.statistics().max_buffer_size == 3
+    assert connection.open_channel()[0].statistics().max_buffer_size == 3
     assert events(connection.take_waiting())[0].json()["heartbeat_seconds"] == 7
     service.hub.leave(connection)
 

@@ -9,12 +9,12 @@ import pytest
 import trio
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
-from tests.support.inside import Client, events, flush_now, note, settings
+from tests.support.inside import Client, events, flush_now, note, open_stream, settings
 from trio_sse.access.admission import Accepted
 from trio_sse.delivery import sse
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.history import PAGE_BYTES
-from trio_sse.service import OpenStream, Service
+from trio_sse.service import Service
 
 LIMITED = {"max_connections": 2, "max_connections_per_user": 2, "max_connections_per_address": 2}
 
@@ -30,13 +30,14 @@ def accepted(**values: Any) -> Accepted:
 def counted(service: Service) -> int:
     """How many streams the limits have counted."""
     limits = service.admission.limits
-    assert sum(limits._users.values()) == sum(limits._addresses.values()) == limits._all
-    return limits._all
+    counted = len(limits._counted)
+    assert sum(limits._users.values()) == sum(limits._addresses.values()) == counted
+    return counted
 
 
 async def test_it_is_in_the_hub_and_counted_as_long_as_it_lasts() -> None:
     service = service_of(**LIMITED)
-    with assert_no_checkpoints(), OpenStream(service, accepted()) as connection:
+    with assert_no_checkpoints(), open_stream(service, accepted()) as connection:
         assert service.hub.connections == [connection]
         assert counted(service) == 1
     assert connection.closed
@@ -48,7 +49,7 @@ async def test_it_gives_back_what_it_took_however_it_ends(how: type[BaseExceptio
     service = service_of(**LIMITED)
     for _ in range(5):
         try:
-            with OpenStream(service, accepted()):
+            with open_stream(service, accepted()):
                 if how is trio.Cancelled:
                     with trio.CancelScope() as scope:
                         scope.cancel()
@@ -67,7 +68,7 @@ async def test_between_being_admitted_and_being_opened_it_may_have_become_one_to
     request = (b"user_id=ann", [(b"accept", b"text/event-stream")])
     answers = [await service.admission.admit(*request, lambda: "192.0.2.1") for _ in range(2)]
     assert [answer.last_words for answer in answers if isinstance(answer, Accepted)] == [b"", b""]
-    first, second = (OpenStream(service, answer) for answer in answers if isinstance(answer, Accepted))
+    first, second = (open_stream(service, answer) for answer in answers if isinstance(answer, Accepted))
     with first as one, second as other:
         assert Client(one).names == ["connected"]
         late = Client(other)
@@ -81,7 +82,7 @@ async def test_between_being_admitted_and_being_opened_it_may_have_become_one_to
 
 async def test_one_that_is_too_many_says_so_and_is_not_counted() -> None:
     service = service_of(**LIMITED)
-    with OpenStream(service, accepted(last_words=b"event: overloaded\ndata: {}\n\n")) as connection:
+    with open_stream(service, accepted(last_words=b"event: overloaded\ndata: {}\n\n")) as connection:
         client = Client(connection)
         assert (client.names, client.closed) == (["overloaded"], True)
         assert (len(service.hub), counted(service)) == (0, 0)
@@ -93,7 +94,7 @@ async def test_while_the_service_drains_nothing_is_counted() -> None:
     service = service_of(**LIMITED)
     service.hub.draining = True
     for _ in range(5):
-        with OpenStream(service, accepted()) as connection:
+        with open_stream(service, accepted()) as connection:
             assert Client(connection).names == ["draining"]
     assert counted(service) == 0
 
@@ -103,7 +104,10 @@ async def test_at_the_end_of_its_token_it_ends_and_says_why(
 ) -> None:
     service = service_of()
     await nursery.start(service.lifetimes.run)
-    with OpenStream(service, accepted(seconds=60.0)) as connection, OpenStream(service, accepted()) as other:
+    with (
+        open_stream(service, accepted(seconds=60.0)) as connection,
+        open_stream(service, accepted()) as other,
+    ):
         client, stays = Client(connection), Client(other)
         await trio.sleep(59)
         assert client.names == ["connected"]
@@ -116,7 +120,7 @@ async def test_at_the_end_of_its_token_it_ends_and_says_why(
 async def test_a_token_that_ends_meanwhile_ends_it_at_once(nursery: trio.Nursery) -> None:
     service = service_of()
     await nursery.start(service.lifetimes.run)
-    with OpenStream(service, accepted(seconds=-1.0)) as connection:
+    with open_stream(service, accepted(seconds=-1.0)) as connection:
         client = Client(connection)
         await wait_all_tasks_blocked()
         assert client.names == ["connected", "auth_expired"]
@@ -124,18 +128,18 @@ async def test_a_token_that_ends_meanwhile_ends_it_at_once(nursery: trio.Nursery
 
 async def test_one_who_waits_for_its_place_sees_at_once_that_the_stream_is_open() -> None:
     service = service_of(redis_stream="notes")
-    with OpenStream(service, accepted(last_event_id="5-0")) as connection:
+    with open_stream(service, accepted(last_event_id="5-0")) as connection:
         client = Client(connection)
         assert client.take_page() == sse.COMMENT
         assert not connection.begun
-    with OpenStream(service, accepted()) as connection:
+    with open_stream(service, accepted()) as connection:
         assert sse.COMMENT not in Client(connection).received
 
 
 async def test_whichever_end_comes_first_counts(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     service = service_of(max_stream_seconds=100)
     await nursery.start(service.lifetimes.run)
-    with OpenStream(service, accepted(seconds=1000.0)) as connection:
+    with open_stream(service, accepted(seconds=1000.0)) as connection:
         client = Client(connection)
         await trio.sleep(101)
         assert (client.names, client.closed) == (["connected"], True)
@@ -146,7 +150,7 @@ async def test_whichever_end_comes_first_counts(autojump_clock: MockClock, nurse
 async def test_streams_that_have_ended_are_not_remembered_until_their_tokens_expire() -> None:
     service = service_of()
     for _ in range(1000):
-        with OpenStream(service, accepted(seconds=30 * 86400.0)):
+        with open_stream(service, accepted(seconds=30 * 86400.0)):
             pass
     gc.collect()
     assert not [found for found in gc.get_objects() if isinstance(found, Connection)]
@@ -162,7 +166,7 @@ async def test_with_the_token_ends_what_its_client_catches_up_with_and_a_new_one
     for number in range(10):
         service.hub.dispatch(note("ann", data=b"%d" % number + b" " * PAGE_BYTES))
     received = b""
-    with OpenStream(service, accepted(last_event_id=first, seconds=3)) as connection:
+    with open_stream(service, accepted(last_event_id=first, seconds=3)) as connection:
         client = Client(connection, busy=True)
         for _ in range(3):
             client.take_page()
@@ -174,7 +178,7 @@ async def test_with_the_token_ends_what_its_client_catches_up_with_and_a_new_one
     *before, last = events(received)
     assert [event.data.strip() for event in before[1:]] == ["0", "1", "2"]
     assert last.event == "auth_expired"
-    with OpenStream(service, accepted(last_event_id=last.id)) as connection:
+    with open_stream(service, accepted(last_event_id=last.id)) as connection:
         rest = Client(connection).data[1:]
     assert [data.strip() for data in rest] == [str(number) for number in range(3, 11)]
 
@@ -188,7 +192,7 @@ async def test_a_stream_that_lasts_long_enough_ends_whatever_its_client_has_yet_
     first = service.history.sources.process + ".0" if catching_up else None
     for _ in range(10):
         service.hub.dispatch(note("ann", data=b" " * PAGE_BYTES))
-    with OpenStream(service, accepted(last_event_id=first)) as connection:
+    with open_stream(service, accepted(last_event_id=first)) as connection:
         client = Client(connection, busy=True)
         client.take_page()
         await trio.sleep(11)

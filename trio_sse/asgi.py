@@ -140,6 +140,7 @@ class Application:
                 if hangup_is_unattended():
                     await nursery.start(certificates.listen)
                 nursery.start_soon(certificates.watch)
+                await nursery.start(front.run)
                 with installing.installed(), bounded_heads(), certificates.installed(), front.installed():
                     await app(scope, receive_after_connections, send_unless_failed)  # type: ignore[arg-type]
                 nursery.cancel_scope.cancel()

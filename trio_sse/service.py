@@ -13,7 +13,7 @@ from trio_sse.broker.subscriber import Subscriber
 from trio_sse.counters import Counters
 from trio_sse.delivery import sse
 from trio_sse.delivery.batch import Batch
-from trio_sse.delivery.connection import HEARTBEAT, Connection
+from trio_sse.delivery.connection import HEARTBEAT, Common, Connection
 from trio_sse.delivery.flusher import flush_forever
 from trio_sse.delivery.heartbeats import beat_forever
 from trio_sse.delivery.history import History
@@ -23,9 +23,6 @@ from trio_sse.delivery.notices import farewell
 from trio_sse.delivery.resume import Resumer
 from trio_sse.settings import Settings
 from trio_sse.stopping import Stopping
-
-REPLAY_TURNS = 16
-"""Pages of replays that are written before other tasks run."""
 
 AUTH_EXPIRED_SECONDS = 2.0
 """Seconds over which clients with an expired token spread their reconnects."""
@@ -48,9 +45,15 @@ class Service:
         )
         self.hub = Hub(self.counters, self.history, heartbeat_seconds=settings.heartbeat_seconds)
         self.resumer = Resumer(self.history, heartbeat_seconds=settings.heartbeat_seconds)
+        self._common = Common(
+            self.counters,
+            self.history,
+            self.resumer,
+            settings.buffer,
+            disconnect=settings.slow_client == "disconnect",
+        )
         self.lifetimes = Lifetimes()
         self.stopping = Stopping(self.hub, settings.drain_seconds)
-        self.replay_turns = trio.CapacityLimiter(REPLAY_TURNS)
         self.subscriber = Subscriber(settings, self.hub, self.resumer)
         self.publisher = Publisher(settings, self.hub, self.subscriber)
 
@@ -71,9 +74,25 @@ class Service:
         finally:
             self.hub.close()
 
-    def open(self, accepted: Accepted) -> OpenStream:
-        """The scope of an admitted stream."""
-        return OpenStream(self, accepted)
+    def open(self, accepted: Accepted) -> Connection:
+        """Open an admitted stream, which takes a place in the limits and in the hub until `release`. If it
+        cannot be opened, nothing is taken.
+
+        Returns a connection that is in the hub and begins by itself, or one that ends at once after a last
+        notice.
+        """
+        connection = Connection(accepted.user_id, self._common)
+        try:
+            self._take_place(connection, accepted)
+        except BaseException:
+            self.release(connection)
+            raise
+        return connection
+
+    def release(self, connection: Connection) -> None:
+        """Take a stream out of the hub and of the limits: it has ended. Calling it again is harmless."""
+        self.hub.leave(connection)
+        self.admission.limits.end(connection)
 
     def not_ready(self) -> str | None:
         """Why the service should get no clients now, or None. For the log only: it contains the address of
@@ -85,78 +104,35 @@ class Service:
         """The code of `not_ready()`, which anybody may read."""
         return "stopping" if self.hub.draining else self.subscriber.problem_code
 
-
-class OpenStream:
-    """What a stream takes from the service. It is given back when the scope ends, or if it cannot be entered.
-
-    Entering returns a connection that is in the hub and begins by itself, or one that ends at once after a
-    last notice.
-    """
-
-    __slots__ = ("_accepted", "_connection", "_counted", "_service")
-
-    def __init__(self, service: Service, accepted: Accepted) -> None:
-        self._service = service
-        self._accepted = accepted
-        self._counted = False
-
-    def __enter__(self) -> Connection:
-        service, settings = self._service, self._service.settings
-        self._connection = Connection(
-            self._accepted.user_id,
-            settings.buffer,
-            service.counters,
-            service.history,
-            service.resumer,
-            disconnect=settings.slow_client == "disconnect",
-        )
-        try:
-            self._take()
-        except BaseException:
-            self._give_back()
-            raise
-        return self._connection
-
-    def __exit__(self, *_: object) -> None:
-        self._give_back()
-
-    def _give_back(self) -> None:
-        self._service.hub.leave(self._connection)
-        if self._counted:
-            self._counted = False
-            self._service.admission.limits.end(self._accepted.user_id, self._accepted.address)
-
-    def _take(self) -> None:
-        service, accepted, connection = self._service, self._accepted, self._connection
-        limits = service.admission.limits
+    def _take_place(self, connection: Connection, accepted: Accepted) -> None:
+        limits, hub = self.admission.limits, self.hub
         last_words = accepted.last_words
         if limits.any and (overloaded := limits.excess(accepted.user_id, accepted.address)):
             last_words = last_words or overloaded_words(overloaded)
         if last_words:
-            service.counters.overloaded += 1
+            self.counters.overloaded += 1
             connection.end(last_words)
             return
-        if service.hub.draining:
-            connection.end(farewell("draining", 2 * service.settings.drain_seconds))
+        if hub.draining:
+            connection.end(farewell("draining", 2 * self.settings.drain_seconds))
             return
         if limits.any:
-            limits.begin(accepted.user_id, accepted.address)
-            self._counted = True
+            limits.begin(connection, accepted.user_id, accepted.address)
         if accepted.last_event_id is not None:
-            service.counters.resumed += 1
-        service.hub.join(connection)
-        service.resumer.begin(connection, accepted.last_event_id)
+            self.counters.resumed += 1
+        hub.join(connection)
+        self.resumer.begin(connection, accepted.last_event_id)
         if not connection.begun:  # it may wait for long
             connection.tell(HEARTBEAT, Batch.notice(sse.COMMENT))
-        self._set_end(connection)
+        self._set_end(connection, accepted.seconds)
 
-    def _set_end(self, connection: Connection) -> None:
-        now = trio.current_time()
-        if longest := self._service.settings.max_stream_seconds:
+    def _set_end(self, connection: Connection, seconds: float | None) -> None:
+        longest = self.settings.max_stream_seconds
+        if longest:
             life = longest * random.uniform(0.8, 1)  # noqa: S311  jitter, not a secret
-            self._service.lifetimes.add(connection, now + life)
-        if (seconds := self._accepted.seconds) is not None:
-            self._service.lifetimes.add(connection, now + seconds, _auth_expired)
+            self.lifetimes.add(connection, trio.current_time() + life)
+        if seconds is not None:
+            self.lifetimes.add(connection, trio.current_time() + seconds, _auth_expired)
 
 
 def _auth_expired() -> bytes:

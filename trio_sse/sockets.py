@@ -89,11 +89,16 @@ def is_unacknowledged(fd: int) -> bool:
     return in_all > unsent
 
 
-def widen(listener: socket.socket, outage: float) -> None:
-    """Give a listening socket the kernel's largest backlog, and its connections `bound_dead_peer`.
+def widen(listener: Socket, outage: float) -> None:
+    """Give a listening socket the kernel's largest backlog, and its connections `bound_dead_peer` and what
+    Trio's own streams have.
 
     Hypercorn's backlog is 100. When more clients connect at once, the kernel drops SYNs, and each costs its
     client a second. listen(2) may be called again on a socket that listens.
     """
     listener.listen(MAX_BACKLOG)
     bound_dead_peer(listener, outage)
+    if listener.family in _TCP:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A full kernel buffer hides from us that a client does not read (Trio sets the same).
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1 << 14)

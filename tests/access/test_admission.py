@@ -224,7 +224,7 @@ async def test_no_bytes_make_it_raise_or_let_anybody_in(header: bytes, cookie: b
 
 async def full(*headers: tuple[bytes, bytes], **values: Any) -> Accepted | Refused:
     admission = Admission(settings(**values))
-    admission.limits.begin("ann", "192.0.2.1")
+    admission.limits.begin("a stream", "ann", "192.0.2.1")
     return await admission.admit(b"user_id=ann", headers, lambda: "192.0.2.1")
 
 

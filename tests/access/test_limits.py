@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def test_without_settings_there_is_no_limit() -> None:
     assert not limits.any
     for _ in range(1000):
         assert limits.excess("ann", "192.0.2.1") is None
-        limits.begin("ann", "192.0.2.1")
+        limits.begin(object(), "ann", "192.0.2.1")
 
 
 @pytest.mark.parametrize(
@@ -48,9 +49,9 @@ def test_without_settings_there_is_no_limit() -> None:
 def test_one_too_many_is_told_which_setting_says_so(name: str, status: int, user: str, address: str) -> None:
     limits = Limits(settings(**{name: 2}), Clock())
     assert limits.any
-    for _ in range(2):
+    for stream in ("first", "second"):
         assert limits.excess("ann", "192.0.2.1") is None
-        limits.begin("ann", "192.0.2.1")
+        limits.begin(stream, "ann", "192.0.2.1")
     overloaded = limits.excess(user, address)
     assert isinstance(overloaded, Overloaded)
     assert overloaded.status == status
@@ -58,8 +59,11 @@ def test_one_too_many_is_told_which_setting_says_so(name: str, status: int, user
     assert overloaded.retry_seconds > 0
     if status == 429:
         assert limits.excess("cyd", "192.0.2.3") is None, "others may"
-    limits.end("ann", "192.0.2.1")
+    for _ in range(2):
+        limits.end("first")
     assert limits.excess(user, address) is None
+    limits.begin("third", "ann", "192.0.2.1")
+    assert limits.excess(user, address), "one that ends twice counts once"
 
 
 def test_looking_counts_nothing() -> None:
@@ -76,7 +80,7 @@ def test_one_address_may_open_only_so_many_a_second() -> None:
     def open_one(address: str = "192.0.2.1") -> bool:
         if limits.excess("ann", address):
             return False
-        limits.begin("ann", address)
+        limits.begin(object(), "ann", address)
         return True
 
     assert [open_one() for _ in range(4)] == [True, True, False, False]
@@ -93,7 +97,7 @@ def test_one_address_may_open_only_so_many_a_second() -> None:
 def test_less_than_one_a_second_lets_one_in_and_then_waits() -> None:
     clock = Clock()
     limits = new_limits(clock, connection_rate_per_address=0.1)
-    limits.begin("ann", "192.0.2.1")
+    limits.begin(object(), "ann", "192.0.2.1")
     clock.now += 9.5
     assert limits.excess("ann", "192.0.2.1")
     clock.now += 0.6
@@ -107,7 +111,7 @@ def test_what_a_second_allows_may_come_at_once(rate: int, now: float) -> None:
     limits = new_limits(clock, connection_rate_per_address=rate)
     for _ in range(rate):
         assert limits.excess("ann", "192.0.2.1") is None
-        limits.begin("ann", "192.0.2.1")
+        limits.begin(object(), "ann", "192.0.2.1")
     assert limits.excess("ann", "192.0.2.1")
 
 
@@ -115,7 +119,7 @@ def test_addresses_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(limits_module, "_REMEMBERED", 2)
     limits = new_limits(connection_rate_per_address=1)
     for address in ("a", "b", "a", "c"):
-        limits.begin("ann", address)
+        limits.begin(object(), "ann", address)
     assert [bool(limits.excess("ann", address)) for address in ("a", "b", "c")] == [True, False, True]
 
 
@@ -128,19 +132,22 @@ def test_what_is_counted_is_what_is_open(steps: list[tuple[str, str] | None]) ->
     """A tuple comes, None lets the one that came first go."""
     limits = Limits(BOUNDED, Clock())
     open_streams: list[tuple[str, str]] = []
+    numbers = count()
+    oldest = count()
     for step in steps:
         if step is None:
             if open_streams:
-                limits.end(*open_streams.pop(0))
+                open_streams.pop(0)
+                limits.end(next(oldest))
             continue
         users, addresses = (Counter(stream[i] for stream in open_streams) for i in (0, 1))
         full = len(open_streams) >= 5 or users[step[0]] >= 3 or addresses[step[1]] >= 2
         assert bool(limits.excess(*step)) is full
         if not full:
-            limits.begin(*step)
+            limits.begin(next(numbers), *step)
             open_streams.append(step)
-    for stream in open_streams:
-        limits.end(*stream)
+    for _ in open_streams:
+        limits.end(next(oldest))
     assert not list(_kept(limits)), "who is gone is forgotten"
 
 

@@ -23,7 +23,7 @@ def connection() -> Connection:
 
 
 async def test_the_asgi_outlet_takes_only_while_its_task_waits(connection: Connection) -> None:
-    outlet = AsgiOutlet(connection.channel, connection.waiting)
+    outlet = AsgiOutlet(*connection.open_channel())
     assert not outlet.take(batch(1))
     async with trio.open_nursery() as nursery:
 
@@ -38,14 +38,14 @@ async def test_the_asgi_outlet_takes_only_while_its_task_waits(connection: Conne
 
 
 async def test_the_asgi_outlet_takes_nothing_once_its_task_was_cancelled(connection: Connection) -> None:
-    outlet = AsgiOutlet(connection.channel, connection.waiting)
+    outlet = AsgiOutlet(*connection.open_channel())
     with trio.move_on_after(0):
         await outlet.wait()
     assert not outlet.take(batch(1))
 
 
 async def test_the_asgi_outlet_takes_nothing_after_closing(connection: Connection) -> None:
-    outlet = AsgiOutlet(connection.channel, connection.waiting)
+    outlet = AsgiOutlet(*connection.open_channel())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(outlet.wait)
         await wait_all_tasks_blocked()

@@ -159,10 +159,6 @@ def test_closing_twice_is_harmless(connection: Connection) -> None:
     assert connection.closed
 
 
-def test_connections_have_ids_of_their_own() -> None:
-    assert len({live().id for _ in range(100)}) == 100
-
-
 async def test_offering_never_waits(connection: Connection) -> None:
     with assert_no_checkpoints():
         for number in range(1, 10):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import socket
 from collections.abc import Iterator
@@ -56,6 +55,19 @@ def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
 Sockets = tuple[socket.socket, socket.socket]
 
 
+class Harbour:
+    """Has one outlet. Its nursery ends with the stream."""
+
+    def __init__(self, nursery: trio.Nursery, turns: trio.CapacityLimiter, timeout: float = 20) -> None:
+        self.nursery = nursery
+        self.turns = turns
+        self.timeout = timeout
+
+    def ended(self, outlet: SocketOutlet) -> None:
+        outlet.give_back()
+        self.nursery.cancel_scope.cancel()
+
+
 def on_socket(
     sockets: Sockets,
     connection: Connection,
@@ -64,14 +76,8 @@ def on_socket(
     chunked: bool = False,
     turns: trio.CapacityLimiter | None = None,
 ) -> SocketOutlet:
-    outlet = SocketOutlet(
-        sockets[0].fileno(),
-        connection,
-        nursery,
-        turns or trio.CapacityLimiter(1),
-        chunked=chunked,
-        timeout=20,
-    )
+    owner = Harbour(nursery, turns or trio.CapacityLimiter(1))
+    outlet = SocketOutlet(sockets[0].fileno(), connection, owner, chunked=chunked)
     connection.attach(outlet)
     return outlet
 
@@ -357,9 +363,8 @@ async def test_bytes_stay_whole_and_in_order_whatever_the_socket_takes(
     ):
         async with trio.open_nursery() as nursery:
             connection = live(3)
-            outlet = SocketOutlet(
-                0, connection, nursery, trio.CapacityLimiter(1), chunked=chunked, timeout=math.inf
-            )
+            owner = Harbour(nursery, trio.CapacityLimiter(1), 1e9)
+            outlet = SocketOutlet(0, connection, owner, chunked=chunked)
             outlet.begin(b"", b": hello\n\n")
             connection.attach(outlet)
             for step in steps:

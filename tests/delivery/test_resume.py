@@ -436,3 +436,14 @@ def test_wherever_a_client_is_cut_off_nothing_is_lost_without_a_word(
         else:
             visitor.hub.announce_gap("redis_reconnected")
     visitor.end()
+
+
+def test_connections_have_ids_of_their_own() -> None:
+    hub = new_hub()
+    resumer = Resumer(hub.history, heartbeat_seconds=30.0)
+    ids = set()
+    for _ in range(100):
+        connection = unbegun(hub, recovery=resumer)
+        resumer.begin(connection, None)
+        ids.add(events(Client(connection).received)[0].json()["connection_id"])
+    assert len(ids) == 100

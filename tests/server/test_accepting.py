@@ -5,48 +5,43 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
 from structlog.testing import capture_logs
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_sse.server.accepting import QUIET_SECONDS, Want, serve_listeners
+from tests.support.inside import until
+from trio_sse.server.accepting import QUIET_SECONDS, Want, accept_forever
 
 
-class Failing:
-    """A listener that fails so before it accepts."""
+class AcceptedError(Exception):
+    """Ends the server at its first connection."""
 
-    def __init__(self, *errors: int) -> None:
-        self._errors = list(errors)
-        self._far: list[trio.socket.SocketType] = []
-        self.socket = socket.create_server(("127.0.0.1", 0))
 
-    async def accept(self) -> Any:
-        await trio.lowlevel.checkpoint()
-        if self._errors:
-            number = self._errors.pop()
+def accepted(sock: socket.socket) -> None:
+    sock.close()
+    raise AcceptedError
+
+
+async def serve(monkeypatch: pytest.MonkeyPatch, *errors: int) -> None:
+    """Accept one connection. Before it, accept(2) fails with these errors."""
+    left = list(errors)
+    accept = socket.socket.accept
+
+    def failing(sock: socket.socket) -> Any:
+        if left:
+            number = left.pop()
             raise OSError(number, os.strerror(number))
-        near, far = trio.socket.socketpair()
-        self._far.append(far)
-        return trio.SocketStream(near)
+        return accept(sock)
 
-    async def aclose(self) -> None:
-        self.socket.close()
-        for far in self._far:
-            far.close()
-
-
-async def serve(*listeners: Failing) -> None:
-    """Until one is accepted."""
-    async with trio.open_nursery() as nursery:
-
-        async def accepted(stream: trio.SocketStream) -> None:
-            stream.socket.close()
-            nursery.cancel_scope.cancel()
-
-        await serve_listeners(accepted, list(listeners), outage=20, want=Want(), handler_nursery=nursery)
+    monkeypatch.setattr(socket.socket, "accept", failing)
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    with listener.socket:
+        async with await trio.open_tcp_stream(*listener.socket.getsockname()):
+            await accept_forever(listener, accepted, outage=20, want=Want())
 
 
 @pytest.mark.parametrize(
@@ -54,10 +49,10 @@ async def serve(*listeners: Failing) -> None:
     [(errno.EMFILE, "LimitNOFILE"), (errno.ENFILE, "fs.file-max"), (errno.ENOBUFS, "memory")],
 )
 async def test_out_of_descriptors_it_says_so_once_and_goes_on(
-    autojump_clock: MockClock, number: int, named: str
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, number: int, named: str
 ) -> None:
-    with capture_logs() as logs:
-        await serve(Failing(*[number] * 50))
+    with capture_logs() as logs, pytest.raises(AcceptedError):
+        await serve(monkeypatch, *[number] * 50)
     (line,) = logs
     assert named in line["event"]
     assert "exc_info" not in line
@@ -76,34 +71,46 @@ def test_it_says_so_again_after_a_minute() -> None:
     assert not want.report(OSError())
 
 
-async def test_another_error_is_raised() -> None:
-    with pytest.raises(ExceptionGroup) as raised:
-        await serve(Failing(errno.EINVAL))
-    assert raised.group_contains(OSError, match="Invalid")
+@pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN])
+async def test_a_connection_that_is_gone_already_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    with capture_logs() as logs, pytest.raises(AcceptedError):
+        await serve(monkeypatch, number, number)
+    assert logs == []
 
 
-async def test_each_listener_has_the_bounds_and_each_connection_its_own_probes() -> None:
+async def test_another_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match="Invalid"):
+        await serve(monkeypatch, errno.EINVAL)
+
+
+async def test_each_listener_has_the_bounds_and_each_connection_its_own_probes(nursery: trio.Nursery) -> None:
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
-    seen: list[int] = []
-    async with trio.open_nursery() as nursery:
+    probes: list[int] = []
 
-        async def accepted(stream: trio.SocketStream) -> None:
-            assert stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 55_000
-            seen.append(stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE))
-            if len(seen) == 100:
-                nursery.cancel_scope.cancel()
+    def take(sock: socket.socket) -> None:
+        with sock:
+            assert sock.getblocking() is False
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 55_000
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            probes.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE))
 
-        @nursery.start_soon
-        async def server() -> None:
-            await serve_listeners(accepted, [listener], outage=20, want=Want(), handler_nursery=nursery)
-
-        port = listener.socket.getsockname()[1]
-        for _ in range(100):
-            await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
-    assert len(set(seen)) > 5
+    nursery.start_soon(partial(accept_forever, listener, take, outage=20, want=Want()))
+    for _ in range(100):
+        await (await trio.open_tcp_stream(*listener.socket.getsockname())).aclose()
+    await until(lambda: len(probes) == 100)
+    assert len(set(probes)) > 5
 
 
-async def test_with_nothing_to_listen_on_it_waits(autojump_clock: MockClock) -> None:
-    with trio.move_on_after(1000) as waiting:
-        await serve()
-    assert waiting.cancelled_caught
+async def test_a_crowd_is_accepted(nursery: trio.Nursery) -> None:
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    crowd = [await trio.open_tcp_stream(*listener.socket.getsockname()) for _ in range(50)]
+    taken: list[socket.socket] = []
+    nursery.start_soon(partial(accept_forever, listener, taken.append, outage=20, want=Want()))
+    await wait_all_tasks_blocked()
+    assert len(taken) == len(crowd)
+    for one in crowd:
+        await one.aclose()
+    for sock in taken:
+        sock.close()

@@ -22,11 +22,12 @@ from tests.support import inside
 from tests.support.inside import PATIENCE_SECONDS, events, exchange, get, process_kept, read, served, settings
 from tests.support.tokens import ec_key, key_server, token
 from trio_sse.access import key_set
+from trio_sse.access.admission import Accepted
 from trio_sse.access.request import StreamRequest
 from trio_sse.asgi import Application
+from trio_sse.delivery.connection import Connection
 from trio_sse.server.front import Front
 from trio_sse.server.http1 import Head
-from trio_sse.server.stream import serve_stream
 from trio_sse.service import Service
 
 CLOSE = "Connection: close"
@@ -114,12 +115,14 @@ async def test_what_one_connection_raises_ends_it_alone_and_is_counted(
     monkeypatch: pytest.MonkeyPatch, valkey: int
 ) -> None:
 
-    async def sometimes_broken(service: Any, opening: Any, stream: Any) -> None:
-        if opening.accepted.user_id == "broken":
-            raise BrokenError
-        await serve_stream(service, opening, stream)
+    really_open = Service.open
 
-    monkeypatch.setattr("trio_sse.server.front.serve_stream", sometimes_broken)
+    def sometimes_broken(service: Service, accepted: Accepted) -> Connection:
+        if accepted.user_id == "broken":
+            raise BrokenError
+        return really_open(service, accepted)
+
+    monkeypatch.setattr(Service, "open", sometimes_broken)
     app = Application(settings(redis_host="127.0.0.1", redis_port=valkey, log_level="error"))
     async with served(app) as port:
         stream, _ = await opened(port)

@@ -25,7 +25,7 @@ from trio_sse.server.http1 import (
     stream_head,
     whole_response,
 )
-from trio_sse.server.stream import is_for_a_stream
+from trio_sse.server.requests import is_for_a_stream
 from trio_sse.settings import Settings
 
 Answer = Head | OtherRequest | TooLarge | None

@@ -10,6 +10,7 @@ import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -27,12 +28,17 @@ from quart.testing.client import QuartClient
 from trio_sse.access.admission import Accepted
 from trio_sse.counters import Counters
 from trio_sse.delivery.batch import Batch
-from trio_sse.delivery.connection import Connection
+from trio_sse.delivery.connection import Common, Connection
 from trio_sse.delivery.history import History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.resume import Resumer
-from trio_sse.service import OpenStream, Service
+from trio_sse.server.containment import report
+from trio_sse.server.fleet import Fleet
+from trio_sse.server.http1 import Head, read_head
+from trio_sse.server.poller import Poller
+from trio_sse.server.requests import admit
+from trio_sse.service import Service
 from trio_sse.settings import Settings
 from trio_sse.web.app import App
 
@@ -93,7 +99,8 @@ def unbegun(
 ) -> Connection:
     """A connection in the hub that does not know yet where to begin."""
     recovery = recovery or new_resumer(hub.history)
-    connection = Connection(user_id, capacity, hub.counters, hub.history, recovery, disconnect=disconnect)
+    common = Common(hub.counters, hub.history, recovery, capacity, disconnect=disconnect)
+    connection = Connection(user_id, common)
     hub.join(connection)
     return connection
 
@@ -113,9 +120,8 @@ def joined(
 def live(capacity: int = 10, *, counters: Counters | None = None, disconnect: bool = False) -> Connection:
     """A connection without a hub that has nothing to catch up with."""
     history = new_history()
-    connection = Connection(
-        "1", capacity, counters or Counters(), history, new_resumer(history), disconnect=disconnect
-    )
+    common = Common(counters or Counters(), history, new_resumer(history), capacity, disconnect=disconnect)
+    connection = Connection("1", common)
     connection.begin(b"", 0)
     connection.take_waiting()
     return connection
@@ -123,7 +129,44 @@ def live(capacity: int = 10, *, counters: Counters | None = None, disconnect: bo
 
 def opened(service: Service, user_id: str = "1", last_event_id: str | None = None) -> Connection:
     """A stream of the service that somebody was let in to. It stays open."""
-    return OpenStream(service, Accepted(user_id, last_event_id, ())).__enter__()
+    return service.open(Accepted(user_id, last_event_id, ()))
+
+
+@contextmanager
+def open_stream(service: Service, accepted: Accepted) -> Iterator[Connection]:
+    """A stream that is open as long as the block lasts."""
+    connection = service.open(accepted)
+    try:
+        yield connection
+    finally:
+        service.release(connection)
+
+
+@asynccontextmanager
+async def fleet_of(service: Service) -> AsyncIterator[Fleet]:
+    """A fleet that runs as long as the block lasts."""
+    fleet = Fleet(service, Poller(partial(report, service.counters, "a connection")))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(fleet.run)
+        yield fleet
+        nursery.cancel_scope.cancel()
+
+
+async def request_stream(
+    fleet: Fleet,
+    service: Service,
+    near: trio.SocketStream,
+    path: str = "/sse?user_id=ann",
+    *,
+    version: str = "1.1",
+) -> bool:
+    """Ask for a stream on `near`, which the fleet then has. Returns whether it was admitted."""
+    request = await read_head(near, get(path, version=version), Config())
+    assert isinstance(request, Head)
+    opening = await admit(service, request, Config(), near)
+    if opening is not None:
+        fleet.open(near.socket.detach(), opening)
+    return opening is not None
 
 
 def note(*users: str, data: bytes = b"{}", event: str | None = None) -> Notification:

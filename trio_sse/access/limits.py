@@ -39,7 +39,7 @@ class Limits:
         self.any = min(self._most, self._most_per_user, self._most_per_address) < math.inf or self._rate > 0
         """Whether there is any limit."""
         self._clock = clock
-        self._all = 0
+        self._counted: dict[object, tuple[str, str]] = {}
         self._users: dict[str, int] = {}
         self._addresses: dict[str, int] = {}
         # For each address, the time until which its streams have used up its rate (the generic cell rate
@@ -48,7 +48,7 @@ class Limits:
 
     def excess(self, user_id: str, address: str) -> Overloaded | None:
         """Why one more stream would be too many, or None. Counts nothing."""
-        if self._all >= self._most:
+        if len(self._counted) >= self._most:
             return Overloaded("too many streams (SSE_MAX_CONNECTIONS)", 503, RETRY_SECONDS)
         if self._users.get(user_id, 0) >= self._most_per_user:
             detail = "too many streams of this user (SSE_MAX_CONNECTIONS_PER_USER)"
@@ -62,9 +62,9 @@ class Limits:
                 return Overloaded("too many new streams (SSE_CONNECTION_RATE_PER_ADDRESS)", 429, wait + 1)
         return None
 
-    def begin(self, user_id: str, address: str) -> None:
-        """Count a stream."""
-        self._all += 1
+    def begin(self, stream: object, user_id: str, address: str) -> None:
+        """Count a stream, until its `end`."""
+        self._counted[stream] = user_id, address
         self._users[user_id] = self._users.get(user_id, 0) + 1
         self._addresses[address] = self._addresses.get(address, 0) + 1
         if self._rate:
@@ -73,11 +73,12 @@ class Limits:
             if len(self._used_until) > _REMEMBERED:
                 self._used_until.popitem(last=False)
 
-    def end(self, user_id: str, address: str) -> None:
-        """A stream that was counted has ended."""
-        self._all -= 1
-        _take_one(self._users, user_id)
-        _take_one(self._addresses, address)
+    def end(self, stream: object) -> None:
+        """A stream has ended. Harmless if it was not counted."""
+        if (counted := self._counted.pop(stream, None)) is not None:
+            user_id, address = counted
+            _take_one(self._users, user_id)
+            _take_one(self._addresses, address)
 
     @property
     def _burst_seconds(self) -> float:

@@ -57,7 +57,7 @@ class AsgiSource:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._outlet = AsgiOutlet(connection.channel, connection.waiting)
+        self._outlet = AsgiOutlet(*connection.open_channel())
         connection.attach(self._outlet)
 
     @property

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 import trio
@@ -20,8 +20,10 @@ from trio_sse.delivery.states import State
 HEARTBEAT = "heartbeat"
 """The kind of notice that a connection may get at any time."""
 
-_open_channel = trio.open_memory_channel[bytes]
+Channel = tuple[trio.MemorySendChannel[bytes], trio.MemoryReceiveChannel[bytes]]
 
+_open_channel = trio.open_memory_channel[bytes]
+_NO_SLOT = -1
 
 _WAITING, _CATCHING_UP, _LIVE, _CLOSED, _LEFT = State  # looked up for every message
 
@@ -42,57 +44,56 @@ class Recovery(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Common:
+    """What all connections of a service have in common, so that none holds it for itself."""
+
+    counters: Counters
+    history: History
+    recovery: Recovery
+    capacity: int
+    """How many messages may wait for a client that takes none."""
+    disconnect: bool = False
+    """Whether a stream ends when its client has no room for a message."""
+
+
 class Connection:
     """A stream of one user, from joining the hub to leaving it.
 
     It has one `State` at a time. Everything but the outlet's own task is synchronous and never waits, so a
     slow client does not delay others. While the outlet of a live connection takes nothing, up to `capacity`
-    messages wait in a memory channel. Messages beyond that are dropped and counted, and a `gap` stands where
-    they are missing. With `disconnect` the stream ends instead, and the client resumes. It also resumes when
-    the stream ends while it catches up.
+    messages wait in a memory channel, which is there only as long as it is needed. Messages beyond that are
+    dropped and counted, and a `gap` stands where they are missing. With `disconnect` the stream ends instead,
+    and the client resumes. It also resumes when the stream ends while it catches up.
     """
 
     __slots__ = (
         "__weakref__",
-        "_counters",
-        "_disconnect",
-        "_history",
+        "_channel",
+        "_common",
         "_outlet",
         "_owed",
-        "_recovery",
         "_replay",
-        "channel",
-        "id",
         "since",
+        "slot",
         "state",
         "user_id",
-        "waiting",
     )
 
-    def __init__(
-        self,
-        user_id: str,
-        capacity: int,
-        counters: Counters,
-        history: History,
-        recovery: Recovery,
-        *,
-        disconnect: bool = False,
-    ) -> None:
+    def __init__(self, user_id: str, common: Common) -> None:
         self.user_id = user_id
-        self.id = f"{random.getrandbits(64):016x}"
         self.since = 0
         """The sequence of the last message that is no longer owed to this connection."""
+        self.slot = _NO_SLOT
+        """Its slot in the hub's wheel of heartbeats. Negative: it is not in the hub. Only the wheel changes
+        it."""
         self.state = _WAITING
         """Only `_become` changes it."""
-        self.channel, self.waiting = _open_channel(capacity)
+        self._common = common
+        self._channel: Channel | None = None  # while messages wait
         self._outlet: Outlet | None = None
-        self._history = history
-        self._recovery = recovery
-        self._disconnect = disconnect
         self._replay: Replay | None = None  # while it catches up
         self._owed: Owed | None = None
-        self._counters = counters
 
     @property
     def begun(self) -> bool:
@@ -112,7 +113,7 @@ class Connection:
     def attach(self, outlet: Outlet) -> None:
         """Let `outlet` send the stream. It ends at once if the connection was closed before."""
         self._outlet = outlet
-        if self.catching_up or self.closed:
+        if self.catching_up or (self.closed and self._owed is not None):
             outlet.pull()
         if self.closed:
             outlet.close()
@@ -138,7 +139,7 @@ class Connection:
         else:
             self._become(_CATCHING_UP)
             self.since = after
-            self._replay = Replay(preface, older, rest, at or self._history.at(after))
+            self._replay = Replay(preface, older, rest, at or self._common.history.at(after))
         if self._outlet is not None:
             self._outlet.pull()
 
@@ -154,11 +155,12 @@ class Connection:
             if self._replay is not None:
                 last_words = self._replay.preface + last_words
             self._replay = self._owed = None
-            self._recovery.forget(self)
+            self._common.recovery.forget(self)
         self._become(_CLOSED)
         if last_words:
             self._say("end", Batch.notice(last_words))
-        self.channel.close()
+        if self._channel is not None:
+            self._channel[0].close()
         if self._outlet is not None:
             self._outlet.close()
 
@@ -208,11 +210,12 @@ class Connection:
         if self.state is _WAITING or self.state is _CATCHING_UP:
             return self._page()
         parts: list[bytes] = []
-        try:
-            while True:
-                parts.append(self.waiting.receive_nowait())
-        except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-            pass
+        if self._channel is not None:
+            try:
+                while True:
+                    parts.append(self._channel[1].receive_nowait())
+            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+                pass
         parts.append(self._take_owed())
         return b"".join(parts)
 
@@ -229,9 +232,24 @@ class Connection:
         self.end()
         if self.state is _CLOSED:
             self._become(_LEFT)
-        self._recovery.forget(self)
+        self._common.recovery.forget(self)
         self._outlet = self._owed = None
-        self.waiting.close()
+        self.caught_up()
+
+    def open_channel(self) -> Channel:
+        """The memory channel in which messages wait: the present one, or a new one."""
+        if self._channel is None:
+            self._channel = _open_channel(self._common.capacity)
+            if self.closed:
+                self._channel[0].close()
+        return self._channel
+
+    def caught_up(self) -> None:
+        """Nothing waits any more: release what waiting needed."""
+        if self._channel is not None:
+            for end in self._channel:
+                end.close()
+            self._channel = None
 
     def _become(self, state: State) -> None:
         assert self.state.may_become(state), f"a connection does not go from {self.state} to {state}"
@@ -251,12 +269,12 @@ class Connection:
             return page
         if replay.rest is not None:
             self._wait()
-            self._recovery.fetch(self, replay.rest)
+            self._common.recovery.fetch(self, replay.rest)
             return page
-        history = self._history
+        history = self._common.history
         if self.since < history.floor:
             self._wait()
-            self._recovery.fell_behind(self, replay.at)
+            self._common.recovery.fell_behind(self, replay.at)
             return page
         kept, self.since = history.page(self.user_id, self.since)
         if self.since < history.latest:
@@ -281,26 +299,26 @@ class Connection:
 
     def _queue(self, frame: bytes, sequence: int) -> bool:
         """Let it wait in the channel. Returns whether there was room."""
-        owed = self._owed
+        if self.state is not _LIVE:  # an earlier frame of the same batch had no room
+            return False
+        owed, common = self._owed, self._common
+        channel = self._channel or self.open_channel()
         try:
-            self.channel.send_nowait(frame if owed is None else owed.frames(self._history) + frame)
+            channel[0].send_nowait(frame if owed is None else owed.frames(common.history) + frame)
         except trio.WouldBlock:
-            if self._disconnect:
-                self._counters.disconnected += 1
+            if common.disconnect:
+                common.counters.disconnected += 1
                 self.close()
                 return False
             if owed is None:
                 owed = self._owed = Owed()
             owed.drop(sequence, after=self.since)
-            self._counters.dropped += 1
-        except trio.ClosedResourceError:
-            pass  # an earlier frame of the same batch had no room
-        else:
-            self.since = sequence
-            self._owed = None
-            return True
-        return False
+            common.counters.dropped += 1
+            return False
+        self.since = sequence
+        self._owed = None
+        return True
 
     def _take_owed(self) -> bytes:
         owed, self._owed = self._owed, None
-        return b"" if owed is None else owed.frames(self._history)
+        return b"" if owed is None else owed.frames(self._common.history)

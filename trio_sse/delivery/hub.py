@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 
 import trio
 
@@ -17,9 +17,7 @@ from trio_sse.delivery.history import History
 from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.notices import gap, heartbeat
 from trio_sse.delivery.receipts import Receipt, Receipts
-
-BEAT_TOGETHER_SECONDS = 0.05
-"""Heartbeats due within so many seconds are sent together: a wake-up costs more than a heartbeat."""
+from trio_sse.delivery.wheel import Wheel
 
 MAX_PENDING_BYTES = 8 * 1024 * 1024
 """Bytes received but not yet offered. Beyond it Redis is not read, and buffers the rest."""
@@ -56,21 +54,19 @@ class Hub:
         self._unflushed: list[Receipt] = []
         self._flushing: list[Receipt] = []
         self._taken = trio.Event()
-        self._clock = clock
-        self._period = heartbeat_seconds
-        self._users: dict[str, dict[Connection, None]] = {}
-        # Every connection and when its next heartbeat is due. The period is one for all, so the order of
-        # insertion is the order of time.
-        self._due: OrderedDict[Connection, float] = OrderedDict()
+        self._wheel = Wheel(heartbeat_seconds, clock)
+        self._size = 0
+        # Most users have one connection, which stands here without a dict around it.
+        self._users: dict[str, Connection | dict[Connection, None]] = {}
         self._for_user: dict[str, Batch] = {}
         self._for_all: Batch | None = None
 
     def __len__(self) -> int:
-        return len(self._due)
+        return self._size
 
     @property
     def connections(self) -> list[Connection]:
-        return list(self._due)
+        return list(chain.from_iterable(map(_each, self._users.values())))
 
     @property
     def users(self) -> list[str]:
@@ -85,18 +81,29 @@ class Hub:
         self.counters.streams += 1
         if self.closed:
             connection.close()
-        else:
-            self._users.setdefault(connection.user_id, {})[connection] = None
-            self._due[connection] = self._clock() + self._period
+            return
+        users, user = self._users, connection.user_id
+        mine = users.setdefault(user, connection)
+        if isinstance(mine, dict):
+            mine[connection] = None
+        elif mine is not connection:
+            users[user] = {mine: None, connection: None}
+        self._wheel.add(connection)
+        self._size += 1
 
     def leave(self, connection: Connection) -> None:
         """Unregister a connection, close it, and release what it holds. Calling it again is harmless."""
+        if self._wheel.remove(connection):
+            self._size -= 1
+            users, user = self._users, connection.user_id
+            mine = users[user]
+            if not isinstance(mine, dict):
+                del users[user]
+            else:
+                del mine[connection]
+                if len(mine) == 1:
+                    (users[user],) = mine
         connection.leave()
-        if self._due.pop(connection, None) is not None:
-            mine = self._users[connection.user_id]
-            del mine[connection]
-            if not mine:
-                del self._users[connection.user_id]
 
     def remember(self, notification: Notification, entry: EntryId, age: float) -> None:
         """Keep a log entry from before this process, for clients that resume."""
@@ -120,7 +127,7 @@ class Hub:
             receipts = {self.history.latest: receipt}
             self._unflushed.append(receipt)
             self.pending.set()
-        if not self._due or here == []:
+        if not self._size or here == []:
             return False
         sequence = self.history.latest
         if here is None:
@@ -157,12 +164,12 @@ class Hub:
         if for_all is None:
             for user, batch in for_user.items():
                 if connections := self._users.get(user):
-                    deliveries.append((batch, tuple(connections)))
+                    deliveries.append((batch, _each(connections)))
         else:
             for user, connections in self._users.items():
                 own = for_user.get(user)
                 batch = Batch.merged(own, for_all) if own else for_all
-                deliveries.append((batch, tuple(connections)))
+                deliveries.append((batch, _each(connections)))
         return deliveries
 
     def flushed(self) -> None:
@@ -176,31 +183,28 @@ class Hub:
         resume later find it in its place."""
         _, frame = self.history.append(None, lambda position: gap(reason, None, id=position), own=True)
         batch = Batch.notice(frame)
-        for connection in list(self._due):
+        for connection in self.connections:
             connection.tell_marked(reason, batch)
 
-    def beat(self, limit: int = 500) -> float:
-        """Send the heartbeats due about now, at most `limit`. Returns when to call again, in clock time."""
-        now = self._clock()
+    def beat(self, most: int = 500) -> float:
+        """Send the heartbeats that are due, about `most` at most. Returns when to call again, in clock
+        time."""
         self.history.evict()
-        batch: Batch | None = None
-        for _ in range(limit):
-            connection, due = next(iter(self._due.items()), (None, 0.0))
-            if connection is None:
-                return now + self._period  # a connection that joins meanwhile is due later
-            if due > now + BEAT_TOGETHER_SECONDS:
-                return due
-            batch = batch or Batch.notice(heartbeat())
-            connection.tell(HEARTBEAT, batch)
-            self._due[connection] = due + self._period
-            self._due.move_to_end(connection)
-        return now
+        if due := self._wheel.take_due(most):
+            batch = Batch.notice(heartbeat())
+            for connection in due:
+                connection.tell(HEARTBEAT, batch)
+        return self._wheel.next_time()
 
     def close(self) -> None:
-        """End every stream. Connections leave when their tasks end."""
+        """End every stream. Connections leave when all they are owed was sent."""
         self.closed = self.draining = True
-        for connection in list(self._due):
+        for connection in self.connections:
             connection.close()
+
+
+def _each(mine: Connection | dict[Connection, None]) -> tuple[Connection, ...]:
+    return tuple(mine) if isinstance(mine, dict) else (mine,)
 
 
 def _frame(notification: Notification, position: str) -> bytes:

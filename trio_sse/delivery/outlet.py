@@ -27,6 +27,10 @@ class Backlog(Protocol):
         """What waits, in order, or b"" when nothing does."""
         ...
 
+    def caught_up(self) -> None:
+        """All that waited was written."""
+        ...
+
 
 class Outlet(Protocol):
     """Sends the bytes of a connection. It takes a whole batch at once, or refuses it."""
@@ -47,53 +51,54 @@ class Outlet(Protocol):
         ...
 
 
+class Owner(Protocol):
+    """Has socket outlets, and what they share."""
+
+    nursery: trio.Nursery
+    """The tasks of outlets run here."""
+    turns: trio.CapacityLimiter
+    """Each page of a replay takes one, so that many replays at once leave time for other tasks."""
+    timeout: float
+    """Seconds after which a client that takes nothing is cut off."""
+
+    def ended(self, outlet: SocketOutlet) -> None:
+        """The stream is over. Called once or more, within any method of the outlet but its making."""
+        ...
+
+
 class SocketOutlet:
     """Writes the body of an HTTP/1 response straight to the socket, without waiting.
 
-    A task in `nursery` writes what the socket does not take at once. It exists only while there is such a
-    rest, or a replay. A client that takes nothing for `timeout` seconds is cut off, and so is one that has
-    not taken all so long after the end of its stream. If a client cannot be reached, the kernel ends the
-    connection (see sockets.KeepAlive). The end of the stream cancels `nursery`. Each page of a replay takes
-    one of `turns`, which all connections share, so that many replays at once leave time for other tasks.
+    A task in the owner's nursery writes what the socket does not take at once. It exists only while there is
+    such a rest, or a replay. A client that takes nothing for the owner's timeout is cut off, and so is one
+    that has not taken all so long after the end of its stream. If a client cannot be reached, the kernel ends
+    the connection (see sockets.KeepAlive). At the end of the stream the owner is told, and closes the socket.
     """
 
-    __slots__ = (
-        "_backlog",
-        "_chunked",
-        "_closing",
-        "_deadline",
-        "_draining",
-        "_fd",
-        "_nursery",
-        "_rest",
-        "_timeout",
-        "_turns",
-    )
+    __slots__ = ("_chunked", "_deadline", "_draining", "_owner", "_rest", "backlog", "fd")
 
-    def __init__(
-        self,
-        fd: int,
-        backlog: Backlog,
-        nursery: trio.Nursery,
-        turns: trio.CapacityLimiter,
-        *,
-        chunked: bool,
-        timeout: float,
-    ) -> None:
-        self._fd = fd
-        self._backlog = backlog
-        self._nursery = nursery
-        self._turns = turns
+    def __init__(self, fd: int, backlog: Backlog, owner: Owner, *, chunked: bool) -> None:
+        self.fd = fd
+        """Negative when it was given back."""
+        self.backlog = backlog
+        self._owner = owner
         self._chunked = chunked
-        self._timeout = timeout
-        self._deadline = math.inf
-        self._closing = False
-        self._draining = False
+        self._deadline = math.inf  # finite from the end of the stream on
+        self._draining: trio.CancelScope | None = None
         self._rest = _NOTHING
 
     def begin(self, head: bytes, body: bytes) -> None:
         """Write the head of the response and the first bytes of its body, if there are any yet."""
         self._write(head + sse.chunk(body) if body and self._chunked else head + body)
+
+    def give_back(self) -> int:
+        """Write nothing from now on, and end the task. Returns the descriptor for the caller to close;
+        negative when it was given back before."""
+        fd, self.fd = self.fd, _GIVEN_BACK
+        self._rest = _NOTHING
+        if self._draining is not None:
+            self._draining.cancel()
+        return fd
 
     def take(self, batch: Batch) -> bool:
         # The socket may take more by now, though the task that waits for it has not run yet.
@@ -104,15 +109,16 @@ class SocketOutlet:
 
     def pull(self) -> None:
         # A cancelled nursery gets no new task.
-        if not self._draining and not self._nursery.cancel_scope.cancel_called:
-            self._draining = True
-            self._nursery.start_soon(self._drain)
+        nursery = self._owner.nursery
+        if self._draining is None and self.fd >= 0 and not nursery.cancel_scope.cancel_called:
+            self._draining = trio.CancelScope()
+            nursery.start_soon(self._drain, self._draining)
 
     def close(self) -> None:
-        self._closing = True
-        self._deadline = trio.current_time() + self._timeout
-        if not self._draining:
-            self._end()
+        if self.fd >= 0:
+            self._deadline = trio.current_time() + self._owner.timeout
+            if self._draining is None:
+                self._end()
 
     def _write(self, data: bytes) -> None:
         sent = self._write_some(data)
@@ -122,13 +128,13 @@ class SocketOutlet:
 
     def _write_some(self, data: bytes | memoryview) -> int:
         """Write, and return how much the socket took. A broken one counts as having taken all, and the
-        connection ends."""
+        stream ends."""
         try:
-            return os.write(self._fd, data)
+            return os.write(self.fd, data)
         except BlockingIOError:
             return 0
         except OSError:
-            self._nursery.cancel_scope.cancel()
+            self._owner.ended(self)
             return len(data)
 
     def _push(self) -> bool:
@@ -137,43 +143,51 @@ class SocketOutlet:
         while True:
             if self._rest:
                 self._rest = self._rest[self._write_some(self._rest) :]
-            if self._rest or (paged and self._backlog.catching_up):
+            if self._rest or (paged and self.backlog.catching_up):
                 return False
-            waiting = self._backlog.take_waiting()
+            waiting = self.backlog.take_waiting()
             if not waiting:
                 return True
             self._rest = memoryview(sse.chunk(waiting) if self._chunked else waiting)
             paged = True
 
-    async def _drain(self) -> None:
+    async def _drain(self, scope: trio.CancelScope) -> None:
         done = False
-        while not done:
-            if self._rest:
-                until = min(trio.current_time() + self._timeout, self._deadline)
-                with trio.move_on_at(until) as patience:
-                    await trio.lowlevel.wait_writable(self._fd)
-                if patience.cancelled_caught:
-                    if trio.current_time() < self._deadline and is_unacknowledged(self._fd):
-                        continue
-                    abort(self._fd)
-                    self._nursery.cancel_scope.cancel()
+        with scope:
+            while not done and self.fd >= 0:
+                if self._rest and not await self._writable():
                     return
-            if self._backlog.catching_up:
-                async with self._turns:
+                if self.backlog.catching_up:
+                    async with self._owner.turns:
+                        done = self._push()
+                else:
                     done = self._push()
-            else:
-                done = self._push()
-        self._draining = False
-        if self._closing:
-            self._end()
+        self._draining = None
+        if self.fd >= 0 and not scope.cancel_called:
+            self.backlog.caught_up()
+            if self._deadline < math.inf:
+                self._end()
+
+    async def _writable(self) -> bool:
+        """Wait until the socket takes more. False: it did not in time, and the stream has ended."""
+        while True:
+            until = min(trio.current_time() + self._owner.timeout, self._deadline)
+            with trio.move_on_at(until):
+                await trio.lowlevel.wait_writable(self.fd)
+                return True
+            if trio.current_time() >= self._deadline or not is_unacknowledged(self.fd):
+                abort(self.fd)
+                self._owner.ended(self)
+                return False
 
     def _end(self) -> None:
         if self._chunked:
             self._write_some(sse.LAST_CHUNK)
-        self._nursery.cancel_scope.cancel()
+        self._owner.ended(self)
 
 
 _NOTHING = memoryview(b"")
+_GIVEN_BACK = -1
 
 
 def abort(fd: int) -> None:

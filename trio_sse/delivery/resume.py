@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -204,7 +205,7 @@ class Resumer:
         if greet:
             said = notices.connected(
                 connection.user_id,
-                connection.id,
+                f"{random.getrandbits(64):016x}",
                 self._heartbeat_seconds,
                 position=None if gap else position,
                 replayed=(replay.count if replay else 0) + history.count(connection.user_id, after),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
+import socket
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import NoReturn
 
 import structlog
 import trio
 
 from trio_sse.delivery.log_limits import LogLimit
+from trio_sse.server.poller import BUDGET_SECONDS
 from trio_sse.sockets import spread_probes, widen
 
 log = structlog.stdlib.get_logger("trio_sse.server.accepting")
@@ -27,7 +30,19 @@ _WANT = {
     errno.ENOMEM: "the kernel has no memory for more sockets",
 }
 
-_Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+# accept(2): errors of the connection, which is gone. The listening socket is well.
+_OF_THE_CONNECTION = {
+    errno.ECONNABORTED,
+    errno.EPERM,
+    errno.ENETDOWN,
+    errno.EPROTO,
+    errno.ENOPROTOOPT,
+    errno.EHOSTDOWN,
+    errno.ENONET,
+    errno.EHOSTUNREACH,
+    errno.EOPNOTSUPP,
+    errno.ENETUNREACH,
+}
 
 
 class Want:
@@ -46,48 +61,29 @@ class Want:
         return True
 
 
-class PatientListener(trio.abc.Listener[_Stream]):
-    """A listener around another. It bounds the connections of that one, and waits when that one lacks a
-    resource."""
-
-    def __init__(
-        self, listener: trio.SocketListener | trio.SSLListener[trio.SocketStream], outage: float, want: Want
-    ) -> None:
-        self._listener: Any = listener
-        self._outage = outage
-        self._want = want
-
-    async def accept(self) -> _Stream:
-        while True:
-            try:
-                stream: _Stream = await self._listener.accept()
-            except OSError as error:
-                if not self._want.report(error):
-                    raise
-                await trio.sleep(AGAIN_SECONDS)
-            else:
-                plain = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-                spread_probes(plain.socket, self._outage)
-                return stream
-
-    async def aclose(self) -> None:
-        await self._listener.aclose()
-
-
-async def serve_listeners(
-    handler: Callable[[Any], Awaitable[object]],
-    listeners: list[Any],
-    *,
-    outage: float,
-    want: Want,
-    handler_nursery: trio.Nursery,
+async def accept_forever(
+    listener: trio.SocketListener, take: Callable[[socket.socket], None], *, outage: float, want: Want
 ) -> NoReturn:
-    """trio.serve_listeners with bounded connections, and with waiting when a resource is lacking. With no
-    listeners it waits until cancelled."""
-    for listener in listeners:
-        plain: Any = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
-        widen(plain.socket, outage)
-    patient = [PatientListener(listener, outage, want) for listener in listeners]
-    if not patient:
-        await trio.sleep_forever()
-    await trio.serve_listeners(handler, patient, handler_nursery=handler_nursery)
+    """Give `take` each connection: bounded, and not blocking. Waits when a resource is lacking.
+
+    It accepts all that wait, but for no longer than BUDGET_SECONDS at a time. Raises OSError if the listening
+    socket fails. The socket is closed at the end.
+    """
+    widen(listener.socket, outage)
+    with listener.socket, socket.socket(fileno=os.dup(listener.socket.fileno())) as sock:
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            until = time.perf_counter() + BUDGET_SECONDS
+            try:
+                while time.perf_counter() < until:
+                    accepted, _ = sock.accept()
+                    accepted.setblocking(False)
+                    spread_probes(accepted, outage)
+                    take(accepted)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                if want.report(error):
+                    await trio.sleep(AGAIN_SECONDS)
+                elif error.errno not in _OF_THE_CONNECTION:
+                    raise

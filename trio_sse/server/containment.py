@@ -39,9 +39,14 @@ class Contained:
         return False
 
     def _report(self, error: BaseException) -> None:
-        self._counters.connection_errors += 1
-        log.warning(f"{self._what} ended by an error", error=one_line(error))
-        log.debug("the error", exc_info=error)
+        report(self._counters, self._what, error)
+
+
+def report(counters: Counters, what: str, error: BaseException) -> None:
+    """Count and log an error that ended a connection or a request."""
+    counters.connection_errors += 1
+    log.warning(f"{what} ended by an error", error=one_line(error))
+    log.debug("the error", exc_info=error)
 
 
 def innermost(error: BaseException) -> BaseException:

@@ -17,9 +17,10 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import hypercorn.asyncio.run
 import hypercorn.trio.run
@@ -34,12 +35,14 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import ShutdownError
 
 from trio_sse.patches import standing_in, with_own
-from trio_sse.server.accepting import Want, serve_listeners
-from trio_sse.server.containment import Contained
+from trio_sse.server.accepting import Want, accept_forever
+from trio_sse.server.arrivals import Arrivals
+from trio_sse.server.containment import Contained, report
+from trio_sse.server.fleet import Fleet
 from trio_sse.server.http1 import Head, OtherRequest, Replayed, TooLarge, read_head
-from trio_sse.server.stream import admit, is_for_a_stream, refuse, serve_stream
+from trio_sse.server.poller import Poller
+from trio_sse.server.requests import admit, is_for_a_stream, refuse
 from trio_sse.service import Service
-from trio_sse.sockets import MAX_BACKLOG
 
 log = structlog.stdlib.get_logger("trio_sse.server.front")
 
@@ -48,11 +51,12 @@ STOP_GRACE_SECONDS = 1.0
 one HTTP/2 connection. Hypercorn would wait forever for a client that does not read: its writes have no
 deadline and are shielded from cancellation."""
 
+_Handler = Callable[[Any], Awaitable[object]]
 _Opened = Any  # a trio.SocketStream, a trio.SSLStream, or an asyncio.StreamWriter
 
 
 class Front:
-    """Serves the connections of one service. Its own tasks run in `nursery`."""
+    """Serves the connections of one service. Its own tasks run in `nursery`; `run` must run too."""
 
     def __init__(self, service: Service, nursery: trio.Nursery) -> None:
         self._service = service
@@ -64,7 +68,14 @@ class Front:
         self._context_on_trio: WorkerContext | None = None
         self._want = Want()
         self._outage = service.settings.write_timeout_seconds
-        self._enter_on_trio: Callable[[trio.SocketStream], Awaitable[None]] | None = None
+        self._poller = Poller(partial(report, service.counters, "a connection"))
+        self._fleet = Fleet(service, self._poller)
+        self._arrivals: Arrivals | None = None  # from the first connection on
+        self._connections = nursery
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve streams until cancelled. Then all of them end at once."""
+        await self._fleet.run(task_status=task_status)
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -73,7 +84,7 @@ class Front:
             hypercorn.trio.run: {
                 "TCPServer": self.enter,
                 "raise_shutdown": self._raise_shutdown,
-                "trio": with_own(trio, serve_listeners=self._serve_listeners),
+                "trio": with_own(trio, serve_listeners=self._serve_listeners, SSLListener=SecureListener),
             },
             hypercorn.asyncio.run: {
                 "TCPServer": self.enter_asyncio,
@@ -99,9 +110,16 @@ class Front:
     async def _serve_listeners(
         self, handler: Any, listeners: list[Any], *, handler_nursery: trio.Nursery
     ) -> NoReturn:
-        await serve_listeners(
-            handler, listeners, outage=self._outage, want=self._want, handler_nursery=handler_nursery
-        )
+        """In place of trio.serve_listeners."""
+        self._connections = handler_nursery
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                if isinstance(listener, SecureListener):
+                    take = partial(self._take_secure, handler, listener.ssl_context)
+                    nursery.start_soon(self._accept, listener.transport_listener, take)
+                else:
+                    nursery.start_soon(self._accept, listener, partial(self._take, handler))
+            await trio.sleep_forever()
 
     async def _start_server(
         self,
@@ -112,15 +130,12 @@ class Front:
         ssl_handshake_timeout: float | None = None,
         **_: Any,
     ) -> _AsyncioServer:
-        """Accept with Trio instead of asyncio, which logs a hundred tracebacks a second without free
+        """In place of asyncio.start_server, which logs a hundred tracebacks a second without free
         descriptors."""
         loop: Any = asyncio.get_running_loop()
         secure = {} if ssl is None else {"ssl": ssl, "ssl_handshake_timeout": ssl_handshake_timeout}
 
-        async def accept(stream: trio.SocketStream) -> None:
-            if self._enter_on_trio is not None and ssl is None:
-                await self._enter_on_trio(stream)
-                return
+        async def move_over(stream: trio.SocketStream) -> None:
             accepted = socket.socket(fileno=stream.socket.detach())
             hand_over = partial(
                 loop.connect_accepted_socket,
@@ -131,47 +146,73 @@ class Front:
             with contextlib.suppress(OSError):  # the handshake failed
                 await trio_asyncio.aio_as_trio(hand_over, loop=loop)()
 
-        sock.listen(MAX_BACKLOG)
+        sock.listen()  # as wide as `accept_forever` makes it
         sock.setblocking(False)
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
         server = _AsyncioServer()
         self._servers.append(server)
-        nursery = self._nursery
 
-        @nursery.start_soon
+        @self._nursery.start_soon
         async def serve() -> None:
             with server.accepting:
-                await self._serve_listeners(accept, [listener], handler_nursery=nursery)
+                await self._accept(listener, partial(self._start if secure else self._take, move_over))
 
         return server
 
+    async def _accept(self, listener: trio.SocketListener, take: Callable[[socket.socket], None]) -> NoReturn:
+        await accept_forever(listener, take, outage=self._outage, want=self._want)
+
+    def _take(self, handler: _Handler, sock: socket.socket) -> None:
+        """Serve a plain connection. The first one brings what `handler` knows of Hypercorn to `enter`."""
+        if self._arrivals is not None:
+            self._arrivals.add(sock)
+        else:
+            self._start(handler, sock)
+
+    def _start(self, handler: _Handler, sock: socket.socket) -> None:
+        self._connections.start_soon(handler, _stream_on(sock))
+
+    def _take_secure(self, handler: _Handler, context: ssl.SSLContext, sock: socket.socket) -> None:
+        stream = trio.SSLStream(_stream_on(sock), context, server_side=True, https_compatible=True)
+        self._connections.start_soon(handler, stream)
+
     async def enter(
-        self, app: Any, config: Config, context: Any, state: Any, stream: Any, received: bytes = b""
+        self,
+        app: Any,
+        config: Config,
+        context: Any,
+        state: Any,
+        stream: Any,
+        received: bytes = b"",
+        deadline: float | None = None,
     ) -> None:
-        """Serve one connection under Trio, from accept to close.
+        """Serve one connection under Trio, from accept to close, or until the fleet has its stream.
 
         `stream` is a trio.SocketStream or, with TLS, a trio.SSLStream; `received` was read from it before.
+        The head of its request must be there by `deadline`.
         """
         if self._context_on_trio is None:
             self._context_on_trio = context
             self._watch_stop(context.terminated.wait)
+        direct = self._service.settings.direct
+        if self._arrivals is None and direct and config.max_requests is None:
+            self._open_arrivals(partial(self.enter, app, config, context, state), config)
         with _Entered(self, stream):
             if not isinstance(stream, trio.SocketStream):
                 await TrioTCPServer(app, config, context, state, stream).run()
                 return
             head: Head | OtherRequest | TooLarge | None = OtherRequest(received)
-            if self._service.settings.direct:
+            if direct:
                 head = None
                 with self._until_the_stop():
-                    head = await read_head(stream, received, config)
+                    head = await read_head(stream, received, config, deadline)
             if isinstance(head, Head) and is_for_a_stream(head, config, self._service.settings):
                 await context.mark_request()
                 opening = None
                 with self._until_the_stop():  # it may wait for the key set
                     opening = await admit(self._service, head, config, stream)
-                del head  # frees the header fields, which the stream does not need: see Opening
                 if opening is not None:
-                    await serve_stream(self._service, opening, stream)
+                    self._fleet.open(stream.socket.detach(), opening)
             elif isinstance(head, TooLarge):
                 await refuse(head.answer, stream, self._outage)
             elif head is not None:
@@ -179,6 +220,13 @@ class Front:
                     self._open[stream] = scope
                     rest = Replayed(stream, head.received, scope)
                     await TrioTCPServer(app, config, context, state, rest).run()  # type: ignore[arg-type]
+
+    def _open_arrivals(self, enter: Callable[..., Awaitable[None]], config: Config) -> None:
+        def hand_over(sock: socket.socket, received: bytes, deadline: float) -> None:
+            self._connections.start_soon(enter, _stream_on(sock), received, deadline)
+
+        self._arrivals = Arrivals(self._service, self._poller, self._fleet, config, hand_over)
+        self._nursery.start_soon(self._arrivals.expire)
 
     async def enter_asyncio(
         self,
@@ -193,18 +241,14 @@ class Front:
         """Serve one connection under Hypercorn's asyncio worker, whose loop runs on Trio: its socket moves to
         Trio.
 
-        The first connection brings the arguments of `enter`. Later ones are accepted with Trio and passed to
-        `enter` directly, which saves asyncio's transport, streams and task for each.
+        The first connection brings the arguments of `enter`. Later ones are read by Trio at once, which saves
+        asyncio's transport, streams and task for each.
         """
         direct = self._service.settings.direct and config.max_requests is None
         movable = direct and writer.get_extra_info("ssl_object") is None
         if self._context_on_trio is None:
             self._context_on_trio = WorkerContext(None)
             self._watch_stop(trio_asyncio.aio_as_trio(context.terminated.wait, loop=loop))
-            if direct:
-                self._enter_on_trio = partial(
-                    self.enter, app, config, self._context_on_trio, ConnectionState(state)
-                )
         with _Entered(self, writer):
             if not movable:
                 await AsyncioTCPServer(app, loop, config, context, state, reader, writer).run()
@@ -247,16 +291,29 @@ class Front:
         if self._context_on_trio is not None:  # first: an HTTP/2 connection sends GOAWAY with its last stream
             await self._context_on_trio.terminated.set()
         self._service.hub.close()
+        if self._arrivals is not None:
+            self._arrivals.close()
         for unasked in self._unasked:
             unasked.cancel()
         with trio.move_on_after(STOP_GRACE_SECONDS):
             while self._open:
                 self._one_left = trio.Event()
                 await self._one_left.wait()
+            if len(self._fleet):
+                await self._fleet.all_left.wait()
+        self._fleet.close()
         for opened, scope in list(self._open.items()):
             _cut(opened)
             if scope is not None:
                 scope.cancel()
+
+
+class SecureListener(NamedTuple):
+    """In place of trio.SSLListener: what Hypercorn would make one of."""
+
+    transport_listener: trio.SocketListener
+    ssl_context: ssl.SSLContext
+    https_compatible: bool
 
 
 class _AsyncioServer:
@@ -287,8 +344,8 @@ class _Entered(Contained):
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         del self._front._open[self._opened]
-        if isinstance(self._opened, trio.SocketStream):
-            self._opened.socket.close()  # synchronous, so it cannot be cancelled
+        if not isinstance(self._opened, asyncio.StreamWriter):
+            _plain(self._opened).socket.close()  # synchronous, so it cannot be cancelled
         self._front._one_left.set()
         return super().__exit__(kind, error, traceback)
 
@@ -304,10 +361,17 @@ def _moved(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[
     return trio.SocketStream(trio.socket.from_stdlib_socket(sock)), received
 
 
+def _stream_on(sock: socket.socket) -> trio.SocketStream:
+    return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+
+
+def _plain(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> trio.SocketStream:
+    return stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+
+
 def _cut(opened: _Opened) -> None:
     if isinstance(opened, asyncio.StreamWriter):
         opened.transport.abort()
         return
-    transport = opened.transport_stream if isinstance(opened, trio.SSLStream) else opened
     with contextlib.suppress(OSError):
-        transport.socket.shutdown(socket.SHUT_RDWR)
+        _plain(opened).socket.shutdown(socket.SHUT_RDWR)

@@ -76,23 +76,24 @@ class OtherRequest(NamedTuple):
 
 
 async def read_head(
-    stream: trio.SocketStream, received: bytes, config: Config
+    stream: trio.SocketStream, received: bytes, config: Config, deadline: float | None = None
 ) -> Head | OtherRequest | TooLarge | None:
     """Read the first request of a connection. `received` is what was read before. Returns None if the client
     left or was too slow.
 
-    Hypercorn's own bounds hold: the head must be complete within `keep_alive_timeout` seconds and
-    `h11_max_incomplete_size` bytes. It may have MAX_FIELDS fields. A request that h11 rejects is an
-    OtherRequest: Hypercorn refuses it.
+    Hypercorn's own bounds hold: the head must be complete by `deadline` (Trio's clock; None:
+    `keep_alive_timeout` seconds from now) and within `h11_max_incomplete_size` bytes. It may have MAX_FIELDS
+    fields. A request that h11 rejects is an OtherRequest: Hypercorn refuses it.
     """
     fd = stream.socket.fileno()
-    deadline = trio.current_time() + config.keep_alive_timeout
+    if deadline is None:
+        deadline = trio.current_time() + config.keep_alive_timeout
     if not received:
         received = await _read(fd, deadline)
         if not received:
             return None
     limit = config.h11_max_incomplete_size
-    if len(received) <= limit and (plain := _plain_request(received)):
+    if plain := plain_request(received, limit):
         return plain
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=limit)
     data = received
@@ -130,9 +131,13 @@ _PLAIN = re.compile(
 _BEYOND_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 
 
-def _plain_request(received: bytes) -> Head | None:
+def plain_request(received: bytes, limit: int) -> Head | None:
+    """The whole request of up to `limit` bytes, as browsers and proxies write it. None: another reader must
+    read it."""
+    if len(received) > min(limit, _PLAIN_BYTES):
+        return None
     match = _PLAIN.fullmatch(received)
-    if match is None or len(received) > _PLAIN_BYTES or match[2].count(b"\n") > MAX_FIELDS:
+    if match is None or match[2].count(b"\n") > MAX_FIELDS:
         return None
     fields = []
     hosts = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -20,8 +19,8 @@ class StreamBody(ResponseBody):
     comes."""
 
     def __init__(self, service: Service, accepted: Accepted) -> None:
-        self._stream = service.open(accepted)
-        self._scopes = contextlib.ExitStack()
+        self._service = service
+        self._accepted = accepted
         self._connection: Connection | None = None
         self._source: AsgiSource | None = None
         self._ended = False
@@ -39,14 +38,15 @@ class StreamBody(ResponseBody):
             self._connection.close()
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
-        self._connection = self._scopes.enter_context(self._stream)
+        self._connection = self._service.open(self._accepted)
         self._source = AsgiSource(self._connection)
         if self._ended:
             self._connection.close()
         return self
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._scopes.close()
+        if self._connection is not None:
+            self._service.release(self._connection)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
