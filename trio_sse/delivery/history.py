@@ -56,6 +56,7 @@ class History:
         self._seconds = seconds
         self._max_bytes = max_bytes
         self._clock = clock
+        self._now: float | None = None
         self._bytes = 0
         self._kept: deque[_Kept] = deque()
         self._users: dict[str | None, _Shelf[bytes]] = {}
@@ -97,7 +98,8 @@ class History:
         size = len(frame) + _ENTRY_BYTES
         if users is not None:
             size += sum(map(getsizeof, users)) + _INDEX_BYTES * len(users)
-        self._kept.append((sequence, self._clock() + self._seconds - age, shelves, size))
+        now = self._clock() if self._now is None else self._now
+        self._kept.append((sequence, now + self._seconds - age, shelves, size))
         self._bytes += size
         kept = (sequence, frame)
         for user in shelves:
@@ -105,8 +107,18 @@ class History:
             if shelf is None:
                 shelf = self._users[user] = _Shelf()
             shelf.entries.append(kept)
-        self.evict()
+        if self._now is None:
+            self.evict()
         return position, frame
+
+    def begin_read(self) -> None:
+        """Until `end_read`, messages count as having come now, and nothing is evicted. Both for each message
+        would take as long as the rest of `append`."""
+        self._now = self._clock()
+
+    def end_read(self) -> None:
+        self._now = None
+        self.evict()
 
     def filled_from(self, entry: EntryId) -> None:
         """Every entry of the log after this one will be appended."""

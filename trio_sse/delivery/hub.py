@@ -50,12 +50,15 @@ class Hub:
         self.pending = trio.Event()
         """Set while messages wait for the flusher."""
         self.pending_bytes = 0
-        """Bytes that wait for the flusher. Each message counts once, however many connections it goes to."""
+        """Bytes that have not been taken. Each message counts once, however many connections it goes to."""
+        self.flushing = False
+        """Whether something was taken, and has not been offered to all yet."""
+        self._reading = False
         self.receipts = Receipts()
         """Receipts of messages that were published from this node."""
         self._unflushed: list[Receipt] = []
         self._flushing: list[Receipt] = []
-        self._taken = trio.Event()
+        self._taken: trio.Event | None = None
         self._clock = clock
         self._period = heartbeat_seconds
         self._users: dict[str, dict[Connection, None]] = {}
@@ -102,6 +105,16 @@ class Hub:
         """Keep a log entry from before this process, for clients that resume."""
         self.history.append(notification.users, partial(_frame, notification), entry=entry, age=age)
 
+    def begin_read(self) -> None:
+        """Until `end_read`, `dispatch` does not wake the flusher, and the clock is not looked at again."""
+        self._reading = True
+        self.history.begin_read()
+
+    def end_read(self) -> None:
+        """What was dispatched since `begin_read` is now to be flushed: see `flusher.settle`."""
+        self._reading = False
+        self.history.end_read()
+
     def dispatch(
         self, notification: Notification, entry: EntryId | None = None, receipt: Receipt | None = None
     ) -> bool:
@@ -119,7 +132,7 @@ class Hub:
             receipt.id = position
             receipts = {self.history.latest: receipt}
             self._unflushed.append(receipt)
-            self.pending.set()
+            self._wake()
         if not self._due or here == []:
             return False
         sequence = self.history.latest
@@ -135,24 +148,43 @@ class Hub:
                 else:
                     self._for_user[user] = Batch([frame], [sequence], receipts)
         self.pending_bytes += len(frame)
-        self.pending.set()
+        self._wake()
         return True
+
+    def _wake(self) -> None:
+        if not self._reading:
+            self.pending.set()
+
+    def offers(self, most: int) -> int:
+        """How many offers a flush would make now, counted up to `most` and a few more."""
+        if self._for_all is not None:
+            return len(self._due)
+        if len(self._for_user) > most:
+            return len(self._for_user)
+        return sum(len(self._users.get(user, ())) for user in self._for_user)
 
     async def wait_taken(self) -> None:
         """Wait until the flusher has taken what is pending."""
         if self.pending.is_set():
+            if self._taken is None:
+                self._taken = trio.Event()
             await self._taken.wait()
 
     def take(self) -> list[Delivery]:
-        """All that has gathered, with a snapshot of the connections it is for."""
+        """All that has gathered, with a snapshot of the connections it is for. Until `flushed`, nothing newer
+        may be offered by anybody else."""
         for_user, for_all = self._for_user, self._for_all
         self._for_user, self._for_all = {}, None
-        self._flushing += self._unflushed
-        self._unflushed = []
-        self.pending = trio.Event()
+        if self._unflushed:
+            self._flushing += self._unflushed
+            self._unflushed = []
+        if self.pending.is_set():  # an event costs more than an offer
+            self.pending = trio.Event()
+        if self._taken is not None:
+            self._taken.set()
+            self._taken = None
         self.pending_bytes = 0
-        self._taken.set()
-        self._taken = trio.Event()
+        self.flushing = True
         deliveries = []
         if for_all is None:
             for user, batch in for_user.items():
@@ -167,6 +199,7 @@ class Hub:
 
     def flushed(self) -> None:
         """All that was taken has been offered."""
+        self.flushing = False
         for receipt in self._flushing:
             receipt.done.set()
         self._flushing.clear()

@@ -6,6 +6,7 @@ import structlog
 
 from trio_sse.delivery import messages
 from trio_sse.delivery.event_ids import EntryId
+from trio_sse.delivery.flusher import settle
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.log_limits import LogLimit
 
@@ -17,12 +18,23 @@ counted."""
 
 
 class Intake:
-    """Decodes what was received, claims its receipt, and lets the hub dispatch it. Never waits."""
+    """Decodes what was received, claims its receipt, and lets the hub dispatch it. Never waits.
+
+    `with intake:` stands around all that one read of Redis brought: it is flushed together at the end.
+    Without, each payload is left to the flusher.
+    """
 
     def __init__(self, hub: Hub, max_message_bytes: int) -> None:
         self._hub = hub
         self._max_bytes = max_message_bytes
         self._log_limit = LogLimit(REPORT_SECONDS)
+
+    def __enter__(self) -> None:
+        self._hub.begin_read()
+
+    def __exit__(self, *_: object) -> None:
+        self._hub.end_read()
+        settle(self._hub)
 
     def receive(self, payload: bytes | None, entry: EntryId | None = None) -> None:
         """Take a payload of the channel, or of the log's `entry`. None: the entry has no payload.
