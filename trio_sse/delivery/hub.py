@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
 
 import trio
 
 from trio_sse.counters import Counters
-from trio_sse.delivery import sse
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import HEARTBEAT, Connection
 from trio_sse.delivery.event_ids import EntryId
@@ -103,7 +101,7 @@ class Hub:
 
     def remember(self, notification: Notification, entry: EntryId, age: float) -> None:
         """Keep a log entry from before this process, for clients that resume."""
-        self.history.append(notification.users, partial(_frame, notification), entry=entry, age=age)
+        self.history.append(notification.users, notification.frame, entry=entry, age=age)
 
     def begin_read(self) -> None:
         """Until `end_read`, `dispatch` does not wake the flusher, and the clock is not looked at again."""
@@ -125,31 +123,36 @@ class Hub:
         """
         self.counters.received += 1
         users = notification.users
-        position, frame = self.history.append(users, partial(_frame, notification), entry=entry)
-        here = None if users is None else [user for user in users if user in self._users]
-        receipts = None
+        id, frame = self.history.append(users, notification.frame, entry=entry)  # noqa: A001
+        sequence = self.history.latest
         if receipt is not None:
-            receipt.id = position
-            receipts = {self.history.latest: receipt}
+            receipt.id = id
             self._unflushed.append(receipt)
             self._wake()
-        if not self._due or here == []:
-            return False
-        sequence = self.history.latest
-        if here is None:
+        if users is None:
+            if not self._due:
+                return False
             if self._for_all is None:
-                self._for_all = Batch([frame], [sequence], receipts)
+                self._for_all = Batch.of(frame, sequence, receipt)
             else:
                 self._for_all.add(frame, sequence, receipt)
-        else:
-            for user in here:
-                if gathered := self._for_user.get(user):
-                    gathered.add(frame, sequence, receipt)
-                else:
-                    self._for_user[user] = Batch([frame], [sequence], receipts)
+        elif not self._gather(users, frame, sequence, receipt):
+            return False
         self.pending_bytes += len(frame)
         self._wake()
         return True
+
+    def _gather(self, users: tuple[str, ...], frame: bytes, sequence: int, receipt: Receipt | None) -> bool:
+        """Store a message for those of `users` that are here. Returns whether any is."""
+        for_user, here = self._for_user, False
+        for user in users:
+            if user in self._users:
+                here = True
+                if (gathered := for_user.get(user)) is None:
+                    for_user[user] = Batch.of(frame, sequence, receipt)
+                else:
+                    gathered.add(frame, sequence, receipt)
+        return here
 
     def _wake(self) -> None:
         if not self._reading:
@@ -161,7 +164,10 @@ class Hub:
             return len(self._due)
         if len(self._for_user) > most:
             return len(self._for_user)
-        return sum(len(self._users.get(user, ())) for user in self._for_user)
+        count = 0
+        for user in self._for_user:
+            count += len(self._users.get(user, ()))
+        return count
 
     async def wait_taken(self) -> None:
         """Wait until the flusher has taken what is pending."""
@@ -234,7 +240,3 @@ class Hub:
         self.closed = self.draining = True
         for connection in list(self._due):
             connection.close()
-
-
-def _frame(notification: Notification, position: str) -> bytes:
-    return sse.event(notification.data, name=notification.event, id=position)

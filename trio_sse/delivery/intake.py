@@ -50,7 +50,7 @@ class Intake:
             hub.counters.rejected += 1
             self._report(str(error), payload or b"")
             return
-        receipt = hub.receipts.claim(payload) if hub.receipts else None
+        receipt = hub.receipts.claim(payload) if hub.receipts.expected else None
         if not hub.dispatch(notification, entry, receipt) and len(hub):
             log.debug("no connection for this user", users=notification.users, connected=hub.users[:10])
 
