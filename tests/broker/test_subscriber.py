@@ -303,7 +303,7 @@ async def test_redis_is_read_no_further_while_too_much_waits_for_the_flusher(
     monkeypatch.setattr(subscriber_module, "MAX_PENDING_BYTES", 100)
     client = Client(joined(hub))
     subscriber = new_subscriber(hub, port)
-    hub.take()  # a flush that does not end
+    hub.take()  # as if a flush were under way: nothing leaves at once
     async with trio.open_nursery() as nursery:
         await nursery.start(subscriber.run)
         for number in range(9):
