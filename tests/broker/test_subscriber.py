@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -136,8 +137,9 @@ async def until_stepping(clock: MockClock, condition: Any) -> None:
 
 
 async def test_a_message_for_nobody_here_is_told_to_whoever_looks_for_it(
-    hub: Hub, port: int, back_end: redis.Redis
+    hub: Hub, port: int, back_end: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, "trio_sse")
     joined(hub, "ann")
     with capture_logs() as lines:
         async with running(hub, port):
