@@ -85,7 +85,8 @@ def decode(payload: bytes, max_bytes: int, entry: EntryId | None = None) -> Noti
     if len(payload) > 2 * MAX_DEPTH and too_deep(payload):
         raise MessageError(_TOO_DEEP)
     try:
-        payload.isascii() or payload.decode()
+        if not payload.isascii():
+            payload.decode()
         routed = _envelope.decode(payload)
         user_id, event, created_at = routed.user_id, routed.event, routed.created_at
     except UnicodeDecodeError as error:
