@@ -21,6 +21,7 @@ from tests.support.log import (
     durable,
     has_read,
     ids,
+    new_service,
     payload,
     reading,
     real,
@@ -55,6 +56,17 @@ async def test_many_entries_arrive_in_order(port: int, back_end: BackEnd) -> Non
         back_end.add(*range(1, 1001))
         await until(lambda: 1000 in told(client))
     assert told(client) == ["connected", *range(1, 1001)]
+
+
+async def test_what_one_read_brought_leaves_without_the_flusher(port: int, back_end: BackEnd) -> None:
+    service = new_service(port)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(service.subscriber.run)
+        client = came(service)
+        back_end.add(*range(1, 6))
+        await until(lambda: told(client)[1:] == [1, 2, 3, 4, 5])
+        assert not service.hub.pending.is_set()
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_new_client_gets_nothing_from_before(port: int, back_end: BackEnd) -> None:

@@ -38,6 +38,8 @@ async def running(port: int, *, flushing: bool = True, **values: Any) -> AsyncIt
         service = Service(settings(**given))
         if flushing:
             await nursery.start(flush_forever, service.hub)
+        else:
+            service.hub.take()  # as if a flush were under way: nothing leaves at once
         await nursery.start(service.subscriber.run)
         yield service
         nursery.cancel_scope.cancel()

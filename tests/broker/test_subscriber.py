@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from tests.support.inside import (
     until,
 )
 from tests.support.ports import free_port
+from tests.support.valkeys import certificate, relay, tls_in_front_of
 from trio_sse import embedded
 from trio_sse.broker import subscriber as subscriber_module
 from trio_sse.broker.subscriber import Subscriber
@@ -134,8 +137,9 @@ async def until_stepping(clock: MockClock, condition: Any) -> None:
 
 
 async def test_a_message_for_nobody_here_is_told_to_whoever_looks_for_it(
-    hub: Hub, port: int, back_end: redis.Redis
+    hub: Hub, port: int, back_end: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, "trio_sse")
     joined(hub, "ann")
     with capture_logs() as lines:
         async with running(hub, port):
@@ -161,6 +165,73 @@ async def test_a_lost_subscription_is_taken_up_again_and_everybody_is_told(
     assert hub.counters.redis_reconnects == 1
     told = [line["event"] for line in lines]
     assert told == ["subscribed to Redis", "lost Redis, trying again", "subscribed to Redis"]
+
+
+async def test_what_is_no_resp_is_a_lost_link(hub: Hub, port: int, back_end: redis.Redis) -> None:
+    client = Client(joined(hub))
+    async with relay(port) as passed:
+        with capture_logs() as lines:
+            async with running(hub, passed.port) as subscriber:
+                back_end.publish("notifications", '{"user_id":1,"created_at":0}')
+                await until(lambda: client.data)
+                await passed.clients[0].send_all(b"?\r\n")
+                await until(lambda: client.names[1:])
+                assert subscriber.problem is None
+                back_end.publish("notifications", '{"user_id":1,"created_at":1}')
+                await until(lambda: len(client.data) == 3)
+    assert client.names == ["message", "gap", "message"]
+    (line,) = [line for line in lines if line["log_level"] == "warning"]
+    assert "Protocol error" in line["problem"]
+
+
+async def test_an_error_of_redis_among_the_messages_is_a_lost_link(hub: Hub, port: int) -> None:
+    async with relay(port) as passed:
+        with capture_logs() as lines:
+            async with running(hub, passed.port) as subscriber:
+                await passed.clients[0].send_all(b"-NOPERM it was taken away\r\n")
+                await until(lambda: hub.counters.redis_reconnects)
+                assert subscriber.problem is None
+    (line,) = [line for line in lines if line["log_level"] == "warning"]
+    assert "NOPERM it was taken away" in line["problem"]
+
+
+async def test_what_is_no_message_is_passed_over(hub: Hub, port: int, back_end: redis.Redis) -> None:
+    client = Client(joined(hub))
+    async with relay(port) as passed, running(hub, passed.port):
+        await passed.clients[0].send_all(b":1\r\n*0\r\n$-1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:2\r\n")
+        back_end.publish("notifications", '{"user_id":1,"created_at":0}')
+        await until(lambda: client.data)
+    assert client.names == ["message"]
+
+
+async def test_what_one_read_brought_leaves_in_the_turn_that_read_it(
+    hub: Hub, port: int, back_end: redis.Redis
+) -> None:
+    """There is no flusher here."""
+    client = Client(joined(hub))
+    subscriber = new_subscriber(hub, port)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(subscriber.run)
+        back_end.publish("notifications", '{"user_id":1,"created_at":0}')
+        await until(lambda: client.data)
+        assert not hub.pending.is_set()
+        nursery.cancel_scope.cancel()
+
+
+async def test_with_tls_it_reads_and_delivers_in_order(
+    hub: Hub, port: int, back_end: redis.Redis, tmp_path: Path
+) -> None:
+    client = Client(joined(hub))
+    cert, key = certificate(tmp_path)
+    async with (
+        tls_in_front_of(port, cert, key) as front,
+        running(hub, 1, redis_url=f"rediss://127.0.0.1:{front}?ssl_ca_certs={cert}") as subscriber,
+    ):
+        await until(lambda: subscriber.problem is None)
+        for number in range(3):
+            back_end.publish("notifications", f'{{"user_id":1,"created_at":{number}}}')
+        await until(lambda: len(client.data) == 3)
+    assert client.data == [f'{{"user_id":1,"created_at":{number}}}' for number in range(3)]
 
 
 async def test_a_redis_that_comes_later_is_found(hub: Hub) -> None:
@@ -234,6 +305,7 @@ async def test_redis_is_read_no_further_while_too_much_waits_for_the_flusher(
     monkeypatch.setattr(subscriber_module, "MAX_PENDING_BYTES", 100)
     client = Client(joined(hub))
     subscriber = new_subscriber(hub, port)
+    hub.take()  # as if a flush were under way: nothing leaves at once
     async with trio.open_nursery() as nursery:
         await nursery.start(subscriber.run)
         for number in range(9):

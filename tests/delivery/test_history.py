@@ -110,10 +110,20 @@ class Histories(RuleBasedStateMachine):
         own=st.integers(0, 9).map(lambda number: number == 0),
         age=st.floats(0, 40),
         times=st.integers(1, 30),
+        one_read=st.booleans(),
     )
     def add(
-        self, users: tuple[str, ...] | None, size: int, by_log: bool, own: bool, age: float, times: int
+        self,
+        users: tuple[str, ...] | None,
+        size: int,
+        by_log: bool,
+        own: bool,
+        age: float,
+        times: int,
+        one_read: bool,
     ) -> None:
+        if one_read:
+            self.history.begin_read()
         for _ in range(times):
             self.entry += by_log
             entry = (self.entry, 0) if by_log else None
@@ -126,6 +136,8 @@ class Histories(RuleBasedStateMachine):
             message = Message(number, users, frame, entry, position, self.clock.now + SECONDS - age)
             self.naive.messages.append(message)
             self.naive.let_go(self.clock.now)
+        if one_read:
+            self.history.end_read()
 
     @rule(seconds=st.floats(0, 30))
     def grow_older(self, seconds: float) -> None:
@@ -313,6 +325,26 @@ def test_an_entry_that_was_read_but_not_kept_counts_as_read() -> None:
     history.read_up_to((2, 0))
     assert (history.at(1), history.text(1), history.sequence_of((2, 0))) == ((2, 0), "2-0", 1)
     assert history.entry_floor <= (2, 0)
+
+
+def test_what_one_read_brought_came_at_one_time_and_is_bounded_when_it_ends() -> None:
+    clock = Clock()
+    history = new_history(messages=3, seconds=10, clock=clock)
+    add(history, "ann")
+    history.begin_read()
+    clock.now = 5
+    for _ in range(4):
+        add(history, "ann")
+    assert len(history) == 5
+    history.end_read()
+    assert (len(history), history.floor) == (3, 2)
+    clock.now = 10
+    history.evict()
+    assert len(history) == 0
+    add(history, "ann")
+    clock.now = 15
+    history.evict()
+    assert len(history) == 1
 
 
 def _held(history: History) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
@@ -34,3 +36,25 @@ async def test_what_cannot_be_delivered_is_counted_and_told_once_a_second(autoju
     assert hub.counters.snapshot()["rejected"] == 4
     assert [line["skipped_unlogged"] for line in lines] == [0, 2]
     assert "SSE_REDIS_STREAM" in lines[1]["reason"]
+
+
+async def test_what_one_read_brought_is_flushed_together_when_it_ends() -> None:
+    hub = new_hub()
+    client, intake = Client(joined(hub, "ann")), Intake(hub, 1000)
+    receipt = hub.receipts.expect(b'{"user_id":"bob"}')
+    with intake:
+        for payload in (b'{"user_id":"ann","created_at":0}', b"{", b'{"user_id":"bob"}'):
+            intake.receive(payload)
+        assert client.data == []
+    assert client.data == ['{"user_id":"ann","created_at":0}']
+    assert receipt.done.is_set()
+    assert hub.counters.rejected == 1
+
+
+async def test_a_read_that_fails_in_the_middle_is_flushed_too() -> None:
+    hub = new_hub()
+    client, intake = Client(joined(hub, "ann")), Intake(hub, 1000)
+    with contextlib.suppress(ConnectionError), intake:
+        intake.receive(b'{"user_id":"ann","created_at":0}')
+        raise ConnectionError
+    assert client.data == ['{"user_id":"ann","created_at":0}']

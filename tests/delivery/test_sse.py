@@ -53,6 +53,15 @@ def test_what_goes_in_comes_out_of_an_independent_parser(data: str, name: str | 
     assert event.id == (id or "")
 
 
+@given(TEXT | TRICKY, st.none() | ONE_LINE, ONE_LINE)
+def test_a_message_is_an_event_whose_name_and_id_are_not_looked_at(
+    data: str,
+    name: str | None,
+    id: str,  # noqa: A002
+) -> None:
+    assert sse.message(data.encode(), id, name) == sse.event(data.encode(), name=name, id=id)
+
+
 @given(st.lists(TRICKY, max_size=4))
 def test_no_data_makes_a_second_event_or_another_field(all_data: list[str]) -> None:
     stream = b"".join(sse.event(data.encode()) for data in all_data)

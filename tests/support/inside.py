@@ -183,6 +183,7 @@ def flush_now(hub: Hub) -> None:
     for gathered, connections in hub.take():
         for connection in connections:
             connection.offer(gathered)
+    hub.flushed()
 
 
 class Client:

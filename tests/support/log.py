@@ -91,6 +91,8 @@ async def reading(port: int, *, flushing: bool = True, **values: Any) -> AsyncIt
         service = new_service(port, **values)
         if flushing:
             await nursery.start(flush_forever, service.hub)
+        else:
+            service.hub.take()  # as if a flush were under way: nothing leaves at once
         await nursery.start(service.subscriber.run)
         yield service
         nursery.cancel_scope.cancel()

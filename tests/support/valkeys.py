@@ -95,19 +95,47 @@ def certificate(directory: Path) -> tuple[Path, Path]:
     return cert, key
 
 
+class Relay:
+    """A port in front of a Valkey, and our ends of the links of its clients, to do things to."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.clients: list[trio.SocketStream] = []
+
+
+@contextlib.asynccontextmanager
+async def relay(port: int) -> AsyncIterator[Relay]:
+    """Pass on what clients send to `port`, and what it answers."""
+    front = Relay(free_port())
+
+    async def serve(client: trio.SocketStream) -> None:
+        front.clients.append(client)
+        async with (
+            client,
+            await trio.open_tcp_stream("127.0.0.1", port) as server,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(_pump, client, server, nursery.cancel_scope)
+            nursery.start_soon(_pump, server, client, nursery.cancel_scope)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(trio.serve_tcp, serve, front.port, host="127.0.0.1"))
+        yield front
+        nursery.cancel_scope.cancel()
+
+
+async def _pump(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream, scope: trio.CancelScope) -> None:
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        async for data in source:
+            await sink.send_all(data)
+    scope.cancel()
+
+
 @contextlib.asynccontextmanager
 async def tls_in_front_of(port: int, cert: Path, key: Path) -> AsyncIterator[int]:
     """TLS on a port of its own, passed on in the clear to `port`: the Valkey of the wheel has no TLS."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(cert, key)
-
-    async def pump(
-        source: trio.abc.ReceiveStream, sink: trio.abc.SendStream, scope: trio.CancelScope
-    ) -> None:
-        with contextlib.suppress(trio.BrokenResourceError):
-            async for data in source:
-                await sink.send_all(data)
-        scope.cancel()
 
     async def serve(client: trio.SSLStream[trio.SocketStream]) -> None:
         async with (
@@ -115,8 +143,8 @@ async def tls_in_front_of(port: int, cert: Path, key: Path) -> AsyncIterator[int
             await trio.open_tcp_stream("127.0.0.1", port) as server,
             trio.open_nursery() as nursery,
         ):
-            nursery.start_soon(pump, client, server, nursery.cancel_scope)
-            nursery.start_soon(pump, server, client, nursery.cancel_scope)
+            nursery.start_soon(_pump, client, server, nursery.cancel_scope)
+            nursery.start_soon(_pump, server, client, nursery.cancel_scope)
 
     async with trio.open_nursery() as nursery:
         front = free_port()

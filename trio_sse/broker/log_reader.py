@@ -142,10 +142,11 @@ class LogReader:
         if place.misses_trimmed(info):
             self._hub.announce_gap("history_expired")
             place.skip_trimmed(info)
-        for entry, payload in entries:
-            self._intake.receive(payload, entry)
-            place.advance(entry)
-            self._hub.history.read_up_to(entry)
+        with self._intake:
+            for entry, payload in entries:
+                self._intake.receive(payload, entry)
+                place.advance(entry)
+                self._hub.history.read_up_to(entry)
         self._resumer.reached(place.last)
         return self._pace.full
 

@@ -18,7 +18,7 @@ from trio_sse.broker.log import (
     read_info,
 )
 from trio_sse.broker.replays import BegunReplay, NewReplay, by_user, takers
-from trio_sse.delivery import messages, sse
+from trio_sse.delivery import messages
 from trio_sse.delivery.event_ids import EntryId, entry_text
 from trio_sse.delivery.history import History
 from trio_sse.delivery.messages import Notification
@@ -140,7 +140,7 @@ class Lookup:
                     if want.replay.after < entry <= want.top:
                         want.count += 1
                         if not want.paged:
-                            frame = frame or _frame(found, entry)
+                            frame = frame or found.frame(entry_text(entry))
                             room -= want.keep(frame, room)
             if not pace.full:
                 return (0, 0)
@@ -193,7 +193,7 @@ class Lookup:
             frame = b""
             for reader in takers(found, readers, users):
                 if not reader.full and reader.at < entry <= reader.top:
-                    frame = frame or _frame(found, entry)
+                    frame = frame or found.frame(entry_text(entry))
                     reader.add(entry, frame, looked_through)
             given += len(frame)
         return given
@@ -209,7 +209,3 @@ class Lookup:
             return messages.decode(payload, self._settings.max_message_bytes, entry)
         except messages.MessageError:
             return None
-
-
-def _frame(notification: Notification, entry: EntryId) -> bytes:
-    return sse.event(notification.data, name=notification.event, id=entry_text(entry))

@@ -14,6 +14,7 @@ import trio_asyncio
 from trio_sse.broker.errors import advice, is_refusal
 from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, Link, answer_within, open_link, replicates
 from trio_sse.broker.log_reader import LogReader
+from trio_sse.broker.takeover import NOTHING, Takeover, can_take_over
 from trio_sse.delivery.hub import MAX_PENDING_BYTES, Hub
 from trio_sse.delivery.intake import Intake
 from trio_sse.delivery.resume import Resumer
@@ -175,6 +176,38 @@ class Subscriber:
                 await self._answered.wait()
 
     async def _read(self, link: Link) -> None:
+        if can_take_over(link):
+            with Takeover(link) as takeover:
+                await trio_asyncio.trio_as_aio(self._read_in_trio)(takeover)
+        else:
+            await self._read_in_asyncio(link)
+
+    async def _read_in_trio(self, takeover: Takeover) -> None:
+        hub, answered = self._hub, self._answered
+        while True:
+            self._last_answer = trio.current_time()
+            if self._dispatch(takeover):
+                await hub.wait_taken()
+            else:
+                if not answered.is_set():
+                    answered.set()
+                await takeover.receive()
+
+    def _dispatch(self, takeover: Takeover) -> bool:
+        """Dispatch all that was received. Returns whether there is more, and too much waits for the
+        flusher."""
+        hub, intake, parse = self._hub, self._intake, takeover.parse
+        with intake:
+            while (response := parse(False)) is not NOTHING:
+                if type(response) is list and len(response) == 3 and response[0] == b"message":
+                    intake.receive(response[2])
+                    if hub.pending_bytes > MAX_PENDING_BYTES:
+                        return True
+                elif isinstance(response, Exception):
+                    raise response
+        return False
+
+    async def _read_in_asyncio(self, link: Link) -> None:
         # While the parser has buffered input this loop does not yield, so the flusher runs when all that
         # one read of the socket brought has been dispatched.
         read, answered, hub = link.read_response, self._answered, self._hub

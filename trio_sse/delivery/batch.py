@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
+import msgspec
+
 from trio_sse.delivery import sse
 from trio_sse.delivery.receipts import Receipt
 
 
-class Batch:
+class Batch(msgspec.Struct, gc=False):  # one is made for most messages, so it has no __init__ of Python
     """Frames for one user, oldest first, with the sequence of each.
 
     It may grow until the first connection reads `data` or `chunk`: these are made once, and shared.
     """
 
-    __slots__ = ("_chunk", "_data", "first", "frames", "receipts", "sequences")
+    frames: list[bytes]
+    sequences: list[int]
+    receipts: dict[int, Receipt] | None = None
+    """By sequence, for messages that were published from this node. None if there are none."""
+    _data: bytes = b""
+    _chunk: bytes = b""
 
-    def __init__(
-        self, frames: list[bytes], sequences: list[int], receipts: dict[int, Receipt] | None = None
-    ) -> None:
-        self.frames = frames
-        self.sequences = sequences
-        self.first = sequences[0]
-        self.receipts = receipts
-        """By sequence, for messages that were published from this node. None if there are none."""
-        self._data = b""
-        self._chunk = b""
+    @classmethod
+    def of(cls, frame: bytes, sequence: int, receipt: Receipt | None = None) -> Batch:
+        """A single frame."""
+        return cls([frame], [sequence], None if receipt is None else {sequence: receipt})
 
     @classmethod
     def notice(cls, frame: bytes) -> Batch:
@@ -40,6 +41,11 @@ class Batch:
         )
         receipts = {**(one.receipts or {}), **(other.receipts or {})}
         return cls([frame for _, frame in numbered], [sequence for sequence, _ in numbered], receipts or None)
+
+    @property
+    def first(self) -> int:
+        """The sequence of the oldest frame."""
+        return self.sequences[0]
 
     @property
     def last(self) -> int:

@@ -1,4 +1,4 @@
-"""The task that offers gathered messages to their connections."""
+"""Gathered messages are offered to their connections: few at once, many by a task."""
 
 from __future__ import annotations
 
@@ -14,6 +14,21 @@ BUDGET_SECONDS = 0.001
 A request takes a dozen checkpoints, so `/healthz` takes a dozen times as long while a flush runs."""
 
 _OFFERS_BETWEEN_LOOKS = 16
+
+OFFERS_AT_ONCE = 64
+"""How many offers are made at once, without the flusher: a turn of its task takes as long as two of them."""
+
+
+def settle(hub: Hub) -> None:
+    """Flush what one read of Redis brought. What is little leaves at once, unless a flush is under way: that
+    has older messages. The rest is for the flusher."""
+    if hub.flushing or hub.pending.is_set() or hub.offers(OFFERS_AT_ONCE) > OFFERS_AT_ONCE:
+        hub.pending.set()
+        return
+    for batch, connections in hub.take():
+        for connection in connections:
+            connection.offer(batch)
+    hub.flushed()
 
 
 async def flush_forever(hub: Hub, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -56,6 +56,7 @@ class History:
         self._seconds = seconds
         self._max_bytes = max_bytes
         self._clock = clock
+        self._now: float | None = None
         self._bytes = 0
         self._kept: deque[_Kept] = deque()
         self._users: dict[str | None, _Shelf[bytes]] = {}
@@ -87,26 +88,35 @@ class History:
         self.latest = sequence = self.latest + 1
         if entry is not None:
             self.last_entry = entry
+            self._entry_ids.entries.append((sequence, entry))
         elif not own:
             self.sources.channel_brought(sequence)
-        position = self.sources.text(self.last_entry, sequence)
-        frame = encode(position)
-        if entry is not None:
-            self._entry_ids.entries.append((sequence, entry))
-        shelves: tuple[str | None, ...] = (None,) if users is None else users
+        id = self.sources.text(self.last_entry, sequence)  # noqa: A001
+        frame = encode(id)
         size = len(frame) + _ENTRY_BYTES
-        if users is not None:
-            size += sum(map(getsizeof, users)) + _INDEX_BYTES * len(users)
-        self._kept.append((sequence, self._clock() + self._seconds - age, shelves, size))
-        self._bytes += size
-        kept = (sequence, frame)
+        shelves: tuple[str | None, ...] = _EVERYBODY if users is None else users
+        kept, index = (sequence, frame), self._users
         for user in shelves:
-            shelf = self._users.get(user)
-            if shelf is None:
-                shelf = self._users[user] = _Shelf()
+            if user is not None:
+                size += getsizeof(user) + _INDEX_BYTES
+            if (shelf := index.get(user)) is None:
+                shelf = index[user] = _Shelf()
             shelf.entries.append(kept)
+        self._bytes += size
+        now = self._clock() if self._now is None else self._now
+        self._kept.append((sequence, now + self._seconds - age, shelves, size))
+        if self._now is None:
+            self.evict()
+        return id, frame
+
+    def begin_read(self) -> None:
+        """Until `end_read`, messages count as having come now, and nothing is evicted. Both for each message
+        would take as long as the rest of `append`."""
+        self._now = self._clock()
+
+    def end_read(self) -> None:
         self.evict()
-        return position, frame
+        self._now = None
 
     def filled_from(self, entry: EntryId) -> None:
         """Every entry of the log after this one will be appended."""
@@ -118,18 +128,17 @@ class History:
 
     def evict(self) -> None:
         """Drop what is beyond the bounds."""
-        kept, now = self._kept, self._clock()
+        kept, users, entry_ids = self._kept, self._users, self._entry_ids
+        now = self._clock() if self._now is None else self._now
         while kept and (len(kept) > self._messages or self._bytes > self._max_bytes or kept[0][1] <= now):
-            self.floor, _, users, size = kept.popleft()
+            self.floor, _, shelves, size = kept.popleft()
             self._bytes -= size
-            for user in users:
-                shelf = self._users[user]
-                shelf.drop_oldest()
-                if not shelf:
-                    del self._users[user]
-            if self._entry_ids and self._entry_ids.oldest[0] == self.floor:
-                self.entry_floor = self._entry_ids.oldest[1]
-                self._entry_ids.drop_oldest()
+            for user in shelves:
+                if not users[user].drop_oldest():
+                    del users[user]
+            if entry_ids.entries and entry_ids.oldest[0] == self.floor:
+                self.entry_floor = entry_ids.oldest[1]
+                entry_ids.drop_oldest()
 
     def restart(self, entry: EntryId, was_at: EntryId) -> None:
         """Drop everything: the log was made anew. It had been read up to `was_at`, and goes on after
@@ -191,6 +200,8 @@ class History:
 _Kept = tuple[int, float, tuple[str | None, ...], int]
 
 
+_EVERYBODY = (None,)
+
 _T = TypeVar("_T")
 _GONE: Any = None
 
@@ -212,13 +223,16 @@ class _Shelf(Generic[_T]):
     def oldest(self) -> tuple[int, _T]:
         return self.entries[self.start]
 
-    def drop_oldest(self) -> None:
+    def drop_oldest(self) -> int:
+        """Returns how many are left."""
         # The item is freed at once. The list is cut when half of it is gone, which moves each item once.
-        self.entries[self.start] = _GONE
-        self.start += 1
-        if 2 * self.start > len(self.entries):
-            del self.entries[: self.start]
-            self.start = 0
+        entries = self.entries
+        entries[self.start] = _GONE
+        self.start = start = self.start + 1
+        if 2 * start > len(entries):
+            del entries[:start]
+            self.start = start = 0
+        return len(entries) - start
 
     def find(self, after: int) -> int:
         """The place of the first with a sequence above `after`."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from itertools import chain
 
 import trio
 
 from trio_sse.counters import Counters
-from trio_sse.delivery import sse
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import HEARTBEAT, Connection
 from trio_sse.delivery.event_ids import EntryId
@@ -48,12 +46,15 @@ class Hub:
         self.pending = trio.Event()
         """Set while messages wait for the flusher."""
         self.pending_bytes = 0
-        """Bytes that wait for the flusher. Each message counts once, however many connections it goes to."""
+        """Bytes that have not been taken. Each message counts once, however many connections it goes to."""
+        self.flushing = False
+        """Whether something was taken, and has not been offered to all yet."""
+        self._reading = False
         self.receipts = Receipts()
         """Receipts of messages that were published from this node."""
         self._unflushed: list[Receipt] = []
         self._flushing: list[Receipt] = []
-        self._taken = trio.Event()
+        self._taken: trio.Event | None = None
         self._wheel = Wheel(heartbeat_seconds, clock)
         self._size = 0
         # Most users have one connection, which stands here without a dict around it.
@@ -107,7 +108,17 @@ class Hub:
 
     def remember(self, notification: Notification, entry: EntryId, age: float) -> None:
         """Keep a log entry from before this process, for clients that resume."""
-        self.history.append(notification.users, partial(_frame, notification), entry=entry, age=age)
+        self.history.append(notification.users, notification.frame, entry=entry, age=age)
+
+    def begin_read(self) -> None:
+        """Until `end_read`, `dispatch` does not wake the flusher, and the clock is not looked at again."""
+        self._reading = True
+        self.history.begin_read()
+
+    def end_read(self) -> None:
+        """What was dispatched since `begin_read` is now to be flushed: see `flusher.settle`."""
+        self._reading = False
+        self.history.end_read()
 
     def dispatch(
         self, notification: Notification, entry: EntryId | None = None, receipt: Receipt | None = None
@@ -119,47 +130,75 @@ class Hub:
         """
         self.counters.received += 1
         users = notification.users
-        position, frame = self.history.append(users, partial(_frame, notification), entry=entry)
-        here = None if users is None else [user for user in users if user in self._users]
-        receipts = None
-        if receipt is not None:
-            receipt.id = position
-            receipts = {self.history.latest: receipt}
-            self._unflushed.append(receipt)
-            self.pending.set()
-        if not self._size or here == []:
-            return False
+        id, frame = self.history.append(users, notification.frame, entry=entry)  # noqa: A001
         sequence = self.history.latest
-        if here is None:
+        if receipt is not None:
+            receipt.id = id
+            self._unflushed.append(receipt)
+            self._wake()
+        if users is None:
+            if not self._size:
+                return False
             if self._for_all is None:
-                self._for_all = Batch([frame], [sequence], receipts)
+                self._for_all = Batch.of(frame, sequence, receipt)
             else:
                 self._for_all.add(frame, sequence, receipt)
-        else:
-            for user in here:
-                if gathered := self._for_user.get(user):
-                    gathered.add(frame, sequence, receipt)
-                else:
-                    self._for_user[user] = Batch([frame], [sequence], receipts)
+        elif not self._gather(users, frame, sequence, receipt):
+            return False
         self.pending_bytes += len(frame)
-        self.pending.set()
+        self._wake()
         return True
+
+    def _gather(self, users: tuple[str, ...], frame: bytes, sequence: int, receipt: Receipt | None) -> bool:
+        """Store a message for those of `users` that are here. Returns whether any is."""
+        for_user, here = self._for_user, False
+        for user in users:
+            if user in self._users:
+                here = True
+                if (gathered := for_user.get(user)) is None:
+                    for_user[user] = Batch.of(frame, sequence, receipt)
+                else:
+                    gathered.add(frame, sequence, receipt)
+        return here
+
+    def _wake(self) -> None:
+        if not self._reading:
+            self.pending.set()
+
+    def offers(self, most: int) -> int:
+        """How many offers a flush would make now, counted up to `most` and a few more."""
+        if self._for_all is not None:
+            return self._size
+        if len(self._for_user) > most:
+            return len(self._for_user)
+        count = 0
+        for user in self._for_user:
+            if (mine := self._users.get(user)) is not None:
+                count += len(mine) if isinstance(mine, dict) else 1
+        return count
 
     async def wait_taken(self) -> None:
         """Wait until the flusher has taken what is pending."""
         if self.pending.is_set():
+            if self._taken is None:
+                self._taken = trio.Event()
             await self._taken.wait()
 
     def take(self) -> list[Delivery]:
-        """All that has gathered, with a snapshot of the connections it is for."""
+        """All that has gathered, with a snapshot of the connections it is for. Until `flushed`, nothing newer
+        may be offered by anybody else."""
         for_user, for_all = self._for_user, self._for_all
         self._for_user, self._for_all = {}, None
-        self._flushing += self._unflushed
-        self._unflushed = []
-        self.pending = trio.Event()
+        if self._unflushed:
+            self._flushing += self._unflushed
+            self._unflushed = []
+        if self.pending.is_set():  # an event costs more than an offer
+            self.pending = trio.Event()
+        if self._taken is not None:
+            self._taken.set()
+            self._taken = None
         self.pending_bytes = 0
-        self._taken.set()
-        self._taken = trio.Event()
+        self.flushing = True
         deliveries = []
         if for_all is None:
             for user, batch in for_user.items():
@@ -174,6 +213,7 @@ class Hub:
 
     def flushed(self) -> None:
         """All that was taken has been offered."""
+        self.flushing = False
         for receipt in self._flushing:
             receipt.done.set()
         self._flushing.clear()
@@ -205,7 +245,3 @@ class Hub:
 
 def _each(mine: Connection | dict[Connection, None]) -> tuple[Connection, ...]:
     return tuple(mine) if isinstance(mine, dict) else (mine,)
-
-
-def _frame(notification: Notification, position: str) -> bytes:
-    return sse.event(notification.data, name=notification.event, id=position)

@@ -9,10 +9,10 @@ import unicodedata
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import accumulate
-from typing import NamedTuple
 
 import msgspec
 
+from trio_sse.delivery import sse
 from trio_sse.delivery.event_ids import EntryId
 
 MAX_USER_ID = 128
@@ -23,6 +23,7 @@ MAX_DEPTH = 512
 more."""
 
 _MAX_INTEGER = 10**MAX_USER_ID
+_MIN_INTEGER = -_MAX_INTEGER // 10
 
 EVERYBODY = "*"
 
@@ -36,12 +37,17 @@ class MessageError(ValueError):
     """A payload that cannot be delivered. The text is the reason, fit for a log line."""
 
 
-class Notification(NamedTuple):
+class Notification(msgspec.Struct, frozen=True, gc=False):  # made in a fifth of a NamedTuple's time
     """A message to deliver: to whom (None: everybody), under which event name, and its JSON."""
 
     users: tuple[str, ...] | None
     event: str | None
+    """One line."""
     data: bytes
+
+    def frame(self, id: str) -> bytes:  # noqa: A002
+        """The event that clients get. `id` is one of this service."""
+        return sse.message(self.data, id, self.event)
 
 
 _UserId = int | str | list[int | str]
@@ -79,7 +85,8 @@ def decode(payload: bytes, max_bytes: int, entry: EntryId | None = None) -> Noti
     if len(payload) > 2 * MAX_DEPTH and too_deep(payload):
         raise MessageError(_TOO_DEEP)
     try:
-        payload.decode()
+        if not payload.isascii():
+            payload.decode()
         routed = _envelope.decode(payload)
         user_id, event, created_at = routed.user_id, routed.event, routed.created_at
     except UnicodeDecodeError as error:
@@ -184,7 +191,7 @@ def _utc_second(second: int) -> str:
 
 def _users(user_id: _UserId) -> tuple[str, ...] | None:
     if isinstance(user_id, int):
-        if not -_MAX_INTEGER // 10 < user_id < _MAX_INTEGER:
+        if not _MIN_INTEGER < user_id < _MAX_INTEGER:
             raise MessageError(f"user_id has more than {MAX_USER_ID} characters")
         return (str(user_id),)
     if isinstance(user_id, str):

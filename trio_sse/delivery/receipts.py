@@ -27,31 +27,32 @@ class Receipts:
     equal ones, the first sent comes first."""
 
     def __init__(self) -> None:
-        self._expected: dict[bytes, deque[Receipt]] = {}
+        self.expected: dict[bytes, deque[Receipt]] = {}
+        """By payload. Only this class changes it."""
 
     def __bool__(self) -> bool:
-        return bool(self._expected)
+        return bool(self.expected)
 
     def expect(self, payload: bytes) -> Receipt:
         """A receipt for a message that is about to be sent. The caller must `forget` it in the end."""
         receipt = Receipt()
-        self._expected.setdefault(payload, deque()).append(receipt)
+        self.expected.setdefault(payload, deque()).append(receipt)
         return receipt
 
     def claim(self, payload: bytes) -> Receipt | None:
         """The receipt of a message that has come back, if it was sent from here."""
-        waiting = self._expected.get(payload)
+        waiting = self.expected.get(payload)
         if waiting is None:
             return None
         receipt = waiting.popleft()
         if not waiting:
-            del self._expected[payload]
+            del self.expected[payload]
         return receipt
 
     def forget(self, payload: bytes, receipt: Receipt) -> None:
         """Stop waiting for it. Harmless if it was claimed."""
-        waiting = self._expected.get(payload)
+        waiting = self.expected.get(payload)
         if waiting is not None and receipt in waiting:
             waiting.remove(receipt)
             if not waiting:
-                del self._expected[payload]
+                del self.expected[payload]
