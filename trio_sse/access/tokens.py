@@ -12,6 +12,7 @@ import msgspec
 import trio
 
 from trio_sse.access.keys import FixedKeys, Keys, UnavailableError, read_files, secret
+from trio_sse.access.quick_jwt import QuickJWT
 from trio_sse.delivery.messages import EVERYBODY, user_id_problem
 from trio_sse.settings import Settings
 
@@ -50,7 +51,7 @@ class Verifier:
         self._settings = settings
         self._keys = _keys(settings)
         # `iat` only tells the age of a token (RFC 7519, 4.1.6). `sub` may be a number.
-        self._jwt = jwt.PyJWT({"require": ["exp"], "verify_iat": False, "verify_sub": False})
+        self._jwt = QuickJWT({"require": ["exp"], "verify_iat": False, "verify_sub": False})
         self._audience = settings.jwt_audience or None
 
     async def run(self) -> None:
