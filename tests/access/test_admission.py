@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock, assert_no_checkpoints
 
 from tests.support.inside import events, settings
-from tests.support.tokens import SECRET, ec_key, token
+from tests.support.tokens import SECRET, ec_key, key_server, token
 from trio_sse.access.admission import Accepted, Admission
 from trio_sse.access.problem import Refused
 
@@ -99,6 +99,45 @@ async def test_nobody_waits_but_for_keys() -> None:
         await accepted(b"", bearer(token()), **JWT, max_connections=5)
 
 
+@pytest.mark.parametrize(
+    ("query", "header", "values"),
+    [
+        (b"user_id=ann", [], {}),
+        (b"user_id=*", [], {}),
+        (b"user_id=ann", [bearer(token())], JWT),
+        (b"user_id=bob", [bearer(token())], JWT),
+        (b"user_id=ann", [bearer("x.y.z")], JWT),
+        (b"user_id=ann", [], JWT),
+    ],
+)
+async def test_who_need_not_wait_is_answered_at_once_in_the_same_way(
+    query: bytes, header: list[tuple[bytes, bytes]], values: dict[str, Any]
+) -> None:
+    admission = Admission(settings(**values))
+    at_once = admission.admit_now(query, header, str)
+    waiting = await admission.admit(query, header, str)
+    assert at_once is not None
+    if isinstance(at_once, Accepted):
+        assert isinstance(waiting, Accepted)
+        assert at_once._replace(seconds=None) == waiting._replace(seconds=None)
+        assert (at_once.seconds is None) is (waiting.seconds is None)
+    else:
+        assert at_once == waiting
+
+
+async def test_at_once_there_is_no_answer_while_the_keys_are_not_there(nursery: trio.Nursery) -> None:
+    with key_server() as server:
+        server.offer(one=ec_key())
+        admission = Admission(settings(auth="jwt", jwt_jwks_url=server.url))
+        nursery.start_soon(admission.run)
+        signed = [bearer(token(ec_key(), {"kid": "one"}))]
+        assert admission.admit_now(b"", signed, str) is None
+        assert isinstance(await admission.admit(b"", signed, str), Accepted)
+        answer = admission.admit_now(b"", signed, str)
+        assert isinstance(answer, Accepted)
+        assert answer.user_id == "ann"
+
+
 async def test_the_user_is_the_token_s() -> None:
     assert (await accepted(b"", bearer(token(sub="ann")), **JWT)).user_id == "ann"
     answer = await accepted(b"user_id=ann", bearer(token(sub="ann")), **JWT)
@@ -164,6 +203,8 @@ ADMISSION = Admission(CONFIGURED)
         (b"access_token=" + BAD, [(b"cookie", b"tok=" + GOOD)]),
         (b"", [(b"cookie", b"tok=" + OLD + b"; tok=" + GOOD)]),
         (b"", [(b"cookie", b"tok=; tok=x; tok=" + GOOD)]),
+        (b"", [(b"cookie", b"atok=x;tok = " + GOOD + b";tokb=y; a=tok")]),
+        (b"", [(b"cookie", b'a="b; tok=' + BAD + b'; tok"; tok=' + GOOD)]),
         (b"", [(b"cookie", b"tok=" + GOOD), (b"authorization", b"Bearer")]),
         (b"", [(b"cookie", b"tok=" + GOOD), (b"authorization", b"Bearer ")]),
         (b"", [(b"cookie", b"tok=" + GOOD), (b"authorization", b"Bearer undefined")]),

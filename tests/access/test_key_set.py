@@ -77,6 +77,45 @@ async def test_a_token_that_names_no_key_of_the_set_is_denied(
     assert await status(verifier, token(ec_key(), {"kid": kid})) == 401
 
 
+async def test_at_once_there_is_an_answer_only_where_no_fetch_could_change_it(
+    server: KeyServer, verifier: Verifier, mock_clock: MockClock
+) -> None:
+    server.offer(one=ec_key())
+    known, unknown = token(ec_key(), {"kid": "one"}), token(ed_key(), {"kid": "two"})
+    assert verifier.verify_now(known) is None
+    assert verifier.verify_now(token(secret(), {"kid": "one"})) is None
+    assert verifier.verify_now("x", known) is None
+    assert isinstance(verifier.verify_now("x"), Denied)
+    assert await accepts(verifier, known)
+    assert isinstance(verifier.verify_now(known), Identity)
+    assert verifier.verify_now(unknown) is None
+    assert isinstance(verifier.verify_now(unknown, known), Identity)
+    assert isinstance(verifier.verify_now(token(secret(), {"kid": "one"})), Denied)
+    mock_clock.jump(JWKS_LIFETIME_SECONDS + 1)
+    assert verifier.verify_now(known) is None, "the set is old"
+    server.offer(two=ed_key())
+    assert await accepts(verifier, unknown)
+    assert verifier.verify_now(known) is None, "it may be back"
+    assert await status(verifier, known) == 401
+
+
+@pytest.mark.parametrize("kid", ["one", "made up"])
+async def test_a_token_that_cannot_be_read_fetches_nothing(
+    server: KeyServer, verifier: Verifier, mock_clock: MockClock, kid: str
+) -> None:
+    head, body, signature = token(ec_key(), {"kid": kid}).split(".")
+    broken = [f"{head}.{body}", f"{head}.{body}!.{signature}", f"{head}.{body}.{signature}A==="]
+    server.offer(one=ec_key())
+    for fetches in (0, 1):
+        for made in broken:
+            answer = await verifier.verify(made)
+            assert isinstance(answer, Denied)
+            assert answer.detail == "the token is malformed"
+        assert server.asked == fetches
+        assert await accepts(verifier, token(ec_key(), {"kid": "one"}))
+        mock_clock.jump(JWKS_PAUSE_SECONDS)
+
+
 async def test_a_key_without_an_id_is_for_every_token(server: KeyServer, verifier: Verifier) -> None:
     server.answer = [ec_key().jwk]
     assert await accepts(verifier, token(ec_key()))
@@ -184,6 +223,34 @@ async def test_a_key_published_a_moment_ago_is_waited_for_by_all_at_once(
     assert all(accepted is (key is ed_key()) for key, accepted in answers)
     assert len(answers) == 40
     assert server.asked == 2
+
+
+async def test_a_set_that_was_asked_for_before_the_token_came_is_not_the_last_word(
+    server: KeyServer, verifier: Verifier, mock_clock: MockClock
+) -> None:
+    server.offer(old=ec_key())
+    assert await accepts(verifier, token(ec_key(), {"kid": "old"}))
+    mock_clock.jump(JWKS_PAUSE_SECONDS)
+    server.being_asked.clear()
+    server.may_answer.clear()
+    accepted = []
+
+    async def come(key: Key, kid: str) -> None:
+        accepted.append((kid, await accepts(verifier, token(key, {"kid": kid}))))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(come, ec_key(), "made up")
+        await trio.to_thread.run_sync(server.being_asked.wait)
+        mock_clock.jump(1)
+        nursery.start_soon(come, ed_key(), "new")
+        await wait_all_tasks_blocked()
+        server.may_answer.set()
+        while not accepted:
+            await trio.lowlevel.checkpoint()
+        server.offer(new=ed_key())
+        await wait_all_tasks_blocked()
+        mock_clock.jump(JWKS_PAUSE_SECONDS)
+    assert accepted == [("made up", False), ("new", True)]
 
 
 async def test_a_key_exchanged_under_its_old_id_is_found_after_the_pause(

@@ -184,6 +184,7 @@ def test_the_token_of_the_query(query: bytes, token: str | None) -> None:
     ("headers", "name", "value"),
     [
         ([(b"Cookie", b"a=1"), (b"cookie", b"b=2")], b"cookie", b"a=1; b=2"),
+        ([(b"cookie", b"a=1"), (b"cookie", b"b=2")], b"cookie", b"a=1; b=2"),
         (
             [(b"X-Forwarded-For", b"1.1.1.1"), (b"x-forwarded-for", b"2.2.2.2, 3.3.3.3")],
             b"x-forwarded-for",

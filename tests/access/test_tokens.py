@@ -146,6 +146,13 @@ async def test_the_previous_secret_is_good_too() -> None:
     assert "signature" in answer.detail
 
 
+@pytest.mark.parametrize("text", ["ssh-rsa " + "A" * 40, '{"kty":"oct","k":"' + "A" * 40 + '"}'])
+async def test_a_secret_that_looks_like_another_kind_of_key_verifies_nothing(text: str) -> None:
+    answer = await verify(token(secret(text)), jwt_secret=text)
+    assert isinstance(answer, Denied)
+    assert "key is unknown" in answer.detail
+
+
 PAIRS = {
     "RS384": rsa_key(),
     "RS512": rsa_key(),
@@ -186,6 +193,24 @@ async def test_a_certificate_has_a_key_too(tmp_path: Path) -> None:
     verifier = Verifier(settings(auth="jwt", jwt_public_key_file=str(cert)))
     made = jwt.encode({"sub": "ann", "exp": NOW + 600}, key.read_bytes(), "ES256")
     assert isinstance(await verifier.verify(made), Identity)
+
+
+async def test_what_needs_no_fetch_is_answered_at_once() -> None:
+    ann, bob = token(sub="ann"), token(sub="bob")
+    for tokens in ((), (ann,), (bob, ann), ("x",), (token(ec_key()),), (token(exp=5), "x")):
+        at_once = LENIENT.verify_now(*tokens, wanted="ann")
+        waiting = await LENIENT.verify(*tokens, wanted="ann")
+        assert type(at_once) is type(waiting)
+        assert at_once is not None
+        assert at_once[0] == waiting[0]
+
+
+@pytest.mark.parametrize("header", [{"alg": "HS256", "x-é": "é"}, {"alg": "HS256", "kid": "-_>>??"}])
+async def test_a_header_may_have_any_letters(header: dict[str, Any]) -> None:
+    for ascii_only in (True, False):
+        head = json.dumps(header, ensure_ascii=ascii_only).encode()
+        made = seal(secret(), head, json.dumps({"sub": "ann", "exp": NOW + 600}).encode())
+        assert isinstance(await verify(made), Identity)
 
 
 async def test_of_several_tokens_a_good_one_counts_that_of_the_user_asked_for_first() -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from _asyncio import _get_running_loop
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +25,7 @@ import hypercorn.asyncio.run
 import hypercorn.protocol.h11
 import hypercorn.run
 import hypercorn.trio.run
+import jwt
 import pytest
 import trio
 from hypercorn.config import Config
@@ -416,3 +418,18 @@ async def test_hypercorn_upgrades_to_h2c() -> None:
     with pytest.raises(H2CProtocolRequiredError):
         await protocol.handle(RawData(asked))
     assert any(isinstance(event, RawData) and b" 101 " in event.data for event in said)
+
+
+def test_pyjwt_looks_at_each_letter_of_a_token() -> None:
+    """If this fails, delete `quick_jwt._QuickJWS`."""
+
+    class Letters(bytes):
+        seen = 0
+
+        def __iter__(self) -> Iterator[int]:
+            Letters.seen += 1
+            return super().__iter__()
+
+    assert jwt.PyJWS._decode_base64url_segment(Letters(b"e30"), "payload") == b"{}"
+    assert Letters.seen == 1
+    assert isinstance(jwt.PyJWT()._jws, jwt.PyJWS)

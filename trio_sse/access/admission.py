@@ -14,7 +14,7 @@ from trio_sse.access.cors import GUARDS, Headers, is_foreign
 from trio_sse.access.limits import RETRY_SECONDS, Limits, Overloaded
 from trio_sse.access.problem import Refused, refused
 from trio_sse.access.request import DEFAULT_USER, StreamRequest, bearer, read_request
-from trio_sse.access.tokens import Denied, Verifier
+from trio_sse.access.tokens import Denied, Identity, Verifier
 from trio_sse.delivery import notices
 from trio_sse.delivery.log_limits import LogLimit
 from trio_sse.settings import Settings
@@ -93,32 +93,49 @@ class Admission:
         Limits are checked here. The stream is counted when it is opened.
         """
         request = read_request(query, headers, self._settings)
-        return request if isinstance(request, Refused) else await self._decide(request, peer)
-
-    async def _decide(self, request: StreamRequest, peer: Callable[[], str]) -> Accepted | Refused:
-        answer = _accepted(request)
+        if isinstance(request, Refused):
+            return request
+        proof = None
         if self._verifier is not None:
-            foreign = is_foreign(request.fields, self._settings)
-            tokens = self._tokens(request, cookies=not foreign)
-            if foreign and not tokens and self._tokens(request, cookies=True):
-                detail = "pages of this origin may not use the user's cookie (SSE_CORS_ORIGINS)"
-                return refused(HTTPStatus.FORBIDDEN, detail, request.cors)
-            identity = await self._verifier.verify(*tokens, wanted=request.user_id)
-            if isinstance(identity, Denied):
-                return self._denied(request, identity)
-            if request.user_id not in (None, identity.user_id):
+            proof = await self._verifier.verify(*self._tokens(request), wanted=request.user_id)
+        return self._decide(request, proof, peer)
+
+    def admit_now(
+        self, query: bytes, headers: Iterable[tuple[bytes, bytes]], peer: Callable[[], str]
+    ) -> Accepted | Refused | None:
+        """As `admit`, without waiting. None: keys have to be fetched first, so `admit` has to decide."""
+        request = read_request(query, headers, self._settings)
+        if isinstance(request, Refused):
+            return request
+        proof = None
+        if self._verifier is not None:
+            proof = self._verifier.verify_now(*self._tokens(request), wanted=request.user_id)
+            if proof is None:
+                return None
+        return self._decide(request, proof, peer)
+
+    def _decide(
+        self, request: StreamRequest, proof: Identity | Denied | None, peer: Callable[[], str]
+    ) -> Accepted | Refused:
+        """Decide by what the tokens of the request prove. None: it needs no token."""
+        user_id = request.user_id or DEFAULT_USER
+        seconds = None
+        address = ""
+        if isinstance(proof, Denied):
+            return self._denied(request, proof)
+        if proof is not None:
+            if request.user_id not in (None, proof.user_id):
                 detail = "user_id is not the user of the token"
                 challenge = _challenge("insufficient_scope", detail)
                 return refused(HTTPStatus.FORBIDDEN, detail, request.cors, challenge)
-            answer = answer._replace(user_id=identity.user_id, seconds=identity.seconds)
+            user_id, seconds = proof
         elif request.unfilled is not None:
-            self._report_unfilled(request.unfilled, answer.user_id == DEFAULT_USER)
+            self._report_unfilled(request.unfilled, user_id == DEFAULT_USER)
         if self.limits.any:
             address = client_address(peer(), request.fields, self._settings.trusted_proxies)
-            answer = answer._replace(address=address)
-            if overloaded := self.limits.excess(answer.user_id, address):
+            if overloaded := self.limits.excess(user_id, address):
                 return self._later(request, overloaded)
-        return answer
+        return Accepted(user_id, request.last_event_id, _STREAM_HEADERS + request.cors, address, seconds)
 
     def _report_unfilled(self, found: str, default: bool) -> None:
         """Log that a page did not fill in its user id, so it does not get that user's messages."""
@@ -131,35 +148,49 @@ class Admission:
             unlogged=unlogged,
         )
 
-    def _tokens(self, request: StreamRequest, *, cookies: bool) -> list[str]:
-        """The tokens of header, cookie and query, in this order. Two cookies may have one name, for two paths
-        or domains (RFC 6265, 5.4)."""
+    def _tokens(self, request: StreamRequest) -> list[str]:
+        """The tokens of header, cookie and query, in this order."""
         settings = self._settings
-        found = [bearer(request.fields.get(b"authorization", b"").decode("latin-1"))]
-        if cookies and settings.jwt_cookie is not None:
-            jar = parse_cookie(request.fields.get(b"cookie", b"").decode("latin-1"))
-            found += jar.getlist(settings.jwt_cookie)
+        found: list[str | None] = []
+        if authorization := request.fields.get(b"authorization"):
+            found.append(bearer(authorization.decode("latin-1")))
+        if settings.jwt_cookie is not None and not is_foreign(request.fields, settings):
+            found += self._cookies(request)
         if settings.jwt_query:
             found.append(request.token)
-        return list(filter(None, dict.fromkeys(found)))[:_MAX_TOKENS]
+        return [token for token in dict.fromkeys(found) if token][:_MAX_TOKENS]
+
+    def _cookies(self, request: StreamRequest) -> list[str]:
+        """The values of the cookie. Two cookies may have one name, for two paths or domains (RFC 6265,
+        5.4)."""
+        name = self._settings.jwt_cookie
+        text = request.fields.get(b"cookie", b"").decode("latin-1")
+        if name is None or name not in text:
+            return []
+        if '"' not in text:  # in quotes `;` does not end a cookie
+            text = ";".join(cookie for cookie in text.split(";") if name in cookie)
+        return parse_cookie(text).getlist(name)
 
     def _denied(self, request: StreamRequest, denied: Denied) -> Accepted | Refused:
         if denied.status == HTTPStatus.SERVICE_UNAVAILABLE:
             return self._later(request, Overloaded(denied.detail, denied.status, RETRY_SECONDS))
+        if denied.error is None and any(self._cookies(request)):  # no token, because the cookie is not taken
+            detail = "pages of this origin may not use the user's cookie (SSE_CORS_ORIGINS)"
+            return refused(HTTPStatus.FORBIDDEN, detail, request.cors)
         return refused(denied.status, denied.detail, request.cors, _challenge(denied.error, denied.detail))
 
     def _later(self, request: StreamRequest, overloaded: Overloaded) -> Accepted | Refused:
         """Tell the client when to come back. An EventSource reconnects only after a 200, so it gets a stream
         that says when."""
         if b"text/event-stream" in request.fields.get(b"accept", b"").lower():
-            answer = _accepted(request)
-            return answer._replace(last_words=overloaded_words(overloaded))
+            return Accepted(
+                request.user_id or DEFAULT_USER,
+                request.last_event_id,
+                _STREAM_HEADERS + request.cors,
+                last_words=overloaded_words(overloaded),
+            )
         seconds = max(1, round(overloaded.retry_seconds))
         return refused(overloaded.status, overloaded.detail, request.cors, ("retry-after", str(seconds)))
-
-
-def _accepted(request: StreamRequest) -> Accepted:
-    return Accepted(request.user_id or DEFAULT_USER, request.last_event_id, _STREAM_HEADERS + request.cors)
 
 
 def overloaded_words(overloaded: Overloaded) -> bytes:

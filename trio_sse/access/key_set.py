@@ -50,18 +50,26 @@ class KeySet:
         self._wanted = trio.Event()
         self._over = trio.Event()
 
+    def usable(self) -> bool:
+        """Whether there are keys, and they are not old, or a fetch is under way or was a moment ago."""
+        return bool(self._keys) and not self._is_due()
+
     async def ready(self) -> None:
         """Wait for a fetch if there are no keys yet, or if they are old and no fetch is under way.
 
         Known keys stay in use while the set cannot be fetched. Raises UnavailableError if there are none.
         """
-        now = trio.current_time()
-        old = not self._keys or now - self._fetched_at > JWKS_LIFETIME_SECONDS
-        due = old and now - self._began_at >= JWKS_PAUSE_SECONDS
-        if (due and not self._looking) or (self._looking and not self._keys):
+        if self._is_due() or (self._looking and not self._keys):
             await self._look()
         if not self._keys:
             raise UnavailableError
+
+    def _is_due(self) -> bool:
+        if self._looking:
+            return False
+        now = trio.current_time()
+        old = not self._keys or now - self._fetched_at > JWKS_LIFETIME_SECONDS
+        return old and now - self._began_at >= JWKS_PAUSE_SECONDS
 
     def candidates(self, kid: str | None, algorithm: str) -> Sequence[Key]:
         """The key with this `kid`, else the keys without one. All keys if `kid` is None.
@@ -82,16 +90,17 @@ class KeySet:
         return unknown or trio.current_time() - self._began_at >= JWKS_PAUSE_SECONDS
 
     async def renewed(self, since: float) -> bool:
-        """Wait for a set that was fetched after `since`: at most JWKS_PAUSE_SECONDS and one fetch."""
+        """Wait for the end of a fetch: at most JWKS_PAUSE_SECONDS and one fetch. True: it began after
+        `since`."""
         if not self._looking:
             if self._failed and trio.current_time() - self._began_at < JWKS_PAUSE_SECONDS:
                 raise UnavailableError
             if self._began_at >= since:
-                return False
+                return True
         await self._look()
         if self._failed:
             raise UnavailableError
-        return True
+        return self._began_at >= since
 
     async def _look(self) -> None:
         """Wait for the end of the current fetch, or of the next one."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jwt
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
+from trio_sse.access.quick_jwt import prepared_secret
 from trio_sse.settings import SettingsError
 
 _RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
@@ -32,6 +34,13 @@ class Key(NamedTuple):
     algorithms: tuple[str, ...]
     id: str | None = None
     """`kid` of a key set."""
+    prepared: Mapping[str, jwt.PyJWK] = MappingProxyType({})
+    """The key as PyJWT takes it without further work, for each algorithm that has such a form."""
+
+    def for_algorithm(self, name: str) -> Any:
+        """What PyJWT verifies a token with whose header has this `alg`. It need not be one of `algorithms`:
+        PyJWT refuses such a token."""
+        return self.prepared.get(name, self.key)
 
 
 class UnavailableError(Exception):
@@ -40,6 +49,10 @@ class UnavailableError(Exception):
 
 class Keys(Protocol):
     """A source of keys that verify tokens."""
+
+    def usable(self) -> bool:
+        """Whether there are keys to try. False: `ready` has to be awaited first."""
+        ...
 
     async def ready(self) -> None:
         """Wait until there are keys to try. Raises UnavailableError."""
@@ -54,8 +67,8 @@ class Keys(Protocol):
         ...
 
     async def renewed(self, since: float) -> bool:
-        """Wait for keys that were fetched after `since` (Trio's clock). False: there are none newer than the
-        present.
+        """Wait for newer keys. True: the present ones were fetched after `since` (Trio's clock), so that
+        there is nothing more to wait for.
 
         Raises UnavailableError.
         """
@@ -71,18 +84,23 @@ class FixedKeys:
 
     def __init__(self, keys: Sequence[Key]) -> None:
         self._keys = keys
+        names = {name for key in keys for name in key.algorithms}
+        self._fit = {name: [key for key in keys if name in key.algorithms] for name in names}
+
+    def usable(self) -> bool:
+        return True
 
     async def ready(self) -> None:
         pass
 
     def candidates(self, kid: str | None, algorithm: str) -> Sequence[Key]:
-        return [key for key in self._keys if algorithm in key.algorithms] or self._keys
+        return self._fit.get(algorithm, self._keys)
 
     def may_lack(self, kid: str | None, algorithm: str) -> bool:
         return False
 
     async def renewed(self, since: float) -> bool:
-        return False
+        return True
 
     async def run(self) -> None:
         pass
@@ -91,7 +109,11 @@ class FixedKeys:
 def secret(text: str) -> Key:
     """A secret as a key, for each HMAC algorithm that it is long enough for."""
     length = len(text.encode())
-    return Key(text, tuple(name for name, least in _HMAC_BYTES.items() if length >= least))
+    names = tuple(name for name, least in _HMAC_BYTES.items() if length >= least)
+    try:
+        return Key(text, names, prepared={name: prepared_secret(text, name) for name in names})
+    except jwt.InvalidKeyError:
+        return Key(text, names)  # it looks like another kind of key: PyJWT refuses all tokens
 
 
 def algorithms(key: object) -> tuple[str, ...]:

@@ -124,8 +124,12 @@ def _unfilled(user_id: str) -> str | None:
 
 def _fields(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Header fields by lower-case name. Lines of one name are joined (RFC 9110, 5.3, and RFC 6265, 5.4)."""
-    fields: dict[bytes, bytes] = {}
-    for name, value in headers:
+    lines = list(headers)
+    fields = dict(lines)
+    if len(fields) == len(lines) and b"".join(fields).islower():  # nearly every request
+        return fields
+    fields = {}
+    for name, value in lines:
         name = name.lower()
         if name in fields:
             value = fields[name] + (b"; " if name == b"cookie" else b", ") + value

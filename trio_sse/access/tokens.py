@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from base64 import urlsafe_b64decode
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import jwt
+import msgspec
 import trio
 
 from trio_sse.access.keys import FixedKeys, Keys, UnavailableError, read_files, secret
+from trio_sse.access.quick_jwt import QuickJWT
 from trio_sse.delivery.messages import EVERYBODY, user_id_problem
 from trio_sse.settings import Settings
 
@@ -34,18 +37,11 @@ class Denied(NamedTuple):
     """The error code of RFC 6750, 3.1."""
 
 
-class _Token(NamedTuple):
-    """A token whose header can be read. It is not verified yet."""
+class _Header(msgspec.Struct):
+    """What keys are found by. Nothing else rests on it."""
 
-    text: str
-    kid: str | None
-    algorithm: str
-
-
-class _KeyUnknown(NamedTuple):
-    """No known key verifies the token. A newer key set may have its key."""
-
-    denied: Denied
+    alg: str
+    kid: str | None = None
 
 
 class Verifier:
@@ -54,62 +50,83 @@ class Verifier:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._keys = _keys(settings)
+        # `iat` only tells the age of a token (RFC 7519, 4.1.6). `sub` may be a number.
+        self._jwt = QuickJWT({"require": ["exp"], "verify_iat": False, "verify_sub": False})
+        self._audience = settings.jwt_audience or None
 
     async def run(self) -> None:
         """Fetch keys until cancelled. Returns at once if no keys have to be fetched."""
         await self._keys.run()
 
     async def verify(self, *tokens: str, wanted: str | None = None) -> Identity | Denied:
+        """As `verify_now`, but with keys that are fetched if need be. Waits only while they are."""
+        since = trio.current_time()
+        newest = False
+        try:
+            while (answer := self.verify_now(*tokens, wanted=wanted, newest=newest)) is None:
+                if self._keys.usable():
+                    newest = await self._keys.renewed(since)
+                else:
+                    await self._keys.ready()
+        except UnavailableError:
+            return Denied(HTTPStatus.SERVICE_UNAVAILABLE, "the key set cannot be fetched right now")
+        return answer
+
+    def verify_now(
+        self, *tokens: str, wanted: str | None = None, newest: bool = False
+    ) -> Identity | Denied | None:
         """What `tokens` prove now: the first that proves the user `wanted`, else the first that proves any
-        user, else why none does. Waits only while keys are fetched.
+        user, else why none does. None: keys have to be fetched first. They need not be for a token whose key
+        is unknown if the present keys are the `newest`.
         """
         if not tokens:
             return Denied(HTTPStatus.UNAUTHORIZED, "a token is required")
-        read = [_read(token) for token in tokens]
-        try:
-            since = trio.current_time()
-            if any(isinstance(one, _Token) for one in read):
-                await self._keys.ready()
-            while True:
-                answers = [self._check(one) if isinstance(one, _Token) else one for one in read]
-                proven = [answer for answer in answers if isinstance(answer, Identity)]
-                if proven:
-                    return next((one for one in proven if one.user_id == wanted), proven[0])
-                unknown = any(isinstance(answer, _KeyUnknown) for answer in answers)
-                if not unknown or not await self._keys.renewed(since):
-                    break
-        except UnavailableError:
-            return Denied(HTTPStatus.SERVICE_UNAVAILABLE, "the key set cannot be fetched right now")
-        first = answers[0]
-        assert not isinstance(first, Identity)
-        return first.denied if isinstance(first, _KeyUnknown) else first
+        proven: Identity | None = None
+        denied: Denied | None = None
+        lacking = False
+        for token in tokens:
+            answer = self._check(token, newest)
+            if answer is None:
+                lacking = True
+            elif isinstance(answer, Denied):
+                denied = denied or answer
+            elif answer.user_id == wanted:
+                return answer
+            else:
+                proven = proven or answer
+        return proven or (None if lacking else denied)
 
-    def _check(self, token: _Token) -> Identity | Denied | _KeyUnknown:
-        """What `token` proves with the present keys."""
-        denied = _invalid(_REASONS[jwt.InvalidKeyError])
-        for key, algorithms, _ in self._keys.candidates(token.kid, token.algorithm):
+    def _check(self, token: str, newest: bool) -> Identity | Denied | None:
+        """What `token` proves with the present keys. None: its key may be among newer ones."""
+        if len(token) > MAX_TOKEN_BYTES:
+            return _invalid(f"the token is longer than {MAX_TOKEN_BYTES} bytes")
+        header = _header(token)
+        if isinstance(header, Denied):
+            return header
+        usable = self._keys.usable()
+        candidates = self._keys.candidates(header.kid, header.alg) if usable else ()
+        if not candidates and isinstance(judged := _judged_header(token), Denied):
+            return judged
+        denied = _NO_KEY
+        for key in candidates:
             try:
-                return self._identity(self._claims(token.text, key, algorithms))
+                decoded = self._jwt.decode_complete(
+                    token,
+                    key.for_algorithm(header.alg),
+                    algorithms=key.algorithms,
+                    audience=self._audience,
+                    issuer=self._settings.jwt_issuer,
+                    leeway=self._settings.jwt_leeway_seconds,
+                )
+                return self._identity(decoded["payload"])
             except (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError, jwt.InvalidKeyError) as error:
                 denied = _invalid(_reason(error))
             except jwt.PyJWTError as error:
                 return _invalid(_reason(error))
             except (ValueError, TypeError, OverflowError, RecursionError):  # some made-up tokens raise these
                 return _invalid(_MALFORMED)
-        return _KeyUnknown(denied) if self._keys.may_lack(token.kid, token.algorithm) else denied
-
-    def _claims(self, token: str, key: Any, algorithms: tuple[str, ...]) -> dict[str, Any]:
-        settings = self._settings
-        return jwt.decode(
-            token,
-            key,
-            algorithms=algorithms,
-            audience=settings.jwt_audience or None,
-            issuer=settings.jwt_issuer,
-            leeway=settings.jwt_leeway_seconds,
-            # `iat` only tells the age of a token (RFC 7519, 4.1.6). `sub` may be a number.
-            options={"require": ["exp"], "verify_iat": False, "verify_sub": False},
-        )
+        lacking = not usable or (not newest and self._keys.may_lack(header.kid, header.alg))
+        return None if lacking else denied
 
     def _identity(self, claims: dict[str, Any]) -> Identity | Denied:
         """The user, until `exp` plus the leeway: a stream ends when its token could no longer open one."""
@@ -134,9 +151,20 @@ def _keys(settings: Settings) -> Keys:
     return FixedKeys([secret(one.get_secret_value()) for one in secrets if one is not None])
 
 
-def _read(token: str) -> _Token | Denied:
-    if len(token) > MAX_TOKEN_BYTES:
-        return _invalid(f"the token is longer than {MAX_TOKEN_BYTES} bytes")
+_read_header = msgspec.json.Decoder(_Header).decode
+
+
+def _header(token: str) -> _Header | Denied:
+    """The header of a token that is not verified yet, without the checks of the whole token that PyJWT makes
+    before it shows a header: it makes them again when it verifies the token."""
+    try:
+        return _read_header(urlsafe_b64decode(token.partition(".")[0] + "=="))
+    except (ValueError, RecursionError):
+        return _judged_header(token)
+
+
+def _judged_header(token: str) -> _Header | Denied:
+    """The header as PyJWT reads it, or why it does not."""
     try:
         header = jwt.get_unverified_header(token)
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
@@ -144,7 +172,7 @@ def _read(token: str) -> _Token | Denied:
     algorithm = header.get("alg")
     if not isinstance(algorithm, str):
         return _invalid(_REASONS[jwt.InvalidAlgorithmError])
-    return _Token(token, header.get("kid"), algorithm)
+    return _Header(algorithm, header.get("kid"))
 
 
 def _invalid(reason: str) -> Denied:
@@ -163,6 +191,9 @@ _REASONS: dict[type[Exception], str] = {
     jwt.InvalidAlgorithmError: "the token's algorithm does not fit the key",
     jwt.InvalidKeyError: "the token's key is unknown",
 }
+
+
+_NO_KEY = _invalid(_REASONS[jwt.InvalidKeyError])
 
 
 def _reason(error: Exception) -> str:
