@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support.inside import get, read, settings
+from tests.support.tokens import SECRET
 from trio_sse.server.arrivals import Arrivals
 from trio_sse.server.fleet import Fleet
 from trio_sse.server.poller import Poller
@@ -101,6 +102,8 @@ async def test_anything_else_is_handed_over_with_all_that_was_read(said: bytes, 
 async def test_who_is_refused_is_told_why() -> None:
     async with door_of() as door, door.come(get("/sse?user_id=*")) as client:
         assert (await read(client)).startswith(b"HTTP/1.1 400 ")
+    async with door_of(auth="jwt", jwt_secret=SECRET) as door, door.come(get("/sse")) as client:
+        assert (await read(client)).startswith(b"HTTP/1.1 401 ")
 
 
 async def test_whoever_leaves_or_says_nothing_is_forgotten(autojump_clock: MockClock) -> None:

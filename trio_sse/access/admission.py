@@ -73,17 +73,6 @@ class Admission:
         if self._verifier is not None:
             await self._verifier.run()
 
-    def admit_now(
-        self, query: bytes, headers: Iterable[tuple[bytes, bytes]], peer: Callable[[], str]
-    ) -> Accepted | Refused | None:
-        if self._verifier is not None:
-            return None
-        try:
-            self.admit(query, headers, peer).send(None)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-        raise AssertionError
-
     async def admit(
         self, query: bytes, headers: Iterable[tuple[bytes, bytes]], peer: Callable[[], str]
     ) -> Accepted | Refused:
