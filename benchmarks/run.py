@@ -20,7 +20,8 @@ from typing import Any
 import chart
 import machine
 import report
-from catalogue import SERVICES, program
+from builds import CENTRIFUGO_VERSION, program
+from catalogue import SERVICES
 from load import Tools, compiler_path
 from redis_server import running_redis
 from services import Service
@@ -127,6 +128,10 @@ def _notes(args: argparse.Namespace, pin: bool, services: list[Service], files: 
             "nginx + nchan gets its messages by HTTP POST, pipelined, and not through Redis: its own Redis "
             "mode speaks another protocol"
         )
+    if any(s.publish == "centrifugo" for s in services):
+        notes.append(
+            "Centrifugo gets its messages by its HTTP batch API: it has protocols of its own on Redis"
+        )
     notes.append(f"idle: SSE_HEARTBEAT_SECONDS={HEARTBEAT_SECONDS}, CPU over two heartbeats")
     notes.append(f"limit of open files: {files}")
     if args.quick:
@@ -205,14 +210,16 @@ def main() -> int:
     try:
         tools = Tools(folder, service_cores, load_cores)
         with running_redis(folder, load_cores) as redis:
-            where = {"cc": compiler_path(), "go": program("go"), "nginx": program("nginx")}
+            where = {name: program(name) for name in ("go", "cargo", "node", "nginx")}
+            where["cc"] = compiler_path()
             results["meta"] = {
                 "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
                 "command": " ".join(["python benchmarks/run.py", *sys.argv[1:]]).replace(
                     str(args.output), args.output.name
                 ),
                 "notes": _notes(args, pin, services, files) + left_out,
-                "versions": machine.versions(where) | {"redis server": redis.version},
+                "versions": machine.versions(where)
+                | {"redis server": redis.version, "centrifugo": CENTRIFUGO_VERSION},
             }
             bench = Bench(tools, redis, folder, files, args.quick, dict(args.env))
             _run(bench, works, services, "floor" in args.services, results)

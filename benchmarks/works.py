@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import machine
 from load import Tools, floor, load
 from redis_server import RedisServer
-from services import Running, Service, running
+from services import Mode, Running, Service, running
 
 SETTLE_SECONDS = 0.5
 HEARTBEAT_SECONDS = 5  # for the idle work only, so that two heartbeats take 10 s instead of 60
 FLOOR_SECONDS = 2.0
 NCHAN_WINDOW = 64  # messages under way to nginx at a time
+DEFAULTS = Mode()
 Row = dict[str, Any]
 
 
@@ -139,9 +141,11 @@ def _traffic(bench: Bench, run: Running, work: Work, silent: int = 0) -> Row:
     conns, service = work.conns + silent, run.service
     seconds = bench.length(work)
     count = work.count or int(work.rate * seconds)
-    where = {"port": run.port, "to": "nchan", "window": NCHAN_WINDOW}
+    where: dict[str, object] = {"port": run.port, "to": service.publish}
     if service.publish == "redis":
-        where = {"port": bench.redis.port, "to": "redis"}
+        where["port"] = bench.redis.port
+    elif service.publish == "nchan":
+        where["window"] = NCHAN_WINDOW
     limit = seconds * 1.5 + 2
     with load(
         bench.tools,
@@ -151,8 +155,8 @@ def _traffic(bench: Bench, run: Running, work: Work, silent: int = 0) -> Row:
         bench.drain,
         users=work.users,
         silent=silent,
-        path="/sse?user_id=%d",
-        mark=service.mark,
+        path=service.client.path,
+        mark=service.client.mark,
     ) as client:
         time.sleep(SETTLE_SECONDS)
         cpu = machine.cpu_seconds(run.pid)
@@ -200,9 +204,9 @@ def _traffic(bench: Bench, run: Running, work: Work, silent: int = 0) -> Row:
     return row | {key: got[key] for key in keys}
 
 
-def _start(bench: Bench, service: Service, heartbeat: int = 30) -> Any:
+def _start(bench: Bench, service: Service, mode: Mode = DEFAULTS) -> AbstractContextManager[Running]:
     cores = bench.tools.service_cores
-    return running(service, bench.redis, bench.folder, bench.files, cores, heartbeat, bench.extra)
+    return running(service, bench.redis, bench.folder, bench.files, cores, mode, bench.extra)
 
 
 def _deliver(bench: Bench, service: Service, work: Work) -> Row:
@@ -223,14 +227,13 @@ def _slow(bench: Bench, service: Service, work: Work) -> Row:
 
 def _idle(bench: Bench, service: Service, work: Work) -> Row:
     seconds = 2 * HEARTBEAT_SECONDS
-    with _start(bench, service, HEARTBEAT_SECONDS) as run:
-        with load(bench.tools, run.port, 20, 5, 0, mark=service.mark) as client:
+    ask = {"path": service.client.path, "mark": service.client.mark}
+    with _start(bench, service, Mode(heartbeat=HEARTBEAT_SECONDS)) as run:
+        with load(bench.tools, run.port, 20, 5, 0, **ask) as client:
             client.finish(0)  # what the first connections load for good is not counted to the rest
         time.sleep(SETTLE_SECONDS)
         before = machine.memory_kb(run.pid)
-        with load(
-            bench.tools, run.port, work.conns, seconds + 30, 0, users=work.conns, mark=service.mark
-        ) as client:
+        with load(bench.tools, run.port, work.conns, seconds + 30, 0, users=work.conns, **ask) as client:
             time.sleep(SETTLE_SECONDS)
             cpu = machine.cpu_seconds(run.pid)
             time.sleep(seconds)
