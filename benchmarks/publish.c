@@ -1,8 +1,8 @@
 /* The publisher: sends numbered, time-stamped notifications at a rate, or as fast as they are taken.
 
-     publish port=6379 to=redis channel=notifications rate=2000 count=20000 users=1 pad=0 seconds=30 window=1000
+     publish port=6379 to=redis channel=notifications rate=2000 count=20000 users=1 pad=0 seconds=30 window=1000 first=0
 
-   Message i is for user i % users + 1 and carries #<i / users>T<ns>T. With a rate the stamp is the moment at
+   Message i is for user i % users + 1 and carries #<i / users + first>T<ns>T. With a rate the stamp is the moment at
    which the message was DUE, so that time spent waiting in this program counts as latency too; with rate=0 it is
    the moment of writing. to=redis: RESP PUBLISH. to=nchan: POST /pub?user_id=N, pipelined on one connection.
    to=centrifugo: POST /api/batch with all that is due, at most `batch` messages, to the channel N; pipelined too.
@@ -77,7 +77,7 @@ int main(int argc, char **argv) {
     double rate = arg_double(argc, argv, "rate", "0");
     long wanted = arg_long(argc, argv, "count", "1"), count = wanted, users = arg_long(argc, argv, "users", "1");
     long window = arg_long(argc, argv, "window", "1000"), padding = arg_long(argc, argv, "pad", "0");
-    long batch = arg_long(argc, argv, "batch", "100");
+    long batch = arg_long(argc, argv, "batch", "100"), first = arg_long(argc, argv, "first", "0");
     long limit = arg_double(argc, argv, "seconds", "60") * SECOND;
     memset(pad, 'x', padding < BIGGEST_PAD ? padding : BIGGEST_PAD);
     prctl(PR_SET_TIMERSLACK, 1000UL); /* wake up on time: 1 us instead of 50 */
@@ -102,7 +102,7 @@ int main(int argc, char **argv) {
             do {
                 long stamp = rate > 0 ? started + (long)(built / rate * 1e9) : now_ns();
                 if (t - stamp > behind) behind = t - stamp;
-                to += put(out + to, OUT - to, place, channel, built % users + 1, built / users, stamp);
+                to += put(out + to, OUT - to, place, channel, built % users + 1, built / users + first, stamp);
                 built++;
             } while (built < count && built < due && built < until && built - answered < window && to + size < OUT);
             have = place == CENTRIFUGO ? have + close_batch(out + have, to - from) : to;

@@ -37,6 +37,12 @@ def _others(row: Row) -> str:
     return "–" if cores is None else f"{cores:.2f}" + ("!" if cores > NOISE_CORES else "")
 
 
+def _caught_up(row: Row) -> str:
+    if not row["resumes"]:
+        return "cannot resume"
+    return "not all" if row["caught_up_s"] is None else f"{row['caught_up_s']:.2f}"
+
+
 MS = 1000
 COLUMNS: dict[str, list[tuple[str, Cell]]] = {
     "deliver": [
@@ -60,6 +66,32 @@ COLUMNS: dict[str, list[tuple[str, Cell]]] = {
         ("bytes each", _number("bytes_each")),
         ("others", _others),
     ],
+    "max": [
+        ("messages/s held", _number("max_rate")),
+        ("p99 ms", _number("p99_us", 1, MS)),
+        ("cores: service", _number("service_cores", 2)),
+        ("load side", _number("load_side_cores", 2)),
+        ("did not hold", lambda row: str(row["ended"])),
+        ("others", _others),
+    ],
+    "storm": [
+        ("s until all are live", _number("live_s", 2)),
+        ("live and caught up", _caught_up),
+        ("missing", _number("missing")),
+        ("p50 ms to live", _number("live_p50_us", 0, MS)),
+        ("p99 ms to live", _number("live_p99_us", 0, MS)),
+        ("CPU s", _number("storm_cpu_s", 2)),
+        ("others", _others),
+    ],
+    "tokens": [
+        ("connects/s without", _number("without_connects_per_s")),
+        ("with", _number("connects_per_s")),
+        ("us of CPU each without", _number("without_connect_cpu_us")),
+        ("with", _number("connect_cpu_us")),
+        ("KB each, PSS, without", _number("without_kb_pss", 1)),
+        ("with", _number("kb_pss", 1)),
+        ("others", _others),
+    ],
     "slow": [
         ("p50 ms without", _number("without_p50_us", 1, MS)),
         ("p99 ms without", _number("without_p99_us", 1, MS)),
@@ -76,6 +108,9 @@ COLUMNS: dict[str, list[tuple[str, Cell]]] = {
 COMPARED = {
     "deliver": [("per_s", "delivered/s"), ("p99_us", "p99")],
     "idle": [("connects_per_s", "connects/s"), ("kb_pss", "KB each, PSS")],
+    "max": [("max_rate", "messages/s held")],
+    "storm": [("storm_s", "s until all are live, and caught up where they resume")],
+    "tokens": [("connects_per_s", "connects/s with a token"), ("kb_pss", "KB each, PSS, with a token")],
     "slow": [("p99_us", "p99 with the client that never reads")],
 }
 
@@ -151,7 +186,7 @@ def _remarks(row: Row) -> list[str]:
     for key in ("duplicates", "reordered", "refused", "closed", "blocked"):
         if row.get(key):
             out.append(f"{row['title']}: {key}: {row[key]:,}")  # noqa: PERF401
-    if row["service"] != FLOOR and row.get("bytes_each") == 0:
+    if "cpu_us_per_heartbeat" in row and row["bytes_each"] == 0:
         out.append(f"{row['title']}: no heartbeat was seen")
     return out
 

@@ -21,6 +21,7 @@ from redis_server import RedisServer, free_port
 
 START_SECONDS = 20
 STOP_SECONDS = 8
+HISTORY_BYTES = 2**28  # more than any work keeps
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,10 @@ class Running:
     pid: int
     port: int
     shown: str
-    tls: bool
+    mode: Mode
 
     def _ask(self, path: str) -> bytes:
-        return ask(self.port, path, self.tls)
+        return ask(self.port, path, self.mode.tls is not None)
 
     def about(self) -> str:
         """The line with the version, for a peer whose version no command tells."""
@@ -181,7 +182,7 @@ def _settings(service: Service, place: Place, extra: dict[str, str]) -> dict[str
     if mode.secret and not service.peer:
         settings["SSE_AUTH"] = "jwt"
     if mode.history and not service.peer:
-        settings["SSE_HISTORY_MESSAGES"] = str(mode.history)
+        settings |= {"SSE_HISTORY_MESSAGES": str(mode.history), "SSE_HISTORY_BYTES": str(HISTORY_BYTES)}
     return settings | service.env | ({} if service.peer else extra)
 
 
@@ -219,6 +220,6 @@ def running(
         end = time.monotonic() + 3  # every worker subscribes; give the last one time
         while service.publish == "redis" and redis.subscribers() < service.workers and time.monotonic() < end:
             time.sleep(0.05)
-        yield Running(service, process.pid, place.port, shown(words, folder, settings), tls)
+        yield Running(service, process.pid, place.port, shown(words, folder, settings), mode)
     finally:
         stop(process)
