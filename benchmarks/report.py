@@ -77,7 +77,7 @@ COLUMNS: dict[str, list[tuple[str, Cell]]] = {
     "storm": [
         ("s until all are live", _number("live_s", 2)),
         ("live and caught up", _caught_up),
-        ("missing", _number("missing")),
+        ("missing", lambda row: f"{row['missing']:,}" if row["resumes"] else "all"),
         ("p50 ms to live", _number("live_p50_us", 0, MS)),
         ("p99 ms to live", _number("live_p99_us", 0, MS)),
         ("CPU s", _number("storm_cpu_s", 2)),
@@ -109,7 +109,7 @@ COMPARED = {
     "deliver": [("per_s", "delivered/s"), ("p99_us", "p99")],
     "idle": [("connects_per_s", "connects/s"), ("kb_pss", "KB each, PSS")],
     "max": [("max_rate", "messages/s held")],
-    "storm": [("storm_s", "s until all are live, and caught up where they resume")],
+    "storm": [("live_s", "s until all are live"), ("caught_up_s", "s until live and caught up")],
     "tokens": [("connects_per_s", "connects/s with a token"), ("kb_pss", "KB each, PSS, with a token")],
     "slow": [("p99_us", "p99 with the client that never reads")],
 }

@@ -52,15 +52,13 @@ def storm(bench: Bench, service: Service, work: Work) -> Row:
     expected = work.conns + away["published"] if resumes else work.conns
     missing = expected - got["received"]
     all_live = back == work.conns
+    complete = resumes and all_live and not missing
     return {
         "command": run.shown,
         "about": run.about(),
         "resumes": resumes,
         "live_s": got["live_s"] if all_live else None,
-        "caught_up_s": max(got["live_s"], got["last_message_s"])
-        if resumes and all_live and not missing
-        else None,
-        "storm_s": max(got["live_s"], got["last_message_s"]) if all_live and not missing else None,
+        "caught_up_s": max(got["live_s"], got["last_message_s"]) if complete else None,
         "live_p50_us": got["live_p50_us"],
         "live_p99_us": got["live_p99_us"],
         "back": back,
