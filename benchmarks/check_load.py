@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-from credentials import SECRET, certificate, token, tokens_file
+from credentials import SECRET, certificate, tokens_file
 from load import Tools, load
 
 Wrong = dict[str, tuple[int, int]]
@@ -134,13 +134,15 @@ def returns(tools: Tools, seed: int, context: ssl.SSLContext | None, resume: str
     """Clients that are cut and come back: totals and requests that are not as they must be."""
     chance, totals = random.Random(seed), Counter[str]()
     lengths = [(chance.randint(1, 20), chance.randint(1, 20)) for _ in range(CONNECTIONS)]
+    file = tokens_file(tools.folder, secret, CONNECTIONS)
+    tokens = file.read_text().split()
     requests: list[list[str]] = []
     wanted: list[str] = []
     for user, (before, missed) in enumerate(lengths, 1):
         skipped = user % 3 == 0  # one message of what was missed is not replayed
         totals.update(received=before + missed - skipped, holes=int(skipped and missed > 1), resumed=1)
         place = f"e{user}/{user}-{before - 1}" if resume else f"{user}-{before - 1}"
-        wanted.append(f"{user} {token(user, secret)} {place}")
+        wanted.append(f"{user} {tokens[user - 1]} {place}")
 
     def serve(_: int, client: socket.socket) -> None:
         head = client.recv(65536).decode()
@@ -161,7 +163,7 @@ def returns(tools: Tools, seed: int, context: ssl.SSLContext | None, resume: str
     args = {
         "path": "/sse?user={user}",
         "header": "Authorization: Bearer {token}",
-        "tokens": tokens_file(tools.folder, secret, CONNECTIONS),
+        "tokens": file,
         "users": CONNECTIONS,
         "id_mark": "\nid: ",
         "epoch_mark": '"epoch":"',

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
+from summary import COMPARED, FLOOR, OURS, Row, incomplete, lines
+
 Cell = Callable[[Row], str]
-FLOOR = "floor"
 NOISE_CORES = 0.15  # other programs' CPU above this is marked
 
 
@@ -25,11 +25,6 @@ def _lost(row: Row, prefix: str = "") -> str:
     if not missing:
         return "none"
     return f"LOST {missing:,} ({missing / expected:.1%})"
-
-
-def incomplete(row: Row) -> bool:
-    """Whether not all messages were taken and received: its figures are then for less work."""
-    return bool(row.get("missing") or row.get("without_missing") or row.get("behind"))
 
 
 def _others(row: Row) -> str:
@@ -104,15 +99,6 @@ COLUMNS: dict[str, list[tuple[str, Cell]]] = {
         ("others", _others),
     ],
 }
-# What the ratios compare, for each kind of work: key, name.
-COMPARED = {
-    "deliver": [("per_s", "delivered/s"), ("p99_us", "p99")],
-    "idle": [("connects_per_s", "connects/s"), ("kb_pss", "KB each, PSS")],
-    "max": [("max_rate", "messages/s held")],
-    "storm": [("live_s", "s until all are live"), ("caught_up_s", "s until live and caught up")],
-    "tokens": [("connects_per_s", "connects/s with a token"), ("kb_pss", "KB each, PSS, with a token")],
-    "slow": [("p99_us", "p99 with the client that never reads")],
-}
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
@@ -140,14 +126,14 @@ def _ratios(kind: str, rows: list[Row]) -> list[str]:
 
     for key, name in COMPARED[kind]:
         bases = [r for r in against if r.get(key)]
-        lines = [
+        quotients = [
             [row["title"], *(divided(row, base, key) for base in bases)]
             for row in rows
             if row.get(key) and row["service"] != FLOOR
         ]
-        if bases and lines:
+        if bases and quotients:
             out += ["", f"{name} divided by that of", ""]
-            out += table(["service", *(b["service"] for b in bases)], lines)
+            out += table(["service", *(b["service"] for b in bases)], quotients)
     return out
 
 
@@ -195,23 +181,48 @@ def work_lines(work: dict[str, Any]) -> list[str]:
     """The tables of one work."""
     columns = COLUMNS[work["kind"]]
     rows = work["rows"]
-    lines = [f"## {work['title']}", "", work["how"], ""]
+    out = [f"## {work['title']}", "", work["how"], ""]
     good = [r for r in rows if "error" not in r]
-    lines += table(
+    out += table(
         ["service", *(name for name, _ in columns)],
         [[r["title"], *(cell(r) for _, cell in columns)] for r in good],
     )
     remarks = [f"- {text}" for row in rows for text in _remarks(row)]
     if remarks:
-        lines += ["", *remarks]
-    lines += _ratios(work["kind"], rows)
-    lines += ["", "Commands:", "", *(f"- {r['title']}: `{r['command']}`{_about(r)}" for r in good), ""]
-    return lines
+        out += ["", *remarks]
+    out += _ratios(work["kind"], rows)
+    out += ["", "Commands:", "", *(f"- {r['title']}: `{r['command']}`{_about(r)}" for r in good), ""]
+    return out
+
+
+def summary_lines(results: dict[str, Any]) -> list[str]:
+    """Where the service is ahead of the best peer of each work."""
+    found = lines(results)
+    if not found:
+        return []
+
+    def figure(value: float) -> str:
+        return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+    head = ["work", "figure", OURS, "best peer", "its figure", "times as good"]
+    rows = [
+        [
+            line.work,
+            line.figure,
+            figure(line.ours),
+            line.peer_title,
+            figure(line.peer),
+            f"{line.ahead:.2f}" + ("" if line.complete else "*"),
+        ]
+        for line in found
+    ]
+    text = f"Above 1 {OURS} is ahead. A peer that lost messages counts only where every peer did (`*`)."
+    return [f"## {OURS} beside the best peer of each work", "", text, "", *table(head, rows), ""]
 
 
 def markdown(results: dict[str, Any]) -> str:
     meta = results["meta"]
-    lines = [
+    out = [
         "# Results",
         "",
         f"{meta['date']}, `{meta['command']}`",
@@ -220,11 +231,12 @@ def markdown(results: dict[str, Any]) -> str:
         f"than {NOISE_CORES} of a core; `*` a ratio in which one side did not deliver everything.",
         "",
     ]
-    lines += [f"- {note}" for note in meta["notes"]]
-    lines += ["", "Versions: " + ", ".join(f"{k} {v}" for k, v in meta["versions"].items()), ""]
+    out += [f"- {note}" for note in meta["notes"]]
+    out += ["", "Versions: " + ", ".join(f"{k} {v}" for k, v in meta["versions"].items()), ""]
+    out += summary_lines(results)
     for work in results["works"]:
-        lines += work_lines(work)
-    return "\n".join(lines).rstrip() + "\n"
+        out += work_lines(work)
+    return "\n".join(out).rstrip() + "\n"
 
 
 def write(results: dict[str, Any], folder: Path) -> None:
