@@ -60,7 +60,7 @@ class Bench:
 
     def publish(self, run: Running, seconds: float, **what: object) -> dict[str, Any]:
         """Publish by the way that the service takes; returns when all is answered."""
-        where: dict[str, object] = {"to": run.service.publish, "port": run.port}
+        where: dict[str, object] = {"to": run.service.publish, "port": run.inner}
         if run.service.publish == "redis":
             where["port"] = self.redis.port
         elif run.service.publish == "nchan":

@@ -68,7 +68,7 @@ def nginx(place: Place) -> list[str]:
     for path in (place.folder, folder):
         path.chmod(0o755)  # the worker may run as another user
     text = (PEERS / "nchan.conf").read_text()
-    tls = place.mode.tls
+    tls, inner = place.mode.tls, f"listen 127.0.0.1:{place.inner};"
     values = {
         "MODULE": nchan_module(),
         "FILES": min(place.files, 65536),
@@ -76,7 +76,7 @@ def nginx(place: Place) -> list[str]:
         "PORT": place.port,
         "HEARTBEAT": place.mode.heartbeat,
         "SSL": "ssl" if tls else "",
-        "TLS": f"ssl_certificate {tls[0]}; ssl_certificate_key {tls[1]};" if tls else "",
+        "TLS": f"ssl_certificate {tls[0]}; ssl_certificate_key {tls[1]}; {inner}" if tls else "",
     }
     for key, value in values.items():
         text = text.replace(f"@{key}@", str(value))
@@ -108,6 +108,7 @@ def centrifugo(path: Callable[[], Path], engine: str) -> Callable[[Place], list[
         client["ping_interval"] = f"{mode.heartbeat}s"
         settings["engine"] = {"type": engine, "redis": {"address": f"127.0.0.1:{place.redis_port}"}}
         if mode.tls:
+            server |= {"tls_external": True, "internal_port": str(place.inner)}
             server["tls"] = {"enabled": True, "cert_pem": str(mode.tls[0]), "key_pem": str(mode.tls[1])}
         if mode.secret:
             client["insecure"] = False

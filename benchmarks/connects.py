@@ -29,10 +29,11 @@ def _weigh(bench: Bench, service: Service, work: Work, mode: Mode, seconds: floa
             cpu = machine.cpu_seconds(run.pid) - cpu
             after = machine.memory_kb(run.pid)
             got = client.finish(0)
+        about = run.about()
     connected = max(got["connected"], 1)
     return {
         "command": run.shown,
-        "about": run.about(),
+        "about": about,
         "connects_per_s": got["connects_per_s"],
         "connected": got["connected"],
         "kb_rss": round((after["rss"] - before["rss"]) / connected, 2),

@@ -40,9 +40,14 @@ class Mode:
 
 @dataclass(frozen=True)
 class Place:
-    """What a command needs to know. `files`: the limit of open files."""
+    """What a command needs to know.
+
+    `inner`: the port for publishing and readiness, never over TLS, of a service that is published to itself;
+    the same as `port` without TLS. `files`: the limit of open files.
+    """
 
     port: int
+    inner: int
     redis_port: int
     folder: Path
     files: int
@@ -97,11 +102,12 @@ class Running:
     service: Service
     pid: int
     port: int
+    inner: int
     shown: str
     mode: Mode
 
     def _ask(self, path: str) -> bytes:
-        return ask(self.port, path, self.mode.tls is not None)
+        return ask(self.inner, path, self.mode.tls is not None and self.inner == self.port)
 
     def about(self) -> str:
         """The line with the version, for a peer whose version no command tells."""
@@ -202,10 +208,12 @@ def running(
     further environment for the service under test. Raises RuntimeError with the last lines of its log if it
     does not become ready.
     """
-    place = Place(free_port(), redis.port, folder, files, mode)
+    port = free_port()
+    inner = free_port() if mode.tls and service.publish != "redis" else port
+    place = Place(port, inner, redis.port, folder, files, mode)
     settings = _settings(service, place, extra)
     words = service.command(place)
-    log, tls = folder / f"{service.name}.log", mode.tls is not None
+    log, tls = folder / f"{service.name}.log", mode.tls is not None and inner == port
     with open(log, "wb") as out:
         process = subprocess.Popen(
             words,
@@ -216,10 +224,10 @@ def running(
             preexec_fn=pinned(cores if service.workers == 1 else None),
         )
     try:
-        _wait_ready(place.port, service.ready, tls, process, log)
+        _wait_ready(inner, service.ready, tls, process, log)
         end = time.monotonic() + 3  # every worker subscribes; give the last one time
         while service.publish == "redis" and redis.subscribers() < service.workers and time.monotonic() < end:
             time.sleep(0.05)
-        yield Running(service, process.pid, place.port, shown(words, folder, settings), mode)
+        yield Running(service, process.pid, port, inner, shown(words, folder, settings), mode)
     finally:
         stop(process)

@@ -49,13 +49,14 @@ def storm(bench: Bench, service: Service, work: Work) -> Row:
         back = client.come_back(RETURN_SECONDS)
         got = client.finish(work.conns * (MISSED + 1) if resumes else 0)
         cpu = machine.cpu_seconds(run.pid) - cpu
+        about = run.about()
     expected = work.conns + away["published"] if resumes else work.conns
     missing = expected - got["received"]
     all_live = back == work.conns
     complete = resumes and all_live and not missing
     return {
         "command": run.shown,
-        "about": run.about(),
+        "about": about,
         "resumes": resumes,
         "live_s": got["live_s"] if all_live else None,
         "caught_up_s": max(got["live_s"], got["last_message_s"]) if complete else None,
