@@ -19,7 +19,10 @@ CONNECT_SECONDS = 90
 
 
 class Tools:
-    """The three programs, built into `folder`; they run on `load_cores`, the floor on `service_cores`."""
+    """The three programs, built into `folder`; they run on `load_cores`, the floor on `service_cores`.
+
+    `tls`: whether the load client knows TLS, for which the headers of OpenSSL must be installed.
+    """
 
     def __init__(self, folder: Path, service_cores: set[int] | None, load_cores: set[int] | None) -> None:
         compiler = compiler_path()
@@ -28,6 +31,9 @@ class Tools:
         self.folder, self.service_cores, self.load_cores = folder, service_cores, load_cores
         for name in TOOLS:
             subprocess.run([compiler, "-O2", "-o", folder / name, HERE / f"{name}.c"], check=True)
+        again = [compiler, "-O2", "-DWITH_TLS", "-o", str(folder / "load"), str(HERE / "load.c")]
+        again += ["-lssl", "-lcrypto"]
+        self.tls = subprocess.run(again, capture_output=True).returncode == 0
 
     def start(self, name: str, cores: set[int] | None, **args: object) -> subprocess.Popen[str]:
         words = [str(self.folder / name), *(f"{k}={v}" for k, v in args.items())]
@@ -73,6 +79,24 @@ class Load:
         if not line.startswith("READY"):
             raise RuntimeError(f"the load client could not open {conns} connections: {line.strip()}")
         self.up = int(line.split()[1])
+
+    def _say(self, command: str, answer: str) -> str:
+        """Send a command; the rest of the answer's line. Bounded, as the program ends itself."""
+        assert self.process.stdin
+        assert self.process.stderr
+        self.process.stdin.write(command + "\n")
+        line = self.process.stderr.readline()
+        if not line.startswith(answer):
+            raise RuntimeError(f"the load client did not {command}: {line.strip()}")
+        return line.removeprefix(answer)
+
+    def cut(self) -> None:
+        """Reset all connections."""
+        self._say("cut", "CUT")
+
+    def come_back(self, seconds: float) -> int:
+        """Open them again, spread over so long; how many are live when none is on its way any more."""
+        return int(self._say(f"return {seconds}", "BACK").split()[0])
 
     def finish(self, deliveries: int) -> dict[str, Any]:
         """Wait until so many messages have arrived or no more come; the client's own figures."""

@@ -147,6 +147,8 @@ def versions(tools: dict[str, str | None]) -> dict[str, str]:
             continue
     asked = {
         "go": ["version"],
+        "cargo": ["--version"],
+        "node": ["--version"],
         "nginx": ["-v"],
         "cc": ["--version"],
         "server": ["--version"],

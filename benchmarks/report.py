@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
+from summary import COMPARED, FLOOR, OURS, Row, incomplete, lines
+
 Cell = Callable[[Row], str]
-FLOOR = "floor"
 NOISE_CORES = 0.15  # other programs' CPU above this is marked
 
 
@@ -27,14 +27,15 @@ def _lost(row: Row, prefix: str = "") -> str:
     return f"LOST {missing:,} ({missing / expected:.1%})"
 
 
-def incomplete(row: Row) -> bool:
-    """Whether not all messages were taken and received: its figures are then for less work."""
-    return bool(row.get("missing") or row.get("without_missing") or row.get("behind"))
-
-
 def _others(row: Row) -> str:
     cores = row.get("others_cores")
     return "–" if cores is None else f"{cores:.2f}" + ("!" if cores > NOISE_CORES else "")
+
+
+def _caught_up(row: Row) -> str:
+    if not row["resumes"]:
+        return "cannot resume"
+    return "not all" if row["caught_up_s"] is None else f"{row['caught_up_s']:.2f}"
 
 
 MS = 1000
@@ -60,6 +61,32 @@ COLUMNS: dict[str, list[tuple[str, Cell]]] = {
         ("bytes each", _number("bytes_each")),
         ("others", _others),
     ],
+    "max": [
+        ("messages/s held", _number("max_rate")),
+        ("p99 ms", _number("p99_us", 1, MS)),
+        ("cores: service", _number("service_cores", 2)),
+        ("load side", _number("load_side_cores", 2)),
+        ("did not hold", lambda row: str(row["ended"])),
+        ("others", _others),
+    ],
+    "storm": [
+        ("s until all are live", _number("live_s", 2)),
+        ("live and caught up", _caught_up),
+        ("missing", lambda row: f"{row['missing']:,}" if row["resumes"] else "all"),
+        ("p50 ms to live", _number("live_p50_us", 0, MS)),
+        ("p99 ms to live", _number("live_p99_us", 0, MS)),
+        ("CPU s", _number("storm_cpu_s", 2)),
+        ("others", _others),
+    ],
+    "tokens": [
+        ("connects/s without", _number("without_connects_per_s")),
+        ("with", _number("connects_per_s")),
+        ("us of CPU each without", _number("without_connect_cpu_us")),
+        ("with", _number("connect_cpu_us")),
+        ("KB each, PSS, without", _number("without_kb_pss", 1)),
+        ("with", _number("kb_pss", 1)),
+        ("others", _others),
+    ],
     "slow": [
         ("p50 ms without", _number("without_p50_us", 1, MS)),
         ("p99 ms without", _number("without_p99_us", 1, MS)),
@@ -71,12 +98,6 @@ COLUMNS: dict[str, list[tuple[str, Cell]]] = {
         ("unsent KB", _number("unsent_bytes", 0, 1024)),
         ("others", _others),
     ],
-}
-# What the ratios compare, for each kind of work: key, name.
-COMPARED = {
-    "deliver": [("per_s", "delivered/s"), ("p99_us", "p99")],
-    "idle": [("connects_per_s", "connects/s"), ("kb_pss", "KB each, PSS")],
-    "slow": [("p99_us", "p99 with the client that never reads")],
 }
 
 
@@ -105,14 +126,14 @@ def _ratios(kind: str, rows: list[Row]) -> list[str]:
 
     for key, name in COMPARED[kind]:
         bases = [r for r in against if r.get(key)]
-        lines = [
+        quotients = [
             [row["title"], *(divided(row, base, key) for base in bases)]
             for row in rows
             if row.get(key) and row["service"] != FLOOR
         ]
-        if bases and lines:
+        if bases and quotients:
             out += ["", f"{name} divided by that of", ""]
-            out += table(["service", *(b["service"] for b in bases)], lines)
+            out += table(["service", *(b["service"] for b in bases)], quotients)
     return out
 
 
@@ -151,7 +172,7 @@ def _remarks(row: Row) -> list[str]:
     for key in ("duplicates", "reordered", "refused", "closed", "blocked"):
         if row.get(key):
             out.append(f"{row['title']}: {key}: {row[key]:,}")  # noqa: PERF401
-    if row["service"] != FLOOR and row.get("bytes_each") == 0:
+    if "cpu_us_per_heartbeat" in row and row["bytes_each"] == 0:
         out.append(f"{row['title']}: no heartbeat was seen")
     return out
 
@@ -160,23 +181,48 @@ def work_lines(work: dict[str, Any]) -> list[str]:
     """The tables of one work."""
     columns = COLUMNS[work["kind"]]
     rows = work["rows"]
-    lines = [f"## {work['title']}", "", work["how"], ""]
+    out = [f"## {work['title']}", "", work["how"], ""]
     good = [r for r in rows if "error" not in r]
-    lines += table(
+    out += table(
         ["service", *(name for name, _ in columns)],
         [[r["title"], *(cell(r) for _, cell in columns)] for r in good],
     )
     remarks = [f"- {text}" for row in rows for text in _remarks(row)]
     if remarks:
-        lines += ["", *remarks]
-    lines += _ratios(work["kind"], rows)
-    lines += ["", "Commands:", "", *(f"- {r['title']}: `{r['command']}`{_about(r)}" for r in good), ""]
-    return lines
+        out += ["", *remarks]
+    out += _ratios(work["kind"], rows)
+    out += ["", "Commands:", "", *(f"- {r['title']}: `{r['command']}`{_about(r)}" for r in good), ""]
+    return out
+
+
+def summary_lines(results: dict[str, Any]) -> list[str]:
+    """Where the service is ahead of the best peer of each work."""
+    found = lines(results)
+    if not found:
+        return []
+
+    def figure(value: float) -> str:
+        return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+    head = ["work", "figure", OURS, "best peer", "its figure", "times as good"]
+    rows = [
+        [
+            line.work,
+            line.figure,
+            figure(line.ours),
+            line.peer_title,
+            figure(line.peer),
+            f"{line.ahead:.2f}" + ("" if line.complete else "*"),
+        ]
+        for line in found
+    ]
+    text = f"Above 1 {OURS} is ahead. A peer that lost messages counts only where every peer did (`*`)."
+    return [f"## {OURS} beside the best peer of each work", "", text, "", *table(head, rows), ""]
 
 
 def markdown(results: dict[str, Any]) -> str:
     meta = results["meta"]
-    lines = [
+    out = [
         "# Results",
         "",
         f"{meta['date']}, `{meta['command']}`",
@@ -185,11 +231,12 @@ def markdown(results: dict[str, Any]) -> str:
         f"than {NOISE_CORES} of a core; `*` a ratio in which one side did not deliver everything.",
         "",
     ]
-    lines += [f"- {note}" for note in meta["notes"]]
-    lines += ["", "Versions: " + ", ".join(f"{k} {v}" for k, v in meta["versions"].items()), ""]
+    out += [f"- {note}" for note in meta["notes"]]
+    out += ["", "Versions: " + ", ".join(f"{k} {v}" for k, v in meta["versions"].items()), ""]
+    out += summary_lines(results)
     for work in results["works"]:
-        lines += work_lines(work)
-    return "\n".join(lines).rstrip() + "\n"
+        out += work_lines(work)
+    return "\n".join(out).rstrip() + "\n"
 
 
 def write(results: dict[str, Any], folder: Path) -> None:

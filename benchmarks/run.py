@@ -20,14 +20,19 @@ from typing import Any
 import chart
 import machine
 import report
-from catalogue import SERVICES, program
+from bench import Bench, Row
+from builds import CENTRIFUGO_VERSION, program
+from catalogue import SERVICES
+from connects import HEARTBEAT_SECONDS
+from credentials import certificate
 from load import Tools, compiler_path
+from measure import has_floor, measure, measure_floor
 from redis_server import running_redis
 from services import Service
-from works import HEARTBEAT_SECONDS, WORKS, Bench, Row, Work, measure, measure_floor
+from storms import RETURN_SECONDS
+from works import WORKS, Work
 
 HERE = Path(__file__).resolve().parent
-PER_ROW_SECONDS = {"deliver": (14, 6), "idle": (22, 18), "slow": (36, 22)}  # about, full and quick
 
 
 def _names(text: str, known: list[str]) -> list[str]:
@@ -127,7 +132,11 @@ def _notes(args: argparse.Namespace, pin: bool, services: list[Service], files: 
             "nginx + nchan gets its messages by HTTP POST, pipelined, and not through Redis: its own Redis "
             "mode speaks another protocol"
         )
-    notes.append(f"idle: SSE_HEARTBEAT_SECONDS={HEARTBEAT_SECONDS}, CPU over two heartbeats")
+    if any(s.publish == "centrifugo" for s in services):
+        notes.append(
+            "Centrifugo gets its messages by its HTTP batch API: it has protocols of its own on Redis"
+        )
+    notes.append(f"idle works: SSE_HEARTBEAT_SECONDS={HEARTBEAT_SECONDS}, CPU over two heartbeats")
     notes.append(f"limit of open files: {files}")
     if args.quick:
         notes.append("--quick: short runs, to try out and not to compare")
@@ -135,13 +144,21 @@ def _notes(args: argparse.Namespace, pin: bool, services: list[Service], files: 
     return notes
 
 
-def _how(work: Work, bench: Bench) -> str:
-    if work.kind == "idle":
-        return f"CPU over {2 * HEARTBEAT_SECONDS} s with SSE_HEARTBEAT_SECONDS={HEARTBEAT_SECONDS}."
+def _how(work: Work, bench: Bench, unable: list[str]) -> str:
+    late = f"late ones awaited for {bench.drain:g} s"
     size = f", {work.pad:,} bytes of padding" if work.pad else ""
+    text = {
+        "idle": f"CPU over {2 * HEARTBEAT_SECONDS} s with SSE_HEARTBEAT_SECONDS={HEARTBEAT_SECONDS}.",
+        "max": f"{bench.length(work):g} s at each rate, in a new process. A rate may fail once.",
+        "storm": f"They return spread over {RETURN_SECONDS:g} s, whether or not the service keeps up. "
+        "A service that cannot resume has only to get them all live.",
+        "tokens": "Two runs, each in a new process.",
+    }.get(work.kind, f"{bench.length(work):g} s of messages{size}; {late} more.")
     if work.count:
-        return f"{work.count:,} messages as fast as they are taken; late ones awaited for {bench.drain:g} s."
-    return f"{bench.length(work):g} s of messages{size}; late ones awaited for {bench.drain:g} s more."
+        text = f"{work.count:,} messages as fast as they are taken; {late}."
+    if work.tls:
+        text += " TLS 1.3, a certificate with a P-256 key, full handshakes."
+    return text + (f" They cannot: {', '.join(unable)}." if unable else "")
 
 
 def _run(
@@ -150,6 +167,7 @@ def _run(
     """Measure work by work, the floor first, so that what is compared was measured within minutes."""
     for work in works:
         rows: list[Row] = []
+        able = [s for s in services if work.needs <= s.can]
         entry = {
             "name": work.name,
             "title": work.title,
@@ -159,13 +177,13 @@ def _run(
             "users": work.users,
             "pad": work.pad,
             "count": work.count,
-            "how": _how(work, bench),
+            "how": _how(work, bench, [s.title for s in services if s not in able]),
             "rows": rows,
         }
         results["works"].append(entry)
-        if with_floor:
+        if with_floor and has_floor(work):
             rows.append(measure_floor(bench, work))
-        for service in services:
+        for service in able:
             print(f"... {work.name}: {service.title}", file=sys.stderr, flush=True)
             rows.append(measure(bench, service, work))
         print("\n".join(report.work_lines(entry)), flush=True)
@@ -196,7 +214,7 @@ def main() -> int:
         )
     for line in left_out:
         print(line, file=sys.stderr)
-    seconds = sum(PER_ROW_SECONDS[w.kind][args.quick] for w in works) * (len(services) + 0.5)
+    seconds = sum(w.about[args.quick] * sum(w.needs <= s.can for s in services) for w in works)
     print(f"{len(works)} works, {len(services)} services: about {seconds / 60:.0f} minutes", file=sys.stderr)
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what was started then, too
@@ -205,16 +223,23 @@ def main() -> int:
     try:
         tools = Tools(folder, service_cores, load_cores)
         with running_redis(folder, load_cores) as redis:
-            where = {"cc": compiler_path(), "go": program("go"), "nginx": program("nginx")}
+            bench = Bench(tools, redis, folder, files, args.quick, dict(args.env), certificate(folder))
+            if not (tools.tls and bench.certificate):
+                reason = "the openssl command" if tools.tls else "the headers of OpenSSL (libssl-dev)"
+                left_out.append(f"left out: works over TLS: {reason} not installed")
+                works = [w for w in works if not w.tls]
+                print(left_out[-1], file=sys.stderr)
+            where = {name: program(name) for name in ("go", "cargo", "node", "nginx")}
+            where["cc"] = compiler_path()
             results["meta"] = {
                 "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
                 "command": " ".join(["python benchmarks/run.py", *sys.argv[1:]]).replace(
                     str(args.output), args.output.name
                 ),
                 "notes": _notes(args, pin, services, files) + left_out,
-                "versions": machine.versions(where) | {"redis server": redis.version},
+                "versions": machine.versions(where)
+                | {"redis server": redis.version, "centrifugo": CENTRIFUGO_VERSION},
             }
-            bench = Bench(tools, redis, folder, files, args.quick, dict(args.env))
             _run(bench, works, services, "floor" in args.services, results)
     except (RuntimeError, OSError, ValueError, subprocess.SubprocessError) as error:
         print(error, file=sys.stderr)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -14,23 +15,60 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from builds import CACHE, HERE
 from machine import pinned, tree
 from redis_server import RedisServer, free_port
 
-HERE = Path(__file__).resolve().parent
 START_SECONDS = 20
 STOP_SECONDS = 8
+HISTORY_BYTES = 2**28  # more than any work keeps
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What a work asks of a service beside its defaults.
+
+    `heartbeat`: seconds. `tls`: PEM files of certificate and key. `secret`: what the tokens of clients are
+    signed with. `history`: messages to keep for clients that come back, in all.
+    """
+
+    heartbeat: int = 30
+    tls: tuple[Path, Path] | None = None
+    secret: str = ""
+    history: int = 0
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a command needs to know. `heartbeat`: seconds. `files`: the limit of open files."""
+    """What a command needs to know.
+
+    `inner`: the port for publishing and readiness, never over TLS, of a service that is published to itself;
+    the same as `port` without TLS. `files`: the limit of open files.
+    """
 
     port: int
+    inner: int
     redis_port: int
     folder: Path
     files: int
-    heartbeat: int
+    mode: Mode
+
+
+@dataclass(frozen=True)
+class Client:
+    """What a client of the service sends and sees, in the words of load.c.
+
+    `mark` tells that its stream is open. `id` comes before the id to resume from, `epoch` before the rest of
+    it; with `resume` in place of the path it is sent there, else as Last-Event-ID.
+    """
+
+    path: str = "/sse?user_id={user}"
+    token_path: str = "/sse"
+    token_header: str = "Authorization: Bearer {token}"
+    mark: str = "connected"
+    id: str = "\nid: "
+    epoch: str = ""
+    resume: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,7 +77,7 @@ class Service:
 
     `command` makes the argument list; `missing` gives the reason why it cannot run here, or "".
     `stats`: it has /stats with its count of dropped messages. `about`: a path whose answer names a version.
-    `mark` is the text that tells a client that its stream is open. `publish` is "redis" or "nchan".
+    `publish` is "redis", "nchan" or "centrifugo". `can`: what it can beside plain streams.
     """
 
     name: str
@@ -47,13 +85,14 @@ class Service:
     command: Callable[[Place], list[str]]
     missing: Callable[[], str]
     ready: str = "/readyz"
-    mark: str = "connected"
+    client: Client = Client()
     publish: str = "redis"
     peer: bool = False
     workers: int = 1
     stats: bool = False
     about: str = ""
     env: dict[str, str] = field(default_factory=dict)
+    can: frozenset[str] = frozenset({"tls", "tokens", "resume"})
 
 
 @dataclass
@@ -63,44 +102,54 @@ class Running:
     service: Service
     pid: int
     port: int
+    inner: int
     shown: str
+    mode: Mode
+
+    def _ask(self, path: str) -> bytes:
+        return ask(self.inner, path, self.mode.tls is not None and self.inner == self.port)
 
     def about(self) -> str:
         """The line with the version, for a peer whose version no command tells."""
         if not self.service.about:
             return ""
-        with urllib.request.urlopen(
-            f"http://127.0.0.1:{self.port}{self.service.about}", timeout=10
-        ) as answer:
-            lines = answer.read().decode().splitlines()
+        lines = self._ask(self.service.about).decode().splitlines()
         return next((line for line in lines if "version" in line), "")
 
     def dropped(self) -> int | None:
         """How many messages the service itself counted as dropped, for peers that tell."""
         if not self.service.stats:
             return None
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/stats", timeout=10) as answer:
-            return int(re.search(rb"\d+", answer.read())[0])  # type: ignore[index]
+        return int(re.search(rb"\d+", self._ask("/stats"))[0])  # type: ignore[index]
+
+
+def ask(port: int, path: str, tls: bool = False) -> bytes:
+    """The body of the answer, which must be 2xx. Raises OSError."""
+    url = f"{'https' if tls else 'http'}://127.0.0.1:{port}{path}"
+    unchecked = ssl._create_unverified_context() if tls else None  # a certificate of our own
+    with urllib.request.urlopen(url, timeout=10, context=unchecked) as answer:
+        return bytes(answer.read())
 
 
 def shown(words: list[str], folder: Path, env: dict[str, str]) -> str:
     """A command line as a reader would type it: no folders of this machine."""
-    plain = [
-        Path(w).name if w == words[0] else w.replace(str(folder), "TMP").replace(str(HERE), "benchmarks")
-        for w in words
-    ]
-    plain[0] = "python" if words[0] == sys.executable else plain[0]
-    return " ".join([*(f"{k}={v}" for k, v in env.items()), *plain])
+
+    def plain(word: str) -> str:
+        word = word.replace(str(folder), "TMP").replace(f"{CACHE}/", "").replace(str(HERE), "benchmarks")
+        return f"'{word}'" if re.search(r"[{ ]", word) else word
+
+    name = "python" if words[0] == sys.executable else Path(words[0]).name
+    return " ".join([*(f"{k}={plain(v)}" for k, v in env.items()), name, *map(plain, words[1:])])
 
 
-def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_ready(port: int, path: str, tls: bool, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         if process.poll() is not None:
             break
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
-            if answer.status == 200:
-                return
+        with contextlib.suppress(OSError):
+            ask(port, path, tls)
+            return
         time.sleep(0.05)
     last = log.read_text(errors="replace").strip().splitlines()[-5:]
     raise RuntimeError(f"not ready after {START_SECONDS} s: " + " | ".join(last))
@@ -122,6 +171,27 @@ def stop(process: subprocess.Popen[bytes]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def _settings(service: Service, place: Place, extra: dict[str, str]) -> dict[str, str]:
+    """The environment. Peers take the same names as the service under test, as far as they know them."""
+    mode = place.mode
+    if service.publish != "redis":
+        return dict(service.env)
+    settings = {"REDIS_PORT": str(place.redis_port), "SSE_PORT": str(place.port)}
+    if not service.peer:
+        settings |= {"SSE_HOST": "127.0.0.1", "REDIS_HOST": "127.0.0.1"}
+    if mode.heartbeat != 30:
+        settings["SSE_HEARTBEAT_SECONDS"] = str(mode.heartbeat)
+    if mode.tls:
+        settings |= dict(zip(("SSE_TLS_CERT", "SSE_TLS_KEY"), map(str, mode.tls), strict=True))
+    if mode.secret:
+        settings["SSE_JWT_SECRET"] = mode.secret
+    if mode.secret and not service.peer:
+        settings["SSE_AUTH"] = "jwt"
+    if mode.history and not service.peer:
+        settings |= {"SSE_HISTORY_MESSAGES": str(mode.history), "SSE_HISTORY_BYTES": str(HISTORY_BYTES)}
+    return settings | service.env | ({} if service.peer else extra)
+
+
 @contextlib.contextmanager
 def running(
     service: Service,
@@ -129,25 +199,21 @@ def running(
     folder: Path,
     files: int,
     cores: set[int] | None,
-    heartbeat: int = 30,
-    extra: dict[str, str] | None = None,
+    mode: Mode,
+    extra: dict[str, str],
 ) -> Iterator[Running]:
     """Start the service and wait until its readiness URL answers 200; stop it at the end.
 
-    A service of several workers is not pinned: one core would show nothing of the second worker.
-    Raises RuntimeError with the last lines of its log if it does not become ready.
+    A service of several workers is not pinned: one core would show nothing of the second worker. `extra`:
+    further environment for the service under test. Raises RuntimeError with the last lines of its log if it
+    does not become ready.
     """
-    place = Place(free_port(), redis.port, folder, files, heartbeat)
-    settings = {"REDIS_PORT": str(place.redis_port), "SSE_PORT": str(place.port)}
-    if not service.peer:
-        settings |= {"SSE_HOST": "127.0.0.1", "REDIS_HOST": "127.0.0.1", **(extra or {})}
-    if heartbeat != 30:
-        settings["SSE_HEARTBEAT_SECONDS"] = str(heartbeat)
-    settings |= service.env
-    if service.publish != "redis":
-        settings = {}
+    port = free_port()
+    inner = free_port() if mode.tls and service.publish != "redis" else port
+    place = Place(port, inner, redis.port, folder, files, mode)
+    settings = _settings(service, place, extra)
     words = service.command(place)
-    log = folder / f"{service.name}.log"
+    log, tls = folder / f"{service.name}.log", mode.tls is not None and inner == port
     with open(log, "wb") as out:
         process = subprocess.Popen(
             words,
@@ -158,10 +224,10 @@ def running(
             preexec_fn=pinned(cores if service.workers == 1 else None),
         )
     try:
-        _wait_ready(f"http://127.0.0.1:{place.port}{service.ready}", process, log)
+        _wait_ready(inner, service.ready, tls, process, log)
         end = time.monotonic() + 3  # every worker subscribes; give the last one time
         while service.publish == "redis" and redis.subscribers() < service.workers and time.monotonic() < end:
             time.sleep(0.05)
-        yield Running(service, process.pid, place.port, shown(words, folder, settings))
+        yield Running(service, process.pid, port, inner, shown(words, folder, settings), mode)
     finally:
         stop(process)

@@ -2,11 +2,15 @@
 // dropped and counted when the channel is full. It needs the standard library only; the few lines of the Redis
 // protocol that a subscriber uses are written out below.
 //
-// Environment: SSE_PORT, REDIS_PORT, SSE_HEARTBEAT_SECONDS. GET /sse?user_id=N, /healthz, /stats.
+// Environment: SSE_PORT, REDIS_PORT, SSE_HEARTBEAT_SECONDS, SSE_JWT_SECRET, SSE_TLS_CERT, SSE_TLS_KEY.
+// GET /sse?user_id=N (with a secret: of the user that the bearer token names), /healthz, /stats.
 package main
 
 import (
 	"bufio"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -70,6 +74,12 @@ func deliver(payload []byte) {
 
 func stream(w http.ResponseWriter, r *http.Request) {
 	user := r.URL.Query().Get("user_id")
+	if len(secret) > 0 {
+		if user = userOfToken(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")); user == "" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+	}
 	c := make(chan []byte, buffer)
 	add(user, c)
 	defer remove(user, c)
@@ -96,6 +106,37 @@ func stream(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+var secret = []byte(os.Getenv("SSE_JWT_SECRET"))
+
+// userOfToken gives the user that a valid HS256 token names, or "".
+func userOfToken(token string) string {
+	part := strings.Split(token, ".")
+	if len(part) != 3 {
+		return ""
+	}
+	var head struct{ Alg string }
+	var claims struct {
+		Sub string
+		Exp int64
+	}
+	raw := make([][]byte, 3)
+	for i := range part {
+		var err error
+		if raw[i], err = base64.RawURLEncoding.DecodeString(part[i]); err != nil {
+			return ""
+		}
+	}
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte(part[0] + "." + part[1]))
+	if json.Unmarshal(raw[0], &head) != nil || head.Alg != "HS256" || !hmac.Equal(mac.Sum(nil), raw[2]) {
+		return ""
+	}
+	if json.Unmarshal(raw[1], &claims) != nil || claims.Exp <= time.Now().Unix() {
+		return ""
+	}
+	return claims.Sub
 }
 
 func heartbeatPeriod() time.Duration {
@@ -160,5 +201,9 @@ func main() {
 	http.HandleFunc("/stats", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, "{\"dropped\": %d}\n", dropped.Load())
 	})
-	log.Fatal(http.ListenAndServe("127.0.0.1:"+os.Getenv("SSE_PORT"), nil))
+	address := "127.0.0.1:" + os.Getenv("SSE_PORT")
+	if cert := os.Getenv("SSE_TLS_CERT"); cert != "" {
+		log.Fatal(http.ListenAndServeTLS(address, cert, os.Getenv("SSE_TLS_KEY"), nil))
+	}
+	log.Fatal(http.ListenAndServe(address, nil))
 }

@@ -1,7 +1,7 @@
 """sse-starlette on uvicorn with uvloop, the same contract: a queue of 10 per client.
 
 Messages are dropped and counted when it is full. Run with `uvicorn --loop uvloop --http httptools
-starlette_service:app`. Environment: REDIS_PORT, SSE_HEARTBEAT_SECONDS.
+starlette_service:app`. Environment: REDIS_PORT, SSE_HEARTBEAT_SECONDS, SSE_JWT_SECRET.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import jwt
 from redis.asyncio import Redis
 from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
@@ -20,6 +21,7 @@ from starlette.routing import Route
 
 BUFFER = 10
 HEARTBEAT_SECONDS = int(os.environ.get("SSE_HEARTBEAT_SECONDS", "30"))
+SECRET = os.environ.get("SSE_JWT_SECRET", "")
 
 clients: dict[str, set[asyncio.Queue[bytes]]] = defaultdict(set)
 state = {"subscribed": False, "delivered": 0, "dropped": 0}
@@ -67,7 +69,15 @@ async def events(user: str) -> AsyncIterator[bytes]:
 
 
 async def stream(request: Request) -> Response:
-    return EventSourceResponse(events(request.query_params["user_id"]), ping=HEARTBEAT_SECONDS)
+    if not SECRET:
+        user = request.query_params["user_id"]
+    else:
+        try:
+            token = request.headers.get("authorization", "").removeprefix("Bearer ")
+            user = jwt.decode(token, SECRET, algorithms=["HS256"])["sub"]
+        except (jwt.InvalidTokenError, KeyError):
+            return Response(status_code=401)
+    return EventSourceResponse(events(user), ping=HEARTBEAT_SECONDS)
 
 
 async def healthz(request: Request) -> Response:
