@@ -21,6 +21,7 @@ from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.lifetimes import Lifetimes
 from trio_sse.delivery.notices import farewell
 from trio_sse.delivery.resume import Resumer
+from trio_sse.delivery.targets import followed
 from trio_sse.settings import Settings
 from trio_sse.stopping import Stopping
 
@@ -81,7 +82,7 @@ class Service:
         Returns a connection that is in the hub and begins by itself, or one that ends at once after a last
         notice.
         """
-        connection = Connection(accepted.user_id, self._common)
+        connection = Connection(followed(accepted.user_id, accepted.topics), self._common)
         try:
             self._take_place(connection, accepted)
         except BaseException:

@@ -357,7 +357,7 @@ async def one_lookup(service: Service, back_end: BackEnd) -> None:
     """Have another question asked and answered: those before it have been looked at then."""
     other = came(service, f"{2**63}-0", user="bob")
     await answered(other)
-    service.hub.leave(next(c for c in service.hub.connections if c.user_id == "bob"))
+    service.hub.leave(next(c for c in service.hub.connections if c.follows == "bob"))
 
 
 async def test_what_the_channel_brings_to_one_who_waits_is_not_lost(

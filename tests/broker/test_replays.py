@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 
 from tests.support.inside import new_hub, note, unbegun
-from trio_sse.broker.replays import BegunReplay, NewReplay, by_user, takers
+from trio_sse.broker.replays import BegunReplay, NewReplay, by_target, takers
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.history import PAGE_BYTES
 from trio_sse.delivery.replay import Rest
@@ -40,6 +40,15 @@ def test_each_notification_has_the_replays_of_its_users_that_are_still_here() ->
     ann, bob, gone = (unbegun(hub, user) for user in ("ann", "bob", "ann"))
     replays = [NewReplay(pending(connection), (9, 0), 3) for connection in (ann, bob, gone)]
     hub.leave(gone)
-    users = by_user(replays)
-    assert takers(note("ann", "nobody"), replays, users) == replays[:1]
-    assert takers(note(), replays, users) == replays
+    followers = by_target(replays)
+    assert list(takers(note("ann", "nobody"), replays, followers)) == replays[:1]
+    assert list(takers(note(), replays, followers)) == replays
+
+
+def test_a_notification_that_reaches_a_replay_in_several_ways_is_for_it_once() -> None:
+    hub = new_hub()
+    both, news = unbegun(hub, "ann", topics=["news", "order"]), unbegun(hub, None, topics=["news"])
+    replays = [NewReplay(pending(connection), (9, 0), 3) for connection in (both, news)]
+    followers = by_target(replays)
+    assert list(takers(note("ann", topics=["news", "order"]), replays, followers)) == replays
+    assert list(takers(note(topics=["order"]), replays, followers)) == replays[:1]

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.support.inside import PROCESS, new_history
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import History, _Shelf
+from trio_sse.delivery.targets import topic
 
 USERS = ("ann", "bob", "cyd")
 MESSAGES, SECONDS, MAX_BYTES = 50, 50, 40_000
@@ -163,7 +164,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def nobody_is_remembered_for_nothing(self) -> None:
         indexed = {user for m in self.naive.kept() for user in (m.users or ("everybody",))}
-        assert self.history.users == len(indexed)
+        assert self.history.indexed == len(indexed)
 
     @invariant()
     def replays_are_whole(self) -> None:
@@ -245,7 +246,7 @@ def test_a_page_ends_with_the_message_that_makes_it_full_enough() -> None:
 def test_a_bound_of_zero_keeps_nothing(bound: str) -> None:
     history = new_history(**{bound: 0})
     add(history, "ann", entry=(5, 0))
-    assert (len(history), history.users, history.floor, history.latest) == (0, 0, 1, 1)
+    assert (len(history), history.indexed, history.floor, history.latest) == (0, 0, 1, 1)
     assert history.entry_floor == (5, 0)
     assert history.text(1) == "5-0"
     assert history.count("ann", 0) == 0
@@ -269,7 +270,7 @@ def test_the_oldest_goes_when_there_are_too_many_bytes_counting_what_they_cost_b
     assert len(history) < 1000
     for _ in range(20):  # each of the users has an index of its own
         add(history, *map(str, range(50)), frame=b"x")
-    assert history.users == 50
+    assert history.indexed == 50
     assert len(history) < 10
 
 
@@ -283,7 +284,7 @@ def test_the_oldest_goes_when_its_time_has_come_counted_from_its_own_age() -> No
         clock.now = now
         history.evict()
         assert history.page("ann", history.floor)[0] == left
-    assert history.users == 0
+    assert history.indexed == 0
 
 
 @given(st.lists(st.integers(1, 60), max_size=10))
@@ -293,14 +294,14 @@ def test_users_who_are_gone_leave_nothing_behind(counts: list[int]) -> None:
     for round_, count in enumerate(counts):
         for number in range(count):
             add(history, f"{round_}-{number}")
-    assert history.users == min(20, sum(counts))
+    assert history.indexed == min(20, sum(counts))
 
 
 def test_what_is_gone_is_swept_away_and_not_only_hidden() -> None:
     history = new_history(messages=10)
     for number in range(10_000):
         add(history, "ann", entry=(number, 0))
-    for shelf in (history._users["ann"], history._entry_ids):
+    for shelf in (history._shelves["ann"], history._entry_ids):
         assert len(shelf) == 10
         assert len(shelf.entries) < 200
 
@@ -310,7 +311,7 @@ def test_a_restart_forgets_everything_and_counts_on() -> None:
     for number in range(1, 5):
         add(history, "ann", entry=(number, 0))
     history.restart((2, 0), (4, 0))
-    assert (len(history), history.users, history.latest, history.floor) == (0, 0, 4, 4)
+    assert (len(history), history.indexed, history.latest, history.floor) == (0, 0, 4, 4)
     assert (history.last_entry, history.entry_floor, history.sequence_of((1, 0))) == ((2, 0), (2, 0), 4)
     assert history.text(4) == "2-0"
     assert history.text(3) is None
@@ -350,7 +351,7 @@ def test_what_one_read_brought_came_at_one_time_and_is_bounded_when_it_ends() ->
 def _held(history: History) -> int:
     """The bytes of all messages that can be reached from it."""
     sizes: dict[int, int] = {}
-    to_do: list[object] = [history._kept, history._users, history._entry_ids]
+    to_do: list[object] = [history._kept, history._shelves, history._entry_ids]
     seen: set[int] = set()
     while to_do:
         thing = to_do.pop()
@@ -384,3 +385,31 @@ def test_letting_go_costs_each_message_a_constant(steps: list[int]) -> None:
         for _ in range(min(count // 2, len(shelf))):
             shelf.drop_oldest()
         assert 2 * shelf.start <= len(shelf.entries)
+
+
+FOLLOWS = st.frozensets(st.sampled_from(["ann", topic("news"), topic("order")]), min_size=1)
+
+
+@given(st.lists(FOLLOWS | st.just(frozenset()), max_size=30), FOLLOWS, st.integers(1, 40), st.integers(0, 40))
+def test_a_replay_of_several_targets_has_each_message_once_and_in_order(
+    published: list[frozenset[str]], targets: frozenset[str], kept: int, after: int
+) -> None:
+    history = new_history(messages=kept)
+    expected = []
+    for number, addressed in enumerate(published, 1):
+        frame = b"%d " % number
+        history.append(tuple(addressed) or None, partial(_encoded, frame))
+        if number > after and number > len(published) - kept and (not addressed or addressed & targets):
+            expected.append(frame)
+    after = max(min(after, history.latest), history.floor)
+    follows = tuple(sorted(targets)) if len(targets) > 1 else next(iter(targets))
+    assert history.count(follows, after) == len(expected)
+    found = []
+    while after < history.latest:
+        page, after = history.page(follows, after, max_bytes=5)
+        found.append(page)
+    assert b"".join(found) == b"".join(expected)
+
+
+def _encoded(frame: bytes, _: str) -> bytes:
+    return frame

@@ -14,6 +14,8 @@ from tests.support.inside import PROCESS, Client, events, flush_now, joined, new
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.hub import Hub
+from trio_sse.delivery.messages import Notification
+from trio_sse.delivery.targets import topic, topic_name
 
 
 @pytest.fixture
@@ -285,6 +287,11 @@ class Reader:
     client: Client
     published: list[str] = field(default_factory=list)
 
+    @property
+    def follows(self) -> frozenset[str]:
+        follows = self.connection.follows
+        return frozenset([follows] if isinstance(follows, str) else follows)
+
     def check_account(self) -> None:
         """Every message came exactly once and in order, or a gap in its place counted it."""
         expected = iter(self.published)
@@ -297,11 +304,12 @@ class Reader:
         assert list(expected) == []
 
 
-USERS = ("ann", "bob")
+# Two users, and two topics of which one has a user's name.
+TARGETS = st.frozensets(st.sampled_from(["ann", "bob", topic("ann"), topic("news")]), min_size=1)
 ACTIONS = st.one_of(
-    st.tuples(st.just("publish"), st.sampled_from([*USERS, "*"])),
-    st.tuples(st.just("publish"), st.sampled_from([*USERS, "*"])),
-    st.tuples(st.just("join"), st.sampled_from(USERS)),
+    st.tuples(st.just("publish"), TARGETS | st.just(frozenset())),  # to nobody: to everybody
+    st.tuples(st.just("publish"), TARGETS | st.just(frozenset())),
+    st.tuples(st.just("join"), TARGETS),
     st.tuples(st.sampled_from(["busy", "take", "catch up", "leave", "beat"]), st.integers(0, 3)),
     st.just(("flush", 0)),
 )
@@ -309,7 +317,7 @@ ACTIONS = st.one_of(
 
 @given(st.lists(ACTIONS, max_size=60), st.integers(1, 3))
 def test_received_and_declared_lost_is_what_was_published_in_order_and_once(
-    actions: list[tuple[str, str | int]], capacity: int
+    actions: list[tuple[str, frozenset[str] | int]], capacity: int
 ) -> None:
     clock = Clock()
     hub = new_hub(clock=clock, heartbeat_seconds=1)
@@ -325,13 +333,17 @@ def test_received_and_declared_lost_is_what_was_published_in_order_and_once(
     for number, (action, argument) in enumerate(actions):
         reader = readers[argument % len(readers)] if readers and isinstance(argument, int) else None
         if action == "publish":
-            users = () if argument == "*" else (str(argument),)
-            hub.dispatch(note(*users, data=b"%d" % number))
+            assert isinstance(argument, frozenset)
+            hub.dispatch(Notification(tuple(argument) or None, None, b"%d" % number))
             for each in readers:
-                if argument in ("*", each.connection.user_id):
+                if not argument or argument & each.follows:
                     owed.setdefault(id(each), []).append(str(number))
         elif action == "join":
-            connection = joined(hub, str(argument), capacity=capacity)
+            assert isinstance(argument, frozenset)
+            users = [target for target in argument if topic_name(target) is None]
+            user = users[0] if users else None
+            topics = [name for target in argument if (name := topic_name(target)) is not None]
+            connection = joined(hub, user, topics=topics, capacity=capacity)
             readers.append(Reader(connection, Client(connection)))
         elif action == "flush":
             flush()

@@ -28,7 +28,7 @@ USER = st.integers(-(2**63), 2**64 - 1) | st.text(
     st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=messages.MAX_USER_ID
 )
 FIELDS = st.dictionaries(
-    TEXT.filter(lambda name: name not in ("user_id", "event", "created_at")), JSON, max_size=4
+    TEXT.filter(lambda name: name not in ("user_id", "topic", "event", "created_at")), JSON, max_size=4
 )
 
 
@@ -41,6 +41,47 @@ def without_new_created_at(notification: Notification, published: dict[str, Any]
     if "created_at" not in published:
         assert RFC3339.fullmatch(carried.pop("created_at"))
     return carried
+
+
+@pytest.mark.parametrize(
+    ("message", "users", "topics"),
+    [
+        ({"topic": "news"}, (), ("news",)),
+        ({"topic": 17}, (), ("17",)),
+        ({"topic": ["news", "orders/17", "news"]}, (), ("news", "orders/17")),
+        ({"user_id": 1, "topic": "1"}, ("1",), ("1",)),
+        ({"user_id": None, "topic": "news"}, (), ("news",)),
+        ({"user_id": 1, "topic": None}, ("1",), ()),
+        ({"user_id": "*", "topic": "news"}, None, ()),
+    ],
+)
+def test_a_message_is_for_users_and_topics(
+    message: dict[str, Any], users: tuple[str, ...] | None, topics: tuple[str, ...]
+) -> None:
+    notification = read(message)
+    assert (notification.users, notification.topics) == (users, topics)
+    assert without_new_created_at(notification, message) == message
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"user_id": None}, "neither user_id nor topic"),
+        ({"message": "x"}, "neither user_id nor topic"),
+        ({"topic": ""}, "topic is empty"),
+        ({"topic": []}, "topic is an empty list"),
+        ({"topic": "orders/*"}, 'topic has a "\\*"'),
+        ({"user_id": 1, "topic": ["a", "*"]}, 'topic has a "\\*"'),
+        ({"topic": "a\0b"}, "topic has control characters"),
+        ({"topic": "a" * 129}, "topic has 129 characters"),
+        ({"topic": {"name": "news"}}, "topic"),
+        ({"user_id": 1, "topic": [["news"]]}, "topic"),
+        ({"user_id": [], "topic": "news"}, "user_id is an empty list"),
+    ],
+)
+def test_a_topic_follows_the_rules_of_a_user_id(message: dict[str, Any], reason: str) -> None:
+    with pytest.raises(MessageError, match=reason):
+        read(message)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def one(frame: bytes) -> ServerSentEvent:
 
 
 def hello(seconds: float = 30.0, position: str | None = "5-0", replayed: int = 0) -> bytes:
-    return connected("ann", "c0ffee", seconds, position=position, replayed=replayed)
+    return connected("ann", [], "c0ffee", seconds, position=position, replayed=replayed)
 
 
 @pytest.mark.parametrize(
@@ -102,3 +102,10 @@ def test_last_words_spread_the_crowd_over_the_time_they_are_given() -> None:
 def test_nobody_comes_back_at_once(seconds: float) -> None:
     """A browser takes `retry: 0` at its word."""
     assert one(farewell("draining", seconds)).retry == 100
+
+
+def test_connected_names_what_the_stream_follows() -> None:
+    data = one(connected(None, ["news", "orders/17"], "c0ffee", 30.0, position=None, replayed=0)).json()
+    assert data["topics"] == ["news", "orders/17"]
+    assert "user_id" not in data
+    assert "topics" not in one(hello()).json()

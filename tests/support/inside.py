@@ -33,6 +33,7 @@ from trio_sse.delivery.history import History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.resume import Resumer
+from trio_sse.delivery.targets import followed, topic
 from trio_sse.server.containment import report
 from trio_sse.server.fleet import Fleet
 from trio_sse.server.http1 import Head, read_head
@@ -91,8 +92,9 @@ def new_hub(
 
 def unbegun(
     hub: Hub,
-    user_id: str = "1",
+    user_id: str | None = "1",
     *,
+    topics: Iterable[str] = (),
     capacity: int = 10,
     disconnect: bool = False,
     recovery: Resumer | None = None,
@@ -100,19 +102,25 @@ def unbegun(
     """A connection in the hub that does not know yet where to begin."""
     recovery = recovery or new_resumer(hub.history)
     common = Common(hub.counters, hub.history, recovery, capacity, disconnect=disconnect)
-    connection = Connection(user_id, common)
+    connection = Connection(followed(user_id, topics), common)
     hub.join(connection)
     return connection
 
 
 def joined(
-    hub: Hub, user_id: str = "1", *, capacity: int = 10, disconnect: bool = False, after: int | None = None
+    hub: Hub,
+    user_id: str | None = "1",
+    *,
+    topics: Iterable[str] = (),
+    capacity: int = 10,
+    disconnect: bool = False,
+    after: int | None = None,
 ) -> Connection:
     """A connection in the hub that begins after the message with this number, or now, and says no greeting.
 
     It is live as soon as a `Client` that is not busy has it.
     """
-    connection = unbegun(hub, user_id, capacity=capacity, disconnect=disconnect)
+    connection = unbegun(hub, user_id, topics=topics, capacity=capacity, disconnect=disconnect)
     connection.begin(b"", hub.history.latest if after is None else after)
     return connection
 
@@ -169,9 +177,11 @@ async def request_stream(
     return opening is not None
 
 
-def note(*users: str, data: bytes = b"{}", event: str | None = None) -> Notification:
-    """A notification for `users`, or for everybody if none is named."""
-    return Notification(users or None, event, data)
+def note(
+    *users: str, topics: Iterable[str] = (), data: bytes = b"{}", event: str | None = None
+) -> Notification:
+    """A notification for `users` and `topics`, or for everybody if none is named."""
+    return Notification((*users, *map(topic, topics)) or None, event, data)
 
 
 def batch(*sequences: int) -> Batch:

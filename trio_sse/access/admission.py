@@ -51,6 +51,7 @@ class Accepted(NamedTuple):
     seconds: float | None = None
     """For how many seconds from now its token is valid. None: it needs no token."""
     last_words: bytes = b""
+    topics: tuple[str, ...] = ()
     """If not empty, the stream sends only this and ends."""
 
 

@@ -17,7 +17,7 @@ from trio_sse.broker.log import (
     read_back,
     read_info,
 )
-from trio_sse.broker.replays import BegunReplay, NewReplay, by_user, takers
+from trio_sse.broker.replays import BegunReplay, NewReplay, by_target, takers
 from trio_sse.delivery import messages
 from trio_sse.delivery.event_ids import EntryId, entry_text
 from trio_sse.delivery.history import History
@@ -122,7 +122,7 @@ class Lookup:
     async def _look_back(self, link: Link, wanted: list[NewReplay]) -> EntryId:
         """Read the log backwards. Count the messages of each replay, and keep them if they fit a page.
         Returns the newest entry beyond the bound: all after it were read. (0, 0) if there is none."""
-        users = by_user(wanted)
+        followers = by_target(wanted)
         low = behind(min(want.replay.after for want in wanted))
         end = max(want.top for want in wanted)
         limit, room, pace = self._settings.replay_limit, WALK_BYTES, Pace()
@@ -136,7 +136,7 @@ class Lookup:
                 if found is None:
                     continue
                 frame = b""
-                for want in takers(found, wanted, users):
+                for want in takers(found, wanted, followers):
                     if want.replay.after < entry <= want.top:
                         want.count += 1
                         if not want.paged:
@@ -183,7 +183,7 @@ class Lookup:
     def _hand_out(self, page: list[Entry], readers: list[BegunReplay], looked_through: int) -> int:
         """Give the entries to the replays whose page has room. `looked_through` entries were read before.
         Returns the bytes given; each frame counts once."""
-        users = by_user(readers)
+        followers = by_target(readers)
         given = 0
         for entry, payload in page:
             looked_through += 1
@@ -191,7 +191,7 @@ class Lookup:
             if found is None:
                 continue
             frame = b""
-            for reader in takers(found, readers, users):
+            for reader in takers(found, readers, followers):
                 if not reader.full and reader.at < entry <= reader.top:
                     frame = frame or found.frame(entry_text(entry))
                     reader.add(entry, frame, looked_through)

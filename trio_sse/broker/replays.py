@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TypeVar
 
 from trio_sse.delivery.event_ids import EntryId
@@ -11,6 +12,7 @@ from trio_sse.delivery.history import PAGE_BYTES
 from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.replay import Rest
 from trio_sse.delivery.resume import PendingReplay
+from trio_sse.delivery.targets import Target, each
 
 
 @dataclass(slots=True, eq=False)
@@ -92,19 +94,20 @@ class BegunReplay:
 _Replay = TypeVar("_Replay", NewReplay, BegunReplay)
 
 
-def by_user(replays: Iterable[_Replay]) -> dict[str, list[_Replay]]:
-    """The replays of each user, without those whose connection has left."""
-    found: dict[str, list[_Replay]] = {}
+def by_target(replays: Iterable[_Replay]) -> dict[Target, list[_Replay]]:
+    """The replays of those that follow each target, without those whose connection has left."""
+    found: dict[Target, list[_Replay]] = {}
     for replay in replays:
         if connection := replay.replay.connection:
-            found.setdefault(connection.user_id, []).append(replay)
+            for target in each(connection.follows):
+                found.setdefault(target, []).append(replay)
     return found
 
 
 def takers(
-    notification: Notification, replays: list[_Replay], by_user: dict[str, list[_Replay]]
+    notification: Notification, replays: list[_Replay], by_target: dict[Target, list[_Replay]]
 ) -> Iterable[_Replay]:
-    """The replays that `notification` is for."""
-    if notification.users is None:
+    """The replays that `notification` is for, each once."""
+    if notification.targets is None:
         return replays
-    return [replay for user in notification.users for replay in by_user.get(user, ())]
+    return dict.fromkeys(chain.from_iterable(by_target.get(target, ()) for target in notification.targets))

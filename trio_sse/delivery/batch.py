@@ -11,7 +11,7 @@ from trio_sse.delivery.receipts import Receipt
 
 
 class Batch(msgspec.Struct, gc=False):  # one is made for most messages, so it has no __init__ of Python
-    """Frames for one user, oldest first, with the sequence of each.
+    """Frames for the same streams, oldest first, with the sequence of each.
 
     It may grow until the first connection reads `data` or `chunk`: these are made once, and shared.
     """
@@ -34,13 +34,15 @@ class Batch(msgspec.Struct, gc=False):  # one is made for most messages, so it h
         return cls([frame], [_NEWEST])
 
     @classmethod
-    def merged(cls, one: Batch, other: Batch) -> Batch:
-        """The frames of both in the order of their sequences."""
-        numbered = sorted(
-            [*zip(one.sequences, one.frames, strict=True), *zip(other.sequences, other.frames, strict=True)]
-        )
-        receipts = {**(one.receipts or {}), **(other.receipts or {})}
-        return cls([frame for _, frame in numbered], [sequence for sequence, _ in numbered], receipts or None)
+    def merged(cls, *batches: Batch) -> Batch:
+        """The frames of all, each once, in the order of their sequences."""
+        numbered: dict[int, bytes] = {}
+        receipts: dict[int, Receipt] = {}
+        for batch in batches:
+            numbered.update(zip(batch.sequences, batch.frames, strict=True))
+            receipts.update(batch.receipts or {})
+        sequences = sorted(numbered)
+        return cls([numbered[sequence] for sequence in sequences], sequences, receipts or None)
 
     @property
     def first(self) -> int:

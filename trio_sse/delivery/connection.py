@@ -16,6 +16,7 @@ from trio_sse.delivery.outlet import Outlet
 from trio_sse.delivery.owed import Owed
 from trio_sse.delivery.replay import Replay, Rest
 from trio_sse.delivery.states import State
+from trio_sse.delivery.targets import Followed
 
 HEARTBEAT = "heartbeat"
 """The kind of notice that a connection may get at any time."""
@@ -58,7 +59,7 @@ class Common:
 
 
 class Connection:
-    """A stream of one user, from joining the hub to leaving it.
+    """A stream of one user, or of topics, from joining the hub to leaving it.
 
     It has one `State` at a time. Everything but the outlet's own task is synchronous and never waits, so a
     slow client does not delay others. While the outlet of a live connection takes nothing, up to `capacity`
@@ -74,14 +75,14 @@ class Connection:
         "_outlet",
         "_owed",
         "_replay",
+        "follows",
         "since",
         "slot",
         "state",
-        "user_id",
     )
 
-    def __init__(self, user_id: str, common: Common) -> None:
-        self.user_id = user_id
+    def __init__(self, follows: Followed, common: Common) -> None:
+        self.follows = follows
         self.since = 0
         """The sequence of the last message that is no longer owed to this connection."""
         self.slot = _NO_SLOT
@@ -276,7 +277,7 @@ class Connection:
             self._wait()
             self._common.recovery.fell_behind(self, replay.at)
             return page
-        kept, self.since = history.page(self.user_id, self.since)
+        kept, self.since = history.page(self.follows, self.since)
         if self.since < history.latest:
             replay.at = history.at(self.since)
             return page + kept

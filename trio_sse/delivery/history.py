@@ -1,4 +1,5 @@
-"""What can be replayed: the latest messages, bounded by count, age and bytes, with an index by user. Pure."""
+"""What can be replayed: the latest messages, bounded by count, age and bytes, with an index by user and by
+topic. Pure."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.sources import Sources
+from trio_sse.delivery.targets import Followed, Target, each
 
 PAGE_BYTES = 65536
 """Bytes of a replay that are made at a time: about what a socket takes at once."""
@@ -59,20 +61,20 @@ class History:
         self._now: float | None = None
         self._bytes = 0
         self._kept: deque[_Kept] = deque()
-        self._users: dict[str | None, _Shelf[bytes]] = {}
+        self._shelves: dict[Target | None, _Shelf[bytes]] = {}
         self._entry_ids: _Shelf[EntryId] = _Shelf()
 
     def __len__(self) -> int:
         return len(self._kept)
 
     @property
-    def users(self) -> int:
-        """How many users have an index. Everybody counts as one."""
-        return len(self._users)
+    def indexed(self) -> int:
+        """How many users and topics have an index. Everybody counts as one."""
+        return len(self._shelves)
 
     def append(
         self,
-        users: tuple[str, ...] | None,
+        targets: tuple[Target, ...] | None,
         encode: Callable[[str], bytes],
         *,
         entry: EntryId | None = None,
@@ -82,7 +84,7 @@ class History:
         """Give the next message its sequence, `latest`, and its id, and keep it. Returns the id and the frame
         that `encode` makes with it.
 
-        The message is for `users`; None: for everybody. It is the log's `entry`, or came by the channel, or
+        The message is for `targets`; None: for everybody. It is the log's `entry`, or came by the channel, or
         is a notice of the service (`own`). `age` is in seconds.
         """
         self.latest = sequence = self.latest + 1
@@ -94,17 +96,17 @@ class History:
         id = self.sources.text(self.last_entry, sequence)  # noqa: A001
         frame = encode(id)
         size = len(frame) + _ENTRY_BYTES
-        shelves: tuple[str | None, ...] = _EVERYBODY if users is None else users
-        kept, index = (sequence, frame), self._users
-        for user in shelves:
-            if user is not None:
-                size += getsizeof(user) + _INDEX_BYTES
-            if (shelf := index.get(user)) is None:
-                shelf = index[user] = _Shelf()
+        places: tuple[Target | None, ...] = _EVERYBODY if targets is None else targets
+        kept, index = (sequence, frame), self._shelves
+        for target in places:
+            if target is not None:
+                size += getsizeof(target) + _INDEX_BYTES
+            if (shelf := index.get(target)) is None:
+                shelf = index[target] = _Shelf()
             shelf.entries.append(kept)
         self._bytes += size
         now = self._clock() if self._now is None else self._now
-        self._kept.append((sequence, now + self._seconds - age, shelves, size))
+        self._kept.append((sequence, now + self._seconds - age, places, size))
         if self._now is None:
             self.evict()
         return id, frame
@@ -128,14 +130,14 @@ class History:
 
     def evict(self) -> None:
         """Drop what is beyond the bounds."""
-        kept, users, entry_ids = self._kept, self._users, self._entry_ids
+        kept, index, entry_ids = self._kept, self._shelves, self._entry_ids
         now = self._clock() if self._now is None else self._now
         while kept and (len(kept) > self._messages or self._bytes > self._max_bytes or kept[0][1] <= now):
-            self.floor, _, shelves, size = kept.popleft()
+            self.floor, _, places, size = kept.popleft()
             self._bytes -= size
-            for user in shelves:
-                if not users[user].drop_oldest():
-                    del users[user]
+            for target in places:
+                if not index[target].drop_oldest():
+                    del index[target]
             if entry_ids.entries and entry_ids.oldest[0] == self.floor:
                 self.entry_floor = entry_ids.oldest[1]
                 entry_ids.drop_oldest()
@@ -145,7 +147,7 @@ class History:
         `entry`."""
         self.sources.log_made_anew(entry, was_at)
         self._kept.clear()
-        self._users.clear()
+        self._shelves.clear()
         self._entry_ids = _Shelf()
         self._bytes = 0
         self.floor = self.latest
@@ -155,18 +157,26 @@ class History:
         """Whether all entries after this one, as far as the log was read, are kept."""
         return self.last_entry is not None and self.entry_floor <= entry <= self.last_entry
 
-    def count(self, user: str, after: int) -> int:
-        """How many messages for `user` came after the sequence `after` and are kept."""
-        return sum(shelf.newer(after) for shelf in self._shelves(user))
+    def count(self, follows: Followed, after: int) -> int:
+        """How many messages for those who follow this came after the sequence `after` and are kept."""
+        shelves = self._newer(follows, after)
+        if isinstance(follows, str) or len(shelves) < 2:
+            return sum(shelf.newer(after) for shelf in shelves)
+        return len({number for shelf in shelves for number, _ in shelf.entries[shelf.find(after) :]})
 
-    def page(self, user: str, after: int, max_bytes: int = PAGE_BYTES) -> tuple[bytes, int]:
-        """The next messages for `user` after the sequence `after`, and the sequence up to which they reach:
-        `latest` at the end of what is kept. At least one message, and about `max_bytes`."""
-        shelves = [shelf for shelf in self._shelves(user) if shelf.newer(after)]
+    def page(self, follows: Followed, after: int, max_bytes: int = PAGE_BYTES) -> tuple[bytes, int]:
+        """The next messages for those who follow this, after the sequence `after`, each once, and the
+        sequence up to which they reach: `latest` at the end of what is kept. At least one message, and about
+        `max_bytes`."""
+        shelves = self._newer(follows, after)
         own = [islice(shelf.entries, shelf.find(after), None) for shelf in shelves]
-        entries = own[0] if len(own) == 1 else heapq.merge(*own)
+        entries = own[0] if len(own) == 1 else heapq.merge(*own, key=itemgetter(0))
         frames = []
+        last = after
         for sequence, frame in entries:
+            if sequence == last:
+                continue  # it was reached in another way
+            last = sequence
             frames.append(frame)
             max_bytes -= len(frame)
             if max_bytes <= 0:
@@ -193,11 +203,13 @@ class History:
         place = bisect_right(entries, entry, self._entry_ids.start, key=itemgetter(1))
         return entries[place - 1][0] if place > self._entry_ids.start else self.floor
 
-    def _shelves(self, user: str) -> list[_Shelf[bytes]]:
-        return [shelf for key in (user, None) if (shelf := self._users.get(key))]
+    def _newer(self, follows: Followed, after: int) -> list[_Shelf[bytes]]:
+        """The shelves that have something after this sequence."""
+        shelves = map(self._shelves.get, (*each(follows), None))
+        return [shelf for shelf in shelves if shelf is not None and shelf.newer(after)]
 
 
-_Kept = tuple[int, float, tuple[str | None, ...], int]
+_Kept = tuple[int, float, tuple[Target | None, ...], int]
 
 
 _EVERYBODY = (None,)

@@ -1,4 +1,4 @@
-"""Users → connections, and the messages that wait for them. Synchronous, so it needs no lock."""
+"""Users and topics → connections, and the messages that wait for them. Synchronous, so it needs no lock."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from trio_sse.delivery.history import History
 from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.notices import gap, heartbeat
 from trio_sse.delivery.receipts import Receipt, Receipts
+from trio_sse.delivery.targets import Target, each, topic_name
 from trio_sse.delivery.wheel import Wheel
 
 MAX_PENDING_BYTES = 8 * 1024 * 1024
 """Bytes received but not yet offered. Beyond it Redis is not read, and buffers the rest."""
 
 Delivery = tuple[Batch, tuple[Connection, ...]]
+
+_Followers = Connection | dict[Connection, None]
 
 
 class Hub:
@@ -58,8 +61,9 @@ class Hub:
         self._wheel = Wheel(heartbeat_seconds, clock)
         self._size = 0
         # Most users have one connection, which stands here without a dict around it.
-        self._users: dict[str, Connection | dict[Connection, None]] = {}
-        self._for_user: dict[str, Batch] = {}
+        self._followers: dict[Target, _Followers] = {}
+        self._several = 0  # connections that follow several targets
+        self._for_target: dict[Target, Batch] = {}
         self._for_all: Batch | None = None
 
     def __len__(self) -> int:
@@ -67,12 +71,18 @@ class Hub:
 
     @property
     def connections(self) -> list[Connection]:
-        return list(chain.from_iterable(map(_each, self._users.values())))
+        found = chain.from_iterable(map(_each, self._followers.values()))
+        return list(dict.fromkeys(found) if self._several else found)
 
     @property
     def users(self) -> list[str]:
         """Users with at least one connection."""
-        return list(self._users)
+        return [target for target in self._followers if topic_name(target) is None]
+
+    @property
+    def topics(self) -> list[str]:
+        """Topics that at least one connection follows."""
+        return [name for target in self._followers if (name := topic_name(target)) is not None]
 
     def join(self, connection: Connection) -> None:
         """Register a connection. It gets what is dispatched from now on, once it has begun.
@@ -83,12 +93,13 @@ class Hub:
         if self.closed:
             connection.close()
             return
-        users, user = self._users, connection.user_id
-        mine = users.setdefault(user, connection)
-        if isinstance(mine, dict):
-            mine[connection] = None
-        elif mine is not connection:
-            users[user] = {mine: None, connection: None}
+        for target in each(connection.follows):
+            followers = self._followers.setdefault(target, connection)
+            if isinstance(followers, dict):
+                followers[connection] = None
+            elif followers is not connection:
+                self._followers[target] = {followers: None, connection: None}
+        self._several += isinstance(connection.follows, tuple)
         self._wheel.add(connection)
         self._size += 1
 
@@ -96,19 +107,20 @@ class Hub:
         """Unregister a connection, close it, and release what it holds. Calling it again is harmless."""
         if self._wheel.remove(connection):
             self._size -= 1
-            users, user = self._users, connection.user_id
-            mine = users[user]
-            if not isinstance(mine, dict):
-                del users[user]
-            else:
-                del mine[connection]
-                if len(mine) == 1:
-                    (users[user],) = mine
+            self._several -= isinstance(connection.follows, tuple)
+            for target in each(connection.follows):
+                followers = self._followers[target]
+                if not isinstance(followers, dict):
+                    del self._followers[target]
+                else:
+                    del followers[connection]
+                    if len(followers) == 1:
+                        (self._followers[target],) = followers
         connection.leave()
 
     def remember(self, notification: Notification, entry: EntryId, age: float) -> None:
         """Keep a log entry from before this process, for clients that resume."""
-        self.history.append(notification.users, notification.frame, entry=entry, age=age)
+        self.history.append(notification.targets, notification.frame, entry=entry, age=age)
 
     def begin_read(self) -> None:
         """Until `end_read`, `dispatch` does not wake the flusher, and the clock is not looked at again."""
@@ -129,34 +141,36 @@ class Hub:
         connection here is to get it.
         """
         self.counters.received += 1
-        users = notification.users
-        id, frame = self.history.append(users, notification.frame, entry=entry)  # noqa: A001
+        targets = notification.targets
+        id, frame = self.history.append(targets, notification.frame, entry=entry)  # noqa: A001
         sequence = self.history.latest
         if receipt is not None:
             receipt.id = id
             self._unflushed.append(receipt)
             self._wake()
-        if users is None:
+        if targets is None:
             if not self._size:
                 return False
             if self._for_all is None:
                 self._for_all = Batch.of(frame, sequence, receipt)
             else:
                 self._for_all.add(frame, sequence, receipt)
-        elif not self._gather(users, frame, sequence, receipt):
+        elif not self._gather(targets, frame, sequence, receipt):
             return False
         self.pending_bytes += len(frame)
         self._wake()
         return True
 
-    def _gather(self, users: tuple[str, ...], frame: bytes, sequence: int, receipt: Receipt | None) -> bool:
-        """Store a message for those of `users` that are here. Returns whether any is."""
-        for_user, here = self._for_user, False
-        for user in users:
-            if user in self._users:
+    def _gather(
+        self, targets: tuple[Target, ...], frame: bytes, sequence: int, receipt: Receipt | None
+    ) -> bool:
+        """Store a message for those of `targets` that are here. Returns whether any is."""
+        for_target, here = self._for_target, False
+        for target in targets:
+            if target in self._followers:
                 here = True
-                if (gathered := for_user.get(user)) is None:
-                    for_user[user] = Batch.of(frame, sequence, receipt)
+                if (gathered := for_target.get(target)) is None:
+                    for_target[target] = Batch.of(frame, sequence, receipt)
                 else:
                     gathered.add(frame, sequence, receipt)
         return here
@@ -169,12 +183,12 @@ class Hub:
         """How many offers a flush would make now, counted up to `most` and a few more."""
         if self._for_all is not None:
             return self._size
-        if len(self._for_user) > most:
-            return len(self._for_user)
+        if len(self._for_target) > most:
+            return len(self._for_target)
         count = 0
-        for user in self._for_user:
-            if (mine := self._users.get(user)) is not None:
-                count += len(mine) if isinstance(mine, dict) else 1
+        for target in self._for_target:
+            if (followers := self._followers.get(target)) is not None:
+                count += len(followers) if isinstance(followers, dict) else 1
         return count
 
     async def wait_taken(self) -> None:
@@ -187,8 +201,8 @@ class Hub:
     def take(self) -> list[Delivery]:
         """All that has gathered, with a snapshot of the connections it is for. Until `flushed`, nothing newer
         may be offered by anybody else."""
-        for_user, for_all = self._for_user, self._for_all
-        self._for_user, self._for_all = {}, None
+        for_target, for_all = self._for_target, self._for_all
+        self._for_target, self._for_all = {}, None
         if self._unflushed:
             self._flushing += self._unflushed
             self._unflushed = []
@@ -199,16 +213,40 @@ class Hub:
             self._taken = None
         self.pending_bytes = 0
         self.flushing = True
+        if self._several and (len(for_target) > 1 or for_all is not None):
+            return self._merged(for_target, for_all)
         deliveries = []
         if for_all is None:
-            for user, batch in for_user.items():
-                if connections := self._users.get(user):
-                    deliveries.append((batch, _each(connections)))
+            for target, batch in for_target.items():
+                if followers := self._followers.get(target):
+                    deliveries.append((batch, _each(followers)))
         else:
-            for user, connections in self._users.items():
-                own = for_user.get(user)
+            for target, followers in self._followers.items():
+                own = for_target.get(target)
                 batch = Batch.merged(own, for_all) if own else for_all
-                deliveries.append((batch, _each(connections)))
+                deliveries.append((batch, _each(followers)))
+        return deliveries
+
+    def _merged(self, for_target: dict[Target, Batch], for_all: Batch | None) -> list[Delivery]:
+        """Deliveries where connections may be reached in several ways: each gets one batch. Those that are
+        reached in the same ways share it."""
+        reached: dict[tuple[Target, ...], list[Connection]] = {}
+        for target in for_target if for_all is None else self._followers:
+            for connection in _each(self._followers.get(target, ())):
+                follows = connection.follows
+                if isinstance(follows, str):
+                    follows = (follows,)
+                ways = tuple([one for one in follows if one in for_target])
+                if target != (ways if for_all is None else follows)[0]:
+                    continue  # it is reached by the first
+                reached.setdefault(ways, []).append(connection)
+        deliveries = []
+        for ways, connections in reached.items():
+            batches = [for_target[one] for one in ways]
+            if for_all is not None:
+                batches.append(for_all)
+            batch = batches[0] if len(batches) == 1 else Batch.merged(*batches)
+            deliveries.append((batch, tuple(connections)))
         return deliveries
 
     def flushed(self) -> None:
@@ -243,5 +281,5 @@ class Hub:
             connection.close()
 
 
-def _each(mine: Connection | dict[Connection, None]) -> tuple[Connection, ...]:
-    return tuple(mine) if isinstance(mine, dict) else (mine,)
+def _each(followers: _Followers | tuple[()]) -> tuple[Connection, ...]:
+    return (followers,) if isinstance(followers, Connection) else tuple(followers)

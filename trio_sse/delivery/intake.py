@@ -58,7 +58,12 @@ class Intake:
         # Of several processes most have nobody for a message. To find out that the line is not wanted takes
         # structlog, with the users, three times as long as all else.
         if not hub.dispatch(notification, entry, receipt) and len(hub) and _debug():
-            log.debug("no connection for this user", users=notification.users, connected=hub.users[:10])
+            log.debug(
+                "no connection for this message",
+                users=notification.users,
+                topics=notification.topics,
+                connected=hub.users[:10],
+            )
 
     def _report(self, reason: str, payload: bytes) -> None:
         if (unlogged := self._log_limit.passed()) is None:

@@ -14,6 +14,7 @@ import msgspec
 
 from trio_sse.delivery import sse
 from trio_sse.delivery.event_ids import EntryId
+from trio_sse.delivery.targets import Target, topic, topic_name
 
 MAX_USER_ID = 128
 """Characters a user id may have, in a message and in a request alike."""
@@ -38,37 +39,50 @@ class MessageError(ValueError):
 
 
 class Notification(msgspec.Struct, frozen=True, gc=False):  # made in a fifth of a NamedTuple's time
-    """A message to deliver: to whom (None: everybody), under which event name, and its JSON."""
+    """A message to deliver: to which users and topics (None: to everybody), under which event name, and its
+    JSON."""
 
-    users: tuple[str, ...] | None
+    targets: tuple[Target, ...] | None
     event: str | None
     """One line."""
     data: bytes
+
+    @property
+    def users(self) -> tuple[str, ...] | None:
+        """The users among the targets. None: everybody."""
+        return self.targets and tuple([one for one in self.targets if topic_name(one) is None])
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The names of the topics among the targets."""
+        return tuple([name for one in self.targets or () if (name := topic_name(one)) is not None])
 
     def frame(self, id: str) -> bytes:  # noqa: A002
         """The event that clients get. `id` is one of this service."""
         return sse.message(self.data, id, self.event)
 
 
-_UserId = int | str | list[int | str]
+_Names = int | str | list[int | str] | None
 
 
 class _Envelope(msgspec.Struct, gc=False):
     # Only what routing needs is decoded. The rest is the publisher's and passes through unchanged.
-    user_id: _UserId
+    user_id: _Names = None
+    topic: _Names = None
     event: msgspec.Raw = msgspec.Raw(b"")
     created_at: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _RawEnvelope(msgspec.Struct, gc=False):
-    user_id: msgspec.Raw
+    user_id: msgspec.Raw = msgspec.Raw(b"null")
+    topic: msgspec.Raw = msgspec.Raw(b"null")
     event: msgspec.Raw = msgspec.Raw(b"")
     created_at: msgspec.Raw = msgspec.Raw(b"")
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
 _raw_envelope = msgspec.json.Decoder(_RawEnvelope)
-_user_id: msgspec.json.Decoder[_UserId] = msgspec.json.Decoder(_UserId)
+_names: msgspec.json.Decoder[_Names] = msgspec.json.Decoder(_Names)
 _string = msgspec.json.Decoder(str)
 
 
@@ -77,8 +91,8 @@ def decode(payload: bytes, max_bytes: int, entry: EntryId | None = None) -> Noti
     or for a log entry the time in its id `entry`, which is the same each time it is read.
 
     If a field is there twice, the last one counts. Raises MessageError when the payload is over `max_bytes`,
-    not UTF-8, not JSON (RFC 8259), nested more than MAX_DEPTH deep, not an object, or its `user_id` or
-    `event` cannot be used.
+    not UTF-8, not JSON (RFC 8259), nested more than MAX_DEPTH deep, not an object, or its `user_id`, `topic`
+    or `event` cannot be used.
     """
     if len(payload) > max_bytes:
         raise MessageError(f"{len(payload)} bytes, over SSE_MAX_MESSAGE_BYTES={max_bytes}")
@@ -88,28 +102,31 @@ def decode(payload: bytes, max_bytes: int, entry: EntryId | None = None) -> Noti
         if not payload.isascii():
             payload.decode()
         routed = _envelope.decode(payload)
-        user_id, event, created_at = routed.user_id, routed.event, routed.created_at
+        user_id, topics, event, created_at = routed.user_id, routed.topic, routed.event, routed.created_at
     except UnicodeDecodeError as error:
         raise MessageError(_other_encoding(payload) or f"not UTF-8 (byte {error.start})") from None
     except (msgspec.DecodeError, RecursionError):
-        user_id, event, created_at = _read_exactly(payload)
+        user_id, topics, event, created_at = _read_exactly(payload)
     if not created_at:
         end = payload.rindex(b"}")
         payload = b'%b,"created_at":"%b"}' % (payload[:end], _created_at(entry).encode())
-    return Notification(_users(user_id), _event_name(event) if event else None, payload)
+    return Notification(_targets(user_id, topics), _event_name(event) if event else None, payload)
 
 
-def _read_exactly(payload: bytes) -> tuple[_UserId, msgspec.Raw, msgspec.Raw]:
+def _read_exactly(payload: bytes) -> tuple[_Names, _Names, msgspec.Raw, msgspec.Raw]:
     """Read what msgspec refuses and other parsers accept: halves of surrogate pairs, which RFC 8259, 8.2
-    allows, and an unusable `user_id` before another one. Raises MessageError for the rest."""
+    allows, and an unusable `user_id` or `topic` before another one. Raises MessageError for the rest."""
     if _SURROGATE.search(payload) and b"\0" not in payload:  # with a NUL byte it is no JSON
         masked = payload.replace(rb"\\", b"\0\0")
         payload = _HALF.sub(_NO_CHARACTER, masked).replace(b"\0\0", rb"\\")
     try:
         envelope = _raw_envelope.decode(payload)
-        return _user_id.decode(envelope.user_id), envelope.event, envelope.created_at
+        user_id, topics = _names.decode(envelope.user_id), _names.decode(envelope.topic)
+        return user_id, topics, envelope.event, envelope.created_at  # noqa: TRY300
     except msgspec.ValidationError as error:
-        reason = f'{error} (user_id: an integer, a string, a list of them, or "*")'
+        reason = (
+            f'{error} (user_id: an integer, a string, a list of them, or "*"; topic: the same without "*")'
+        )
         raise MessageError(_other_encoding(payload) or reason) from None
     except msgspec.DecodeError as error:
         raise MessageError(_other_encoding(payload) or f"not JSON: {error}") from None
@@ -156,12 +173,24 @@ def too_deep(payload: bytes) -> bool:
 
 def user_id_problem(user_id: str) -> str | None:
     """Why `user_id` cannot be used, or None. Messages and requests have the same rule."""
-    if not user_id:
-        return "user_id is empty"
-    if len(user_id) > MAX_USER_ID:
-        return f"user_id has {len(user_id)} characters, more than {MAX_USER_ID}"
-    if not user_id.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in user_id):
-        return "user_id has control characters"
+    return name_problem("user_id", user_id)
+
+
+def topic_problem(name: str) -> str | None:
+    """Why a topic cannot have this name, or None. Messages and requests have the same rule."""
+    if "*" in name:
+        return 'topic has a "*"'
+    return name_problem("topic", name)
+
+
+def name_problem(what: str, name: str) -> str | None:
+    """Why the id of a user, or the name of a topic, cannot be used, or None."""
+    if not name:
+        return f"{what} is empty"
+    if len(name) > MAX_USER_ID:
+        return f"{what} has {len(name)} characters, more than {MAX_USER_ID}"
+    if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+        return f"{what} has control characters"
     return None
 
 
@@ -189,23 +218,33 @@ def _utc_second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _users(user_id: _UserId) -> tuple[str, ...] | None:
-    if isinstance(user_id, int):
-        if not _MIN_INTEGER < user_id < _MAX_INTEGER:
-            raise MessageError(f"user_id has more than {MAX_USER_ID} characters")
-        return (str(user_id),)
-    if isinstance(user_id, str):
-        users: tuple[str, ...] = (user_id,)
-    elif user_id:
-        users = tuple(dict.fromkeys(map(str, user_id)))  # 1 and "1" are one user, and get one copy
-    else:
-        raise MessageError("user_id is an empty list")
+def _targets(user_id: _Names, topics: _Names) -> tuple[Target, ...] | None:
+    if user_id is None and topics is None:
+        raise MessageError("neither user_id nor topic")
+    names = () if topics is None else _texts("topic", topics)
+    for name in names:
+        if problem := topic_problem(name):
+            raise MessageError(problem)
+    users = () if user_id is None else _texts("user_id", user_id)
     if EVERYBODY in users:
         return None
-    for user in users:
-        if problem := user_id_problem(user):
-            raise MessageError(problem)
-    return users
+    if not isinstance(user_id, int):
+        for user in users:
+            if problem := user_id_problem(user):
+                raise MessageError(problem)
+    return (*users, *map(topic, names)) if names else users
+
+
+def _texts(what: str, names: int | str | list[int | str]) -> tuple[str, ...]:
+    if isinstance(names, int):
+        if not _MIN_INTEGER < names < _MAX_INTEGER:
+            raise MessageError(f"{what} has more than {MAX_USER_ID} characters")
+        return (str(names),)
+    if isinstance(names, str):
+        return (names,)
+    if not names:
+        raise MessageError(f"{what} is an empty list")
+    return tuple(dict.fromkeys(map(str, names)))  # 1 and "1" are one, and get one copy
 
 
 def _event_name(raw: msgspec.Raw) -> str | None:

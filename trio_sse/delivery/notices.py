@@ -20,13 +20,23 @@ def service_event(name: str, data: dict[str, Any], id: str | None = None) -> byt
 
 
 def connected(
-    user_id: str, connection_id: str, heartbeat_seconds: float, *, position: str | None, replayed: int
+    user_id: str | None,
+    topics: list[str],
+    connection_id: str,
+    heartbeat_seconds: float,
+    *,
+    position: str | None,
+    replayed: int,
 ) -> bytes:
-    """The first notice of a stream. `position` is the id after which messages follow: a client that receives
+    """The first notice of a stream. It names the user, if it is for one, and the topics, if it follows any.
+
+    `position` is the id after which messages follow: a client that receives
     no more than this can resume from there. None if a `gap` comes next, which then has the id."""
     seconds = int(heartbeat_seconds) if heartbeat_seconds.is_integer() else heartbeat_seconds
-    data = {
-        "user_id": user_id,
+    data: dict[str, Any] = {} if user_id is None else {"user_id": user_id}
+    if topics:
+        data["topics"] = topics
+    data |= {
         "connection_id": connection_id,
         "server_time": utc_now(),
         "heartbeat_seconds": seconds,

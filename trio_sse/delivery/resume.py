@@ -14,6 +14,7 @@ from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.event_ids import EntryId, Position, entry_text, parse
 from trio_sse.delivery.history import History
 from trio_sse.delivery.replay import Rest
+from trio_sse.delivery.targets import topics_of, user_of
 
 
 class FromMemory(NamedTuple):
@@ -204,11 +205,12 @@ class Resumer:
         said = b""
         if greet:
             said = notices.connected(
-                connection.user_id,
+                user_of(connection.follows),
+                topics_of(connection.follows),
                 f"{random.getrandbits(64):016x}",
                 self._heartbeat_seconds,
                 position=None if gap else position,
-                replayed=(replay.count if replay else 0) + history.count(connection.user_id, after),
+                replayed=(replay.count if replay else 0) + history.count(connection.follows, after),
             )
         if gap:
             said += notices.gap(gap, None, id=None if from_log else position)
