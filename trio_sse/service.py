@@ -20,7 +20,7 @@ from trio_sse.delivery.history import History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.lifetimes import Lifetimes
 from trio_sse.delivery.notices import farewell
-from trio_sse.delivery.resume import Resumer
+from trio_sse.delivery.resume import Resumer, Start
 from trio_sse.delivery.targets import followed
 from trio_sse.settings import Settings
 from trio_sse.stopping import Stopping
@@ -122,7 +122,7 @@ class Service:
         if accepted.last_event_id is not None:
             self.counters.resumed += 1
         hub.join(connection)
-        self.resumer.begin(connection, accepted.last_event_id)
+        self.resumer.begin(connection, Start(accepted.last_event_id, accepted.rewind, accepted.since))
         if not connection.begun:  # it may wait for long
             connection.tell(HEARTBEAT, Batch.notice(sse.COMMENT))
         self._set_end(connection, accepted.seconds)

@@ -32,6 +32,7 @@ from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.history import PAGE_BYTES, History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.notices import heartbeat
+from trio_sse.delivery.resume import Start
 from trio_sse.delivery.states import State
 
 BEAT = Batch.notice(heartbeat())
@@ -197,7 +198,7 @@ def test_a_gap_has_the_id_of_the_last_message_dropped_and_tells_how_to_get_them(
     assert (gap.event, gap.id) == ("gap", f"{PROCESS}.5")
     assert gap.json() == {"reason": "slow_client", "dropped": 3, "replay_after": f"{PROCESS}.2"}
     again = unbegun(hub)
-    new_resumer(hub.history).begin(again, gap.json()["replay_after"])
+    new_resumer(hub.history).begin(again, Start(gap.json()["replay_after"]))
     assert Client(again).data[1:] == ["3", "4", "5"]
 
 
@@ -251,7 +252,7 @@ def test_one_who_was_disconnected_comes_back_for_the_rest() -> None:
     flush_now(hub)
     client.catch_up()
     again = unbegun(hub)
-    new_resumer(hub.history).begin(again, events(client.received)[-1].id)
+    new_resumer(hub.history).begin(again, Start(events(client.received)[-1].id))
     assert client.data + Client(again).data[1:] == ["1", "2", "3", "4", "5"]
 
 
@@ -423,7 +424,7 @@ def test_one_who_waits_for_what_only_the_stream_knows_is_told_heartbeats_until_t
     for number in range(1, 5):
         hub.dispatch(note("1", data=b"%d" % number), (number, 0))
         if number == 2:
-            resumer.begin(connection, "1-0")
+            resumer.begin(connection, Start("1-0"))
             with pages_of(1):
                 client.take_page()  # the greeting
     flush_now(hub)
@@ -463,7 +464,7 @@ def test_one_who_catches_up_gets_the_last_words_at_once_and_comes_back_for_the_r
     published(hub, 5)
     resumer = new_resumer(hub.history)
     connection = unbegun(hub, recovery=resumer)
-    resumer.begin(connection, f"{PROCESS}.1")
+    resumer.begin(connection, Start(f"{PROCESS}.1"))
     client = Client(connection, busy=True)
     with pages_of(1):
         for _ in range(taken):
@@ -475,7 +476,7 @@ def test_one_who_catches_up_gets_the_last_words_at_once_and_comes_back_for_the_r
         assert client.closed
         assert client.names == ["connected"] + ["message"] * max(0, taken - 1) + ["draining"]
         again = unbegun(hub)
-        resumer.begin(again, events(client.received)[-1].id)
+        resumer.begin(again, Start(events(client.received)[-1].id))
     assert client.data[1:-1] + Client(again).data[1:] == ["2", "3", "4", "5", "6", "7"]
 
 
@@ -570,7 +571,7 @@ class Returning:
         connection = unbegun(
             self.hub, capacity=self.capacity, disconnect=self.disconnect, recovery=self.resumer
         )
-        self.resumer.begin(connection, self.last_id)
+        self.resumer.begin(connection, Start(self.last_id))
         self.connection = connection
         self.client = Client(connection)
         self.read()
@@ -640,7 +641,7 @@ def test_whoever_falls_behind_what_is_kept_waits_and_goes_on() -> None:
     hub.history.read_up_to((0, 0))
     resumer = new_resumer(hub.history)
     connection = unbegun(hub, recovery=resumer)
-    resumer.begin(connection, "0-0")
+    resumer.begin(connection, Start("0-0"))
     hub.dispatch(note("1"), (1, 0))
     hub.dispatch(note("1"), (2, 0))
     states = []

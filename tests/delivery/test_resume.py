@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from trio_sse.delivery.history import History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.notices import farewell
 from trio_sse.delivery.replay import Rest
-from trio_sse.delivery.resume import FromLog, FromMemory, PendingReplay, Resumer, decide
+from trio_sse.delivery.resume import FromLog, FromMemory, PendingReplay, Resumer, Start, decide
 
 OTHER = "0123456789ab"
 
@@ -148,7 +149,7 @@ class Visit:
     def __init__(self, hub: Hub, last_event_id: str | None = None, resumer: Resumer | None = None) -> None:
         self.resumer = resumer or Resumer(hub.history, heartbeat_seconds=30.0)
         self.connection = unbegun(hub, "ann", recovery=self.resumer)
-        self.resumer.begin(self.connection, last_event_id)
+        self.resumer.begin(self.connection, Start(last_event_id))
         self.client = Client(self.connection)
 
     @property
@@ -252,7 +253,7 @@ def test_one_who_catches_up_while_the_log_is_made_anew_is_told_what_is_gone() ->
     entry(hub, 10, 11, 12)
     resumer = Resumer(hub.history, heartbeat_seconds=30.0)
     connection = unbegun(hub, "ann", recovery=resumer)
-    resumer.begin(connection, "10-0")
+    resumer.begin(connection, Start("10-0"))
     client = Client(connection, busy=True)
     made_anew(hub)
     entry(hub, 5, 20)
@@ -323,7 +324,7 @@ class Comeback:
         self.connection = unbegun(
             self.hub, "ann", capacity=2, disconnect=self.disconnect, recovery=self.resumer
         )
-        self.resumer.begin(self.connection, self.last_id)
+        self.resumer.begin(self.connection, Start(self.last_id))
         self.client = Client(self.connection, busy=True)
 
     def cut(self, share: float) -> None:
@@ -438,12 +439,81 @@ def test_wherever_a_client_is_cut_off_nothing_is_lost_without_a_word(
     visitor.end()
 
 
+class Past:
+    """Messages 0 to 9, one a second from the subscription on, every other for "ann" and a topic."""
+
+    def __init__(self, **bounds: Any) -> None:
+        self.now = 100.0
+        self.hub = new_hub(clock=lambda: self.now, seconds=1000, **bounds)
+        self.hub.history.subscribed()
+        for number in range(10):
+            self.now += 1
+            data = b"%d" % number
+            if number % 2:
+                self.hub.dispatch(note("ann", topics=["news"], data=data))
+            else:
+                self.hub.dispatch(note("bob", data=data))
+
+    def begin(self, start: Start, user_id: str | None = "ann", topics: Iterable[str] = ()) -> list[str]:
+        """What a client that begins so is told: names of notices, and data of messages."""
+        resumer = Resumer(self.hub.history, heartbeat_seconds=30.0)
+        connection = unbegun(self.hub, user_id, topics=topics, recovery=resumer)
+        resumer.begin(connection, start)
+        client = Client(connection)
+        self.hub.dispatch(note("ann", data=b"new"))
+        flush_now(self.hub)
+        said = events(client.received)
+        assert said[0].json()["replayed"] == sum(
+            event.event == "message" for event in said if event.data != "new"
+        )
+        return [event.data if event.event == "message" else event.event for event in said]
+
+
+@pytest.mark.parametrize(("rewind", "data"), [(0, ""), (1, "9"), (3, "579"), (5, "13579"), (99, "13579")])
+def test_a_client_may_begin_with_the_last_messages_of_what_it_follows(rewind: int, data: str) -> None:
+    assert Past().begin(Start(rewind=rewind)) == ["connected", *data, "new"]
+    assert Past().begin(Start(rewind=rewind), topics=["news"]) == ["connected", *data, "new"]
+
+
+def test_what_is_no_longer_kept_cannot_be_rewound_to() -> None:
+    assert Past(messages=3).begin(Start(rewind=3)) == ["connected", "7", "9", "new"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "9"),
+        (1.5, "9"),
+        (2.5, "79"),
+        (3.5, "79"),
+        (4, "579"),
+        (9.5, "13579"),
+        (10, "13579"),
+        (10.5, "gap 13579"),
+    ],
+)
+def test_a_client_may_begin_with_what_came_in_the_last_seconds(seconds: float, said: str) -> None:
+    """Before the subscription nobody knows what came."""
+    gap, _, data = said.rpartition(" ")
+    assert Past().begin(Start(seconds=seconds)) == ["connected", *filter(None, [gap]), *data, "new"]
+
+
+def test_what_came_since_then_and_is_no_longer_kept_is_told() -> None:
+    assert Past(messages=3).begin(Start(seconds=2.5)) == ["connected", "7", "9", "new"]
+    assert Past(messages=3).begin(Start(seconds=3.5)) == ["connected", "gap", "7", "9", "new"]
+
+
+def test_who_resumes_begins_where_it_was_whatever_its_query_says() -> None:
+    start = Start(f"{PROCESS}.8", rewind=99, seconds=99)
+    assert Past().begin(start) == ["connected", "9", "new"]
+
+
 def test_connections_have_ids_of_their_own() -> None:
     hub = new_hub()
     resumer = Resumer(hub.history, heartbeat_seconds=30.0)
     ids = set()
     for _ in range(100):
         connection = unbegun(hub, recovery=resumer)
-        resumer.begin(connection, None)
+        resumer.begin(connection, Start())
         ids.add(events(Client(connection).received)[0].json()["connection_id"])
     assert len(ids) == 100

@@ -52,6 +52,10 @@ class Accepted(NamedTuple):
     """For how many seconds from now its token is valid. None: it needs no token."""
     last_words: bytes = b""
     topics: tuple[str, ...] = ()
+    rewind: int = 0
+    """How many messages it is to begin with, if it does not resume."""
+    since: float | None = None
+    """The messages of how many seconds it is to begin with, if it does not resume."""
     """If not empty, the stream sends only this and ends."""
 
 

@@ -107,8 +107,11 @@ class LogReader:
                     found.append((entry, payload))
             if not pace.full:
                 break
-        history.filled_from(end if floor is None else floor)
         now = time.time()
+        if floor is None:
+            history.filled_from(end)
+        else:
+            history.filled_from(floor, now - floor[0] / 1000)
         while found:
             entry, payload = found.pop()  # frees the payload: what is kept is a copy
             try:

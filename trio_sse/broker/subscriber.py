@@ -133,6 +133,7 @@ class Subscriber:
             await link.read_response()
         self._last_answer = trio.current_time()
         self._subscribed = True
+        self._hub.history.subscribed()
         log.info("subscribed to Redis", redis=self._settings.redis_address, channel=channel)
         if master is not None:
             log.warning(

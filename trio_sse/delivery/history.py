@@ -4,6 +4,7 @@ topic. Pure."""
 from __future__ import annotations
 
 import heapq
+import math
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable
@@ -54,6 +55,7 @@ class History:
         """The log's entry that was read last. None until a log was read."""
         self.entry_floor: EntryId = (0, 0)
         """Every entry after it that was read is kept."""
+        self._known_since = math.inf  # on the clock: every message that came later is kept
         self._messages = messages
         self._seconds = seconds
         self._max_bytes = max_bytes
@@ -120,9 +122,14 @@ class History:
         self.evict()
         self._now = None
 
-    def filled_from(self, entry: EntryId) -> None:
-        """Every entry of the log after this one will be appended."""
+    def filled_from(self, entry: EntryId, age: float = math.inf) -> None:
+        """Every entry of the log after this one, whose `age` is in seconds, will be appended."""
         self.entry_floor = entry
+        self._known_since = self._clock() - age
+
+    def subscribed(self) -> None:
+        """From now on every message of the channel is appended."""
+        self._known_since = min(self._known_since, self._clock())
 
     def read_up_to(self, entry: EntryId) -> None:
         """The log has been read up to this entry, whether it was a message or not."""
@@ -133,7 +140,8 @@ class History:
         kept, index, entry_ids = self._kept, self._shelves, self._entry_ids
         now = self._clock() if self._now is None else self._now
         while kept and (len(kept) > self._messages or self._bytes > self._max_bytes or kept[0][1] <= now):
-            self.floor, _, places, size = kept.popleft()
+            self.floor, expires, places, size = kept.popleft()
+            self._known_since = max(self._known_since, expires - self._seconds)
             self._bytes -= size
             for target in places:
                 if not index[target].drop_oldest():
@@ -151,6 +159,7 @@ class History:
         self._entry_ids = _Shelf()
         self._bytes = 0
         self.floor = self.latest
+        self._known_since = self._clock()
         self.last_entry = self.entry_floor = entry
 
     def covers(self, entry: EntryId) -> bool:
@@ -183,6 +192,25 @@ class History:
                 through = sequence if any(shelf.newer(sequence) for shelf in shelves) else self.latest
                 return b"".join(frames), through
         return b"".join(frames), self.latest
+
+    def rewound(self, follows: Followed, count: int) -> int:
+        """The sequence after which the last `count` messages for those who follow this came, or all that are
+        kept."""
+        numbers: set[int] = set()
+        for shelf in self._newer(follows, self.floor):
+            numbers.update(
+                number for number, _ in shelf.entries[max(shelf.start, len(shelf.entries) - count) :]
+            )
+        latest = sorted(numbers)[-count:] if count else []
+        return latest[0] - 1 if latest else self.latest
+
+    def since(self, seconds: float) -> tuple[int, bool]:
+        """The sequence after which the messages of the last `seconds` came, and whether all of them are
+        kept."""
+        then = self._clock() - seconds
+        place = bisect_left(self._kept, then + self._seconds, key=itemgetter(1))
+        sequence = self._kept[place][0] - 1 if place < len(self._kept) else self.latest
+        return sequence, self._known_since <= then
 
     def at(self, sequence: int) -> EntryId | None:
         """The log's last entry up to `sequence`. None if that is not known, or no longer."""

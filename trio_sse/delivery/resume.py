@@ -17,6 +17,17 @@ from trio_sse.delivery.replay import Rest
 from trio_sse.delivery.targets import topics_of, user_of
 
 
+class Start(NamedTuple):
+    """Where a client asks to begin. Without any of these: with the next message."""
+
+    last_event_id: str | None = None
+    """After this message. It counts before the others: a browser that reconnects repeats its query."""
+    rewind: int = 0
+    """With the last so many messages."""
+    seconds: float | None = None
+    """With what came in the last so many seconds."""
+
+
 class FromMemory(NamedTuple):
     """Go on after the sequence `after`. `gap` is the reason why messages before it are missing, or None."""
 
@@ -86,6 +97,9 @@ class PendingReplay:
         return None if connection is None or connection.closed else connection
 
 
+_NOW = Start()
+
+
 class Resumer:
     """Lets connections begin. One that memory cannot serve gets a pending replay, which the lookup
     answers."""
@@ -100,13 +114,21 @@ class Resumer:
         self._history = history
         self._heartbeat_seconds = heartbeat_seconds
 
-    def begin(self, connection: Connection, last_event_id: str | None) -> None:
-        """Let `connection` begin after the message with this id, or now without one."""
-        if last_event_id is None:
-            self._go_on(connection, FromMemory(self._history.latest))
+    def begin(self, connection: Connection, start: Start) -> None:
+        """Let `connection` begin where its client asks to."""
+        history = self._history
+        if start == _NOW:
+            self._go_on(connection, FromMemory(history.latest))
             return
-        self._history.evict()
-        place = decide(parse(last_event_id), self._history)
+        history.evict()
+        place: FromMemory | FromLog
+        if start.last_event_id is not None:
+            place = decide(parse(start.last_event_id), history)
+        elif start.seconds is not None:
+            after, complete = history.since(start.seconds)
+            place = FromMemory(after, None if complete else "history_expired")
+        else:
+            place = FromMemory(history.rewound(connection.follows, start.rewind))
         if isinstance(place, FromMemory):
             self._go_on(connection, place)
         else:
