@@ -17,6 +17,10 @@ class Counters:
     """Messages from Redis that could not be delivered to anybody: bad JSON, no user_id, too large."""
     dropped: int = 0
     """Messages a connection lost because its buffer was full. A `gap` reported each of them."""
+    superseded: int = 0
+    """Messages that waited for a slow client until a newer one of their key took their place."""
+    expired: int = 0
+    """Messages that a connection did not get because they had expired (`ttl`, `expires_at`)."""
     disconnected: int = 0
     """Streams ended because their buffer was full (SSE_SLOW_CLIENT=disconnect)."""
     resumed: int = 0

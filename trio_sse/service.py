@@ -21,6 +21,7 @@ from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.lifetimes import Lifetimes
 from trio_sse.delivery.notices import farewell
 from trio_sse.delivery.resume import Resumer, Start
+from trio_sse.delivery.snapshot import Snapshot
 from trio_sse.delivery.targets import followed
 from trio_sse.settings import Settings
 from trio_sse.stopping import Stopping
@@ -44,8 +45,10 @@ class Service:
             clock=trio.current_time,
             has_log=settings.redis_stream is not None,
         )
-        self.hub = Hub(self.counters, self.history, heartbeat_seconds=settings.heartbeat_seconds)
-        self.resumer = Resumer(self.history, heartbeat_seconds=settings.heartbeat_seconds)
+        snapshot = Snapshot(settings.snapshot_keys, settings.snapshot_bytes)
+        heartbeat_seconds = settings.heartbeat_seconds
+        self.hub = Hub(self.counters, self.history, heartbeat_seconds=heartbeat_seconds, snapshot=snapshot)
+        self.resumer = Resumer(self.history, heartbeat_seconds=heartbeat_seconds, snapshot=snapshot)
         self._common = Common(
             self.counters,
             self.history,
@@ -122,7 +125,8 @@ class Service:
         if accepted.last_event_id is not None:
             self.counters.resumed += 1
         hub.join(connection)
-        self.resumer.begin(connection, Start(accepted.last_event_id, accepted.rewind, accepted.since))
+        start = Start(accepted.last_event_id, accepted.rewind, accepted.since, accepted.snapshot)
+        self.resumer.begin(connection, start)
         if not connection.begun:  # it may wait for long
             connection.tell(HEARTBEAT, Batch.notice(sse.COMMENT))
         self._set_end(connection, accepted.seconds)

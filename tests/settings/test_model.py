@@ -26,6 +26,8 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "history_messages": ("SSE_HISTORY_MESSAGES", 10_000),
     "history_seconds": ("SSE_HISTORY_SECONDS", 300),
     "history_bytes": ("SSE_HISTORY_BYTES", 64 * 1024 * 1024),
+    "snapshot_keys": ("SSE_SNAPSHOT_KEYS", 10_000),
+    "snapshot_bytes": ("SSE_SNAPSHOT_BYTES", 16 * 1024 * 1024),
     "replay_limit": ("SSE_REPLAY_LIMIT", 10_000),
     "cors_origins": ("SSE_CORS_ORIGINS", ("*",)),
     "cors_headers": ("SSE_CORS_HEADERS", ()),

@@ -56,6 +56,8 @@ class Accepted(NamedTuple):
     """How many messages it is to begin with, if it does not resume."""
     since: float | None = None
     """The messages of how many seconds it is to begin with, if it does not resume."""
+    snapshot: bool = False
+    """Whether it is to begin with the newest message of each key, if it does not resume."""
     """If not empty, the stream sends only this and ends."""
 
 

@@ -81,6 +81,7 @@ class LogReader:
         """The log was made anew: what it shares with the one that was read is not known."""
         last = min(info.last, place.last)
         self._hub.history.restart(last, was_at=place.last)
+        self._hub.snapshot.clear()
         self._hub.announce_gap("redis_reconnected")
         place.last = place.broken_off = last
         place.added = info.added if last == info.last else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 from trio_sse.broker.link import Link, open_link
@@ -206,6 +207,7 @@ class Lookup:
         if payload is None:
             return None
         try:
-            return messages.decode(payload, self._settings.max_message_bytes, entry)
+            found = messages.decode(payload, self._settings.max_message_bytes, entry)
         except messages.MessageError:
             return None
+        return None if found.expires_at is not None and found.expires_at <= time.time() else found

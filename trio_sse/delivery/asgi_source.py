@@ -8,6 +8,7 @@ import trio
 
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import Connection
+from trio_sse.delivery.marks import Part
 
 
 class AsgiOutlet:
@@ -18,7 +19,9 @@ class AsgiOutlet:
     """
 
     def __init__(
-        self, channel: trio.MemorySendChannel[bytes], waiting: trio.MemoryReceiveChannel[bytes]
+        self,
+        channel: trio.MemorySendChannel[tuple[Part, ...]],
+        waiting: trio.MemoryReceiveChannel[tuple[Part, ...]],
     ) -> None:
         self._channel = channel
         self._waiting = waiting
@@ -30,13 +33,14 @@ class AsgiOutlet:
         if not self._parked:
             return False
         self._parked = False
-        self._channel.send_nowait(batch.data)  # straight to the waiting task: no slot is used
+        # Straight to the waiting task: no slot is used.
+        self._channel.send_nowait(((batch.last, batch.data, math.inf),))
         return True
 
     def pull(self) -> None:
         if self._parked:
             self._parked = False
-            self._channel.send_nowait(b"")
+            self._channel.send_nowait(())
 
     def close(self) -> None:
         self._parked = False
@@ -47,7 +51,7 @@ class AsgiOutlet:
         connection was closed."""
         self._parked = True
         try:
-            return await self._waiting.receive()
+            return b"".join(frame for _, frame, _ in await self._waiting.receive())
         finally:
             self._parked = False
 

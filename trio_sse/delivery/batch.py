@@ -7,6 +7,7 @@ from bisect import bisect_right
 import msgspec
 
 from trio_sse.delivery import sse
+from trio_sse.delivery.marks import Mark
 from trio_sse.delivery.receipts import Receipt
 
 
@@ -20,13 +21,22 @@ class Batch(msgspec.Struct, gc=False):  # one is made for most messages, so it h
     sequences: list[int]
     receipts: dict[int, Receipt] | None = None
     """By sequence, for messages that were published from this node. None if there are none."""
+    marks: dict[int, Mark] | None = None
+    """By sequence, for messages that have one. None if there are none."""
     _data: bytes = b""
     _chunk: bytes = b""
 
     @classmethod
-    def of(cls, frame: bytes, sequence: int, receipt: Receipt | None = None) -> Batch:
+    def of(
+        cls, frame: bytes, sequence: int, receipt: Receipt | None = None, mark: Mark | None = None
+    ) -> Batch:
         """A single frame."""
-        return cls([frame], [sequence], None if receipt is None else {sequence: receipt})
+        return cls(
+            [frame],
+            [sequence],
+            None if receipt is None else {sequence: receipt},
+            None if mark is None else {sequence: mark},
+        )
 
     @classmethod
     def notice(cls, frame: bytes) -> Batch:
@@ -38,11 +48,14 @@ class Batch(msgspec.Struct, gc=False):  # one is made for most messages, so it h
         """The frames of all, each once, in the order of their sequences."""
         numbered: dict[int, bytes] = {}
         receipts: dict[int, Receipt] = {}
+        marks: dict[int, Mark] = {}
         for batch in batches:
             numbered.update(zip(batch.sequences, batch.frames, strict=True))
             receipts.update(batch.receipts or {})
+            marks.update(batch.marks or {})
         sequences = sorted(numbered)
-        return cls([numbered[sequence] for sequence in sequences], sequences, receipts or None)
+        frames = [numbered[sequence] for sequence in sequences]
+        return cls(frames, sequences, receipts or None, marks or None)
 
     @property
     def first(self) -> int:
@@ -54,8 +67,12 @@ class Batch(msgspec.Struct, gc=False):  # one is made for most messages, so it h
         """The sequence of the newest frame."""
         return self.sequences[-1]
 
-    def add(self, frame: bytes, sequence: int, receipt: Receipt | None = None) -> None:
+    def add(
+        self, frame: bytes, sequence: int, receipt: Receipt | None = None, mark: Mark | None = None
+    ) -> None:
         """Add a frame that is newer than all others."""
+        if mark is not None:
+            self.marks = {**(self.marks or {}), sequence: mark}
         if receipt is not None:
             self.receipts = {**(self.receipts or {}), sequence: receipt}
         self.frames.append(frame)
@@ -80,7 +97,7 @@ class Batch(msgspec.Struct, gc=False):  # one is made for most messages, so it h
         start = bisect_right(self.sequences, sequence)
         if start == len(self.frames):
             return None
-        return Batch(self.frames[start:], self.sequences[start:], self.receipts)
+        return Batch(self.frames[start:], self.sequences[start:], self.receipts, self.marks)
 
 
 _NEWEST = 1 << 62

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Protocol
 
 import trio
@@ -12,6 +14,7 @@ from trio_sse.counters import Counters
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import PAGE_BYTES, History
+from trio_sse.delivery.marks import Mark, Part
 from trio_sse.delivery.outlet import Outlet
 from trio_sse.delivery.owed import Owed
 from trio_sse.delivery.replay import Replay, Rest
@@ -21,9 +24,15 @@ from trio_sse.delivery.targets import Followed
 HEARTBEAT = "heartbeat"
 """The kind of notice that a connection may get at any time."""
 
-Channel = tuple[trio.MemorySendChannel[bytes], trio.MemoryReceiveChannel[bytes]]
+Channel = tuple[trio.MemorySendChannel[tuple[Part, ...]], trio.MemoryReceiveChannel[tuple[Part, ...]]]
+"""An item is a message, and before it what the client must know first."""
 
-_open_channel = trio.open_memory_channel[bytes]
+_open_channel = trio.open_memory_channel[tuple[Part, ...]]
+
+MOST_SLOTS = 1000
+"""How many slots of state may wait for one client. Messages of further ones wait as all others do."""
+
+_NEWEST = 1 << 62
 _NO_SLOT = -1
 
 _WAITING, _CATCHING_UP, _LIVE, _CLOSED, _LEFT = State  # looked up for every message
@@ -64,7 +73,8 @@ class Connection:
     It has one `State` at a time. Everything but the outlet's own task is synchronous and never waits, so a
     slow client does not delay others. While the outlet of a live connection takes nothing, up to `capacity`
     messages wait in a memory channel, which is there only as long as it is needed. Messages beyond that are
-    dropped and counted, and a `gap` stands where they are missing. With `disconnect` the stream ends instead,
+    dropped and counted, and a `gap` stands where they are missing. A message that is state waits beside the
+    channel, until a newer one takes its place. With `disconnect` the stream ends instead,
     and the client resumes. It also resumes when the stream ends while it catches up.
     """
 
@@ -184,7 +194,7 @@ class Connection:
                     receipt.took += 1
         else:
             for frame, sequence in zip(batch.frames, batch.sequences, strict=True):
-                queued = self._queue(frame, sequence)
+                queued = self._queue(frame, sequence, batch.marks.get(sequence) if batch.marks else None)
                 if batch.receipts and sequence in batch.receipts:
                     batch.receipts[sequence].buffered += queued
                     batch.receipts[sequence].dropped += not queued
@@ -210,15 +220,14 @@ class Connection:
         """What waits, in order, a page at most while catching up. b"" when nothing does."""
         if self.state is _WAITING or self.state is _CATCHING_UP:
             return self._page()
-        parts: list[bytes] = []
+        parts: list[Part] = []
         if self._channel is not None:
             try:
                 while True:
-                    parts.append(self._channel[1].receive_nowait())
+                    parts += self._channel[1].receive_nowait()
             except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
                 pass
-        parts.append(self._take_owed())
-        return b"".join(parts)
+        return self._joined(parts)
 
     def close(self) -> None:
         """End the stream without a notice. What waits may still be taken. Calling it again is harmless."""
@@ -283,7 +292,7 @@ class Connection:
             return page + kept
         self._become(_LIVE)
         self._replay = None
-        return page + kept + self._take_owed()
+        return page + kept + self._joined([])
 
     def _wait(self) -> None:
         self._become(_WAITING)
@@ -298,14 +307,22 @@ class Connection:
             self._owed = Owed()
         self._owed.notices[kind] = frame
 
-    def _queue(self, frame: bytes, sequence: int) -> bool:
-        """Let it wait in the channel. Returns whether there was room."""
+    def _queue(self, frame: bytes, sequence: int, mark: Mark | None) -> bool:
+        """Let it wait. Returns whether there was room."""
         if self.state is not _LIVE:  # an earlier frame of the same batch had no room
             return False
         owed, common = self._owed, self._common
+        part = (sequence, frame, math.inf if mark is None else mark.expires)
+        if mark is not None and mark.slot is not None:
+            if owed is None:
+                owed = self._owed = Owed()
+            if mark.slot in owed.latest or len(owed.latest) < MOST_SLOTS:
+                common.counters.superseded += owed.keep(mark.slot, part)
+                self.since = sequence
+                return True
         channel = self._channel or self.open_channel()
         try:
-            channel[0].send_nowait(frame if owed is None else owed.frames(common.history) + frame)
+            channel[0].send_nowait((part,) if owed is None else (*owed.said(common.history, sequence), part))
         except trio.WouldBlock:
             if common.disconnect:
                 common.counters.disconnected += 1
@@ -317,9 +334,25 @@ class Connection:
             common.counters.dropped += 1
             return False
         self.since = sequence
-        self._owed = None
+        if owed is not None:
+            owed.was_said()
+            if not owed.latest:
+                self._owed = None
         return True
 
-    def _take_owed(self) -> bytes:
-        owed, self._owed = self._owed, None
-        return b"" if owed is None else owed.frames(self._common.history)
+    def _joined(self, parts: list[Part]) -> bytes:
+        """`parts` and all that is owed, in order, without what has expired."""
+        common, owed = self._common, self._owed
+        if owed is not None:
+            self._owed = None
+            if owed.latest:
+                parts += owed.latest.values()
+            parts += owed.said(common.history, _NEWEST)
+            parts.sort(key=_sequence)
+        now = common.history.now()
+        frames = [frame for _, frame, expires in parts if expires > now]
+        common.counters.expired += len(parts) - len(frames)
+        return b"".join(frames)
+
+
+_sequence = itemgetter(0)

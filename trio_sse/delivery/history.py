@@ -55,6 +55,7 @@ class History:
         """The log's entry that was read last. None until a log was read."""
         self.entry_floor: EntryId = (0, 0)
         """Every entry after it that was read is kept."""
+        self._perishable = 0  # the sequence of the newest message that expires
         self._known_since = math.inf  # on the clock: every message that came later is kept
         self._messages = messages
         self._seconds = seconds
@@ -82,12 +83,14 @@ class History:
         entry: EntryId | None = None,
         age: float = 0,
         own: bool = False,
+        expires: float = math.inf,
     ) -> tuple[str, bytes]:
         """Give the next message its sequence, `latest`, and its id, and keep it. Returns the id and the frame
         that `encode` makes with it.
 
         The message is for `targets`; None: for everybody. It is the log's `entry`, or came by the channel, or
-        is a notice of the service (`own`). `age` is in seconds.
+        is a notice of the service (`own`). `age` is in seconds. It is not replayed after `expires`, on the
+        clock.
         """
         self.latest = sequence = self.latest + 1
         if entry is not None:
@@ -99,13 +102,16 @@ class History:
         frame = encode(id)
         size = len(frame) + _ENTRY_BYTES
         places: tuple[Target | None, ...] = _EVERYBODY if targets is None else targets
-        kept, index = (sequence, frame), self._shelves
+        kept: Any = (sequence, frame) if expires == math.inf else (sequence, frame, expires)
+        index = self._shelves
         for target in places:
             if target is not None:
                 size += getsizeof(target) + _INDEX_BYTES
             if (shelf := index.get(target)) is None:
                 shelf = index[target] = _Shelf()
             shelf.entries.append(kept)
+        if expires != math.inf:
+            self._perishable = sequence
         self._bytes += size
         now = self._clock() if self._now is None else self._now
         self._kept.append((sequence, now + self._seconds - age, places, size))
@@ -126,6 +132,10 @@ class History:
         """Every entry of the log after this one, whose `age` is in seconds, will be appended."""
         self.entry_floor = entry
         self._known_since = self._clock() - age
+
+    def now(self) -> float:
+        """The time on its clock."""
+        return self._clock()
 
     def subscribed(self) -> None:
         """From now on every message of the channel is appended."""
@@ -169,9 +179,11 @@ class History:
     def count(self, follows: Followed, after: int) -> int:
         """How many messages for those who follow this came after the sequence `after` and are kept."""
         shelves = self._newer(follows, after)
-        if isinstance(follows, str) or len(shelves) < 2:
+        if self._perishable <= after and (isinstance(follows, str) or len(shelves) < 2):
             return sum(shelf.newer(after) for shelf in shelves)
-        return len({number for shelf in shelves for number, _ in shelf.entries[shelf.find(after) :]})
+        now = self._clock()
+        kept = (entry for shelf in shelves for entry in shelf.entries[shelf.find(after) :])
+        return len({entry[0] for entry in kept if not _is_over(entry, now)})
 
     def page(self, follows: Followed, after: int, max_bytes: int = PAGE_BYTES) -> tuple[bytes, int]:
         """The next messages for those who follow this, after the sequence `after`, each once, and the
@@ -181,10 +193,11 @@ class History:
         own = [islice(shelf.entries, shelf.find(after), None) for shelf in shelves]
         entries = own[0] if len(own) == 1 else heapq.merge(*own, key=itemgetter(0))
         frames = []
-        last = after
-        for sequence, frame in entries:
-            if sequence == last:
-                continue  # it was reached in another way
+        last, now = after, self._clock()
+        for entry in entries:
+            sequence, frame = entry[0], entry[1]
+            if sequence == last or _is_over(entry, now):
+                continue  # it was reached in another way, or is of no use any more
             last = sequence
             frames.append(frame)
             max_bytes -= len(frame)
@@ -197,10 +210,10 @@ class History:
         """The sequence after which the last `count` messages for those who follow this came, or all that are
         kept."""
         numbers: set[int] = set()
+        now = self._clock()
         for shelf in self._newer(follows, self.floor):
-            numbers.update(
-                number for number, _ in shelf.entries[max(shelf.start, len(shelf.entries) - count) :]
-            )
+            own = (entry[0] for entry in reversed(shelf.entries[shelf.start :]) if not _is_over(entry, now))
+            numbers.update(islice(own, count))
         latest = sorted(numbers)[-count:] if count else []
         return latest[0] - 1 if latest else self.latest
 
@@ -235,6 +248,11 @@ class History:
         """The shelves that have something after this sequence."""
         shelves = map(self._shelves.get, (*each(follows), None))
         return [shelf for shelf in shelves if shelf is not None and shelf.newer(after)]
+
+
+def _is_over(entry: tuple[Any, ...], now: float) -> bool:
+    """Whether a kept message has expired."""
+    return len(entry) > 2 and entry[2] <= now
 
 
 _Kept = tuple[int, float, tuple[Target | None, ...], int]

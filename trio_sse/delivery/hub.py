@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from itertools import chain
 
@@ -12,9 +14,11 @@ from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import HEARTBEAT, Connection
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import History
+from trio_sse.delivery.marks import Mark
 from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.notices import gap, heartbeat
 from trio_sse.delivery.receipts import Receipt, Receipts
+from trio_sse.delivery.snapshot import Snapshot
 from trio_sse.delivery.targets import Target, each, topic_name
 from trio_sse.delivery.wheel import Wheel
 
@@ -39,10 +43,13 @@ class Hub:
         history: History,
         *,
         heartbeat_seconds: float,
+        snapshot: Snapshot | None = None,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self.counters = counters
         self.history = history
+        self.snapshot = Snapshot(0, 0) if snapshot is None else snapshot  # an empty one is false
+        """The newest message of each key."""
         self.closed = False
         self.draining = False
         """Whether the service is about to stop, and takes no new streams."""
@@ -120,7 +127,13 @@ class Hub:
 
     def remember(self, notification: Notification, entry: EntryId, age: float) -> None:
         """Keep a log entry from before this process, for clients that resume."""
-        self.history.append(notification.targets, notification.frame, entry=entry, age=age)
+        mark = self._mark(notification)
+        expires = math.inf if mark is None else mark.expires
+        if expires > self.history.now():
+            self.history.append(
+                notification.targets, notification.frame, entry=entry, age=age, expires=expires
+            )
+            self._keep_newest(notification, expires)
 
     def begin_read(self) -> None:
         """Until `end_read`, `dispatch` does not wake the flusher, and the clock is not looked at again."""
@@ -141,8 +154,19 @@ class Hub:
         connection here is to get it.
         """
         self.counters.received += 1
-        targets = notification.targets
-        id, frame = self.history.append(targets, notification.frame, entry=entry)  # noqa: A001
+        targets, mark = notification.targets, None
+        if notification.key is None and notification.expires_at is None:
+            id, frame = self.history.append(targets, notification.frame, entry=entry)  # noqa: A001
+        else:
+            mark = self._mark(notification)
+            expires = math.inf if mark is None else mark.expires
+            if expires <= self.history.now():
+                self._was_late(receipt)
+                return False
+            id, frame = self.history.append(  # noqa: A001
+                targets, notification.frame, entry=entry, expires=expires
+            )
+            self._keep_newest(notification, expires)
         sequence = self.history.latest
         if receipt is not None:
             receipt.id = id
@@ -152,17 +176,22 @@ class Hub:
             if not self._size:
                 return False
             if self._for_all is None:
-                self._for_all = Batch.of(frame, sequence, receipt)
+                self._for_all = Batch.of(frame, sequence, receipt, mark)
             else:
-                self._for_all.add(frame, sequence, receipt)
-        elif not self._gather(targets, frame, sequence, receipt):
+                self._for_all.add(frame, sequence, receipt, mark)
+        elif not self._gather(targets, frame, sequence, receipt, mark):
             return False
         self.pending_bytes += len(frame)
         self._wake()
         return True
 
     def _gather(
-        self, targets: tuple[Target, ...], frame: bytes, sequence: int, receipt: Receipt | None
+        self,
+        targets: tuple[Target, ...],
+        frame: bytes,
+        sequence: int,
+        receipt: Receipt | None,
+        mark: Mark | None,
     ) -> bool:
         """Store a message for those of `targets` that are here. Returns whether any is."""
         for_target, here = self._for_target, False
@@ -170,10 +199,31 @@ class Hub:
             if target in self._followers:
                 here = True
                 if (gathered := for_target.get(target)) is None:
-                    for_target[target] = Batch.of(frame, sequence, receipt)
+                    for_target[target] = Batch.of(frame, sequence, receipt, mark)
                 else:
-                    gathered.add(frame, sequence, receipt)
+                    gathered.add(frame, sequence, receipt, mark)
         return here
+
+    def _was_late(self, receipt: Receipt | None) -> None:
+        """A message had expired when it came: nobody gets it."""
+        self.counters.expired += 1
+        if receipt is not None:
+            receipt.id = self.history.text(self.history.latest)
+            self._unflushed.append(receipt)
+            self._wake()
+
+    def _mark(self, notification: Notification) -> Mark | None:
+        key, expires_at = notification.key, notification.expires_at
+        if key is None and expires_at is None:
+            return None
+        expires = math.inf if expires_at is None else self.history.now() + expires_at - time.time()
+        return Mark(None if key is None else (notification.targets, key), expires)
+
+    def _keep_newest(self, notification: Notification, expires: float) -> None:
+        """Keep it for snapshots if it is the state of a key."""
+        if notification.key is not None:
+            part = (self.history.latest, notification.bare_frame(), expires)
+            self.snapshot.put(notification.targets, notification.key, None if notification.forgets else part)
 
     def _wake(self) -> None:
         if not self._reading:

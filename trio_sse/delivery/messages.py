@@ -30,7 +30,7 @@ EVERYBODY = "*"
 
 # Event names of notices, and those that a browser dispatches on every EventSource.
 RESERVED_EVENTS = frozenset(
-    {"connected", "heartbeat", "gap", "draining", "overloaded", "auth_expired", "open", "error"}
+    {"connected", "snapshot", "heartbeat", "gap", "draining", "overloaded", "auth_expired", "open", "error"}
 )
 
 
@@ -46,6 +46,12 @@ class Notification(msgspec.Struct, frozen=True, gc=False):  # made in a fifth of
     event: str | None
     """One line."""
     data: bytes
+    key: str | None = None
+    """What it is the state of. None: it is an event."""
+    forgets: bool = False
+    """Whether there is no such state any more."""
+    expires_at: float | None = None
+    """When it is of no use any more, in seconds since 1970. None: never."""
 
     @property
     def users(self) -> tuple[str, ...] | None:
@@ -61,29 +67,45 @@ class Notification(msgspec.Struct, frozen=True, gc=False):  # made in a fifth of
         """The event that clients get. `id` is one of this service."""
         return sse.message(self.data, id, self.event)
 
+    def bare_frame(self) -> bytes:
+        """The event without an id: it is no place from which a client can resume."""
+        return sse.event(self.data, name=self.event)
+
 
 _Names = int | str | list[int | str] | None
 
 
-class _Envelope(msgspec.Struct, gc=False):
+class _Routed(msgspec.Struct, gc=False):
     # Only what routing needs is decoded. The rest is the publisher's and passes through unchanged.
+    event: msgspec.Raw = msgspec.Raw(b"")
+    created_at: msgspec.Raw = msgspec.Raw(b"")
+    key: msgspec.Raw = msgspec.Raw(b"")
+    ttl: msgspec.Raw = msgspec.Raw(b"")
+    expires_at: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Envelope(_Routed, gc=False):
     user_id: _Names = None
     topic: _Names = None
-    event: msgspec.Raw = msgspec.Raw(b"")
-    created_at: msgspec.Raw = msgspec.Raw(b"")
 
 
-class _RawEnvelope(msgspec.Struct, gc=False):
+class _RawEnvelope(_Routed, gc=False):
     user_id: msgspec.Raw = msgspec.Raw(b"null")
     topic: msgspec.Raw = msgspec.Raw(b"null")
-    event: msgspec.Raw = msgspec.Raw(b"")
-    created_at: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _State(msgspec.Struct, gc=False):
+    message: msgspec.Raw = msgspec.Raw(b"")
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
 _raw_envelope = msgspec.json.Decoder(_RawEnvelope)
 _names: msgspec.json.Decoder[_Names] = msgspec.json.Decoder(_Names)
 _string = msgspec.json.Decoder(str)
+_state = msgspec.json.Decoder(_State)
+_seconds: msgspec.json.Decoder[float | None] = msgspec.json.Decoder(float | None)
+_time: msgspec.json.Decoder[float | datetime | None] = msgspec.json.Decoder(float | datetime | None)
+_key: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
 
 
 def decode(payload: bytes, max_bytes: int, entry: EntryId | None = None) -> Notification:
@@ -101,19 +123,28 @@ def decode(payload: bytes, max_bytes: int, entry: EntryId | None = None) -> Noti
     try:
         if not payload.isascii():
             payload.decode()
-        routed = _envelope.decode(payload)
-        user_id, topics, event, created_at = routed.user_id, routed.topic, routed.event, routed.created_at
+        envelope = _envelope.decode(payload)
+        user_id, topics = envelope.user_id, envelope.topic
+        routed: _Routed = envelope
     except UnicodeDecodeError as error:
         raise MessageError(_other_encoding(payload) or f"not UTF-8 (byte {error.start})") from None
     except (msgspec.DecodeError, RecursionError):
-        user_id, topics, event, created_at = _read_exactly(payload)
-    if not created_at:
+        user_id, topics, routed = _read_exactly(payload)
+    targets, event = _targets(user_id, topics), _event_name(routed.event) if routed.event else None
+    key, forgets, expires_at = None, False, None
+    if routed.key and (key := _key_of(routed.key)) is not None:
+        forgets = bytes(_state.decode(payload).message) == b"null"
+    if routed.ttl or routed.expires_at:
+        expires_at = _expires_at(routed.ttl, routed.expires_at, entry)
+    if not routed.created_at:
         end = payload.rindex(b"}")
         payload = b'%b,"created_at":"%b"}' % (payload[:end], _created_at(entry).encode())
-    return Notification(_targets(user_id, topics), _event_name(event) if event else None, payload)
+    if key is None and expires_at is None:
+        return Notification(targets, event, payload)
+    return Notification(targets, event, payload, key, forgets, expires_at)
 
 
-def _read_exactly(payload: bytes) -> tuple[_Names, _Names, msgspec.Raw, msgspec.Raw]:
+def _read_exactly(payload: bytes) -> tuple[_Names, _Names, _Routed]:
     """Read what msgspec refuses and other parsers accept: halves of surrogate pairs, which RFC 8259, 8.2
     allows, and an unusable `user_id` or `topic` before another one. Raises MessageError for the rest."""
     if _SURROGATE.search(payload) and b"\0" not in payload:  # with a NUL byte it is no JSON
@@ -122,7 +153,7 @@ def _read_exactly(payload: bytes) -> tuple[_Names, _Names, msgspec.Raw, msgspec.
     try:
         envelope = _raw_envelope.decode(payload)
         user_id, topics = _names.decode(envelope.user_id), _names.decode(envelope.topic)
-        return user_id, topics, envelope.event, envelope.created_at  # noqa: TRY300
+        return user_id, topics, envelope  # noqa: TRY300
     except msgspec.ValidationError as error:
         reason = (
             f'{error} (user_id: an integer, a string, a list of them, or "*"; topic: the same without "*")'
@@ -192,6 +223,42 @@ def name_problem(what: str, name: str) -> str | None:
     if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
         return f"{what} has control characters"
     return None
+
+
+def _key_of(raw: msgspec.Raw) -> str | None:
+    try:
+        key = _key.decode(raw)
+    except msgspec.DecodeError:
+        raise MessageError("key is not a text") from None
+    if key is not None and (problem := name_problem("key", key)):
+        raise MessageError(problem)
+    return key
+
+
+def _expires_at(ttl: msgspec.Raw, expires_at: msgspec.Raw, entry: EntryId | None) -> float | None:
+    """When a message expires, in seconds since 1970. `ttl` counts from the time in the log's id, or from
+    now."""
+    times = []
+    if ttl:
+        try:
+            seconds = _seconds.decode(ttl)
+        except msgspec.DecodeError:
+            raise MessageError("ttl is not a number of seconds") from None
+        if seconds is not None:
+            timed = entry is not None and entry[0] >= _FIRST_MILLISECOND
+            times.append((entry[0] / 1000 if entry and timed else time.time()) + seconds)
+    if expires_at:
+        try:
+            at = _time.decode(expires_at)
+        except msgspec.DecodeError:
+            raise MessageError("expires_at is not a time (RFC 3339, or seconds since 1970)") from None
+        if isinstance(at, datetime):
+            if at.tzinfo is None:
+                raise MessageError("expires_at has no time zone (RFC 3339)")
+            at = at.timestamp()
+        if at is not None:
+            times.append(at)
+    return min(times, default=None)
 
 
 def _created_at(entry: EntryId | None) -> str:

@@ -45,6 +45,11 @@ def connected(
     return sse.retry(_jittered(*RETRY_MILLISECONDS)) + service_event("connected", data, id=position)
 
 
+def snapshot(keys: int, position: str | None) -> bytes:
+    """The snapshot is complete: it had so many messages. `position` is as in `connected`."""
+    return service_event("snapshot", {"keys": keys}, id=position)
+
+
 def gap(
     reason: str,
     dropped: int | None,

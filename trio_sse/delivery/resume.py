@@ -14,6 +14,7 @@ from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.event_ids import EntryId, Position, entry_text, parse
 from trio_sse.delivery.history import History
 from trio_sse.delivery.replay import Rest
+from trio_sse.delivery.snapshot import Snapshot
 from trio_sse.delivery.targets import topics_of, user_of
 
 
@@ -26,6 +27,8 @@ class Start(NamedTuple):
     """With the last so many messages."""
     seconds: float | None = None
     """With what came in the last so many seconds."""
+    snapshot: bool = False
+    """With the newest message of each key, before anything else."""
 
 
 class FromMemory(NamedTuple):
@@ -104,7 +107,9 @@ class Resumer:
     """Lets connections begin. One that memory cannot serve gets a pending replay, which the lookup
     answers."""
 
-    def __init__(self, history: History, *, heartbeat_seconds: float) -> None:
+    def __init__(
+        self, history: History, *, heartbeat_seconds: float, snapshot: Snapshot | None = None
+    ) -> None:
         self.pending: dict[Connection, PendingReplay] = {}
         """Those that can be answered now."""
         self.deferred: dict[Connection, PendingReplay] = {}
@@ -113,6 +118,7 @@ class Resumer:
         """Set while there are pending replays."""
         self._history = history
         self._heartbeat_seconds = heartbeat_seconds
+        self._snapshot = Snapshot(0, 0) if snapshot is None else snapshot  # an empty one is false
 
     def begin(self, connection: Connection, start: Start) -> None:
         """Let `connection` begin where its client asks to."""
@@ -130,7 +136,10 @@ class Resumer:
         else:
             place = FromMemory(history.rewound(connection.follows, start.rewind))
         if isinstance(place, FromMemory):
-            self._go_on(connection, place)
+            newest = None
+            if start.snapshot and start.last_event_id is None:
+                newest = self._snapshot.frames(connection.follows, history.now())
+            self._go_on(connection, place, newest=newest)
         else:
             self._add(
                 PendingReplay(weakref.ref(connection), place.after, place.gap, greet=True, whole=place.whole)
@@ -217,10 +226,11 @@ class Resumer:
         replay: PendingReplay | None = None,
         greet: bool = True,
         rest: Rest | None = None,
+        newest: list[bytes] | None = None,
     ) -> None:
         history = self._history
         after, gap = place
-        older: list[bytes] = replay.older if replay else []
+        older: list[bytes] = replay.older if replay else newest or []
         # A client that is cut off in between must resume from an id before what it did not get.
         from_log = replay is not None and (older or rest)
         position = entry_text(replay.after) if replay and from_log else history.text(after)
@@ -231,9 +241,12 @@ class Resumer:
                 topics_of(connection.follows),
                 f"{random.getrandbits(64):016x}",
                 self._heartbeat_seconds,
-                position=None if gap else position,
+                position=None if gap or newest is not None else position,
                 replayed=(replay.count if replay else 0) + history.count(connection.follows, after),
             )
-        if gap:
-            said += notices.gap(gap, None, id=None if from_log else position)
-        connection.begin(said, after, older, at=at, rest=rest)
+        told = notices.gap(gap, None, id=None if from_log else position) if gap else b""
+        if newest is not None:
+            # Up to here the client has no id: cut off before, it gets the whole snapshot once more.
+            older = [*newest, notices.snapshot(len(newest), None if gap else position), told]
+            told = b""
+        connection.begin(said + told, after, older, at=at, rest=rest)

@@ -132,6 +132,14 @@ class Settings(BaseSettings):
     )
     history_seconds: float = _seconds("SSE_HISTORY_SECONDS", 300.0, "how long they are kept", 0, 86_400)
     history_bytes: int = _bytes("SSE_HISTORY_BYTES", 67_108_864, "memory they may take", 0, 68_719_476_736)
+    snapshot_keys: int = _number(
+        "SSE_SNAPSHOT_KEYS",
+        10_000,
+        "keys whose newest message is kept, for streams that begin with a snapshot",
+        0,
+        10_000_000,
+    )
+    snapshot_bytes: int = _bytes("SSE_SNAPSHOT_BYTES", 16_777_216, "memory they may take", 0, 68_719_476_736)
     replay_limit: int = _number(
         "SSE_REPLAY_LIMIT",
         10_000,
