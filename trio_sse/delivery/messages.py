@@ -44,6 +44,8 @@ class Notification(msgspec.Struct, frozen=True, gc=False):  # made in a fifth of
     event: str | None
     """One line."""
     data: bytes
+    topics: tuple[str, ...] = ()
+    """The names of the topics it is for."""
 
     def frame(self, id: str) -> bytes:  # noqa: A002
         """The event that clients get. `id` is one of this service."""
@@ -156,12 +158,24 @@ def too_deep(payload: bytes) -> bool:
 
 def user_id_problem(user_id: str) -> str | None:
     """Why `user_id` cannot be used, or None. Messages and requests have the same rule."""
-    if not user_id:
-        return "user_id is empty"
-    if len(user_id) > MAX_USER_ID:
-        return f"user_id has {len(user_id)} characters, more than {MAX_USER_ID}"
-    if not user_id.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in user_id):
-        return "user_id has control characters"
+    return name_problem("user_id", user_id)
+
+
+def topic_problem(name: str) -> str | None:
+    """Why a topic cannot have this name, or None. Messages and requests have the same rule."""
+    if "*" in name:
+        return 'topic has a "*"'
+    return name_problem("topic", name)
+
+
+def name_problem(what: str, name: str) -> str | None:
+    """Why the id of a user, or the name of a topic, cannot be used, or None."""
+    if not name:
+        return f"{what} is empty"
+    if len(name) > MAX_USER_ID:
+        return f"{what} has {len(name)} characters, more than {MAX_USER_ID}"
+    if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+        return f"{what} has control characters"
     return None
 
 
