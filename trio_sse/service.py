@@ -81,7 +81,7 @@ class Service:
         Returns a connection that is in the hub and begins by itself, or one that ends at once after a last
         notice.
         """
-        connection = Connection(accepted.user_id, self._common)
+        connection = Connection(accepted.user_id, self._common)  # type: ignore[arg-type]
         try:
             self._take_place(connection, accepted)
         except BaseException:

@@ -10,11 +10,12 @@ from urllib.parse import parse_qsl
 
 from trio_sse.access.cors import Headers, cors_headers, wrong_host
 from trio_sse.access.problem import Refused, refused
-from trio_sse.delivery.messages import EVERYBODY, user_id_problem
+from trio_sse.delivery.messages import EVERYBODY, topic_problem, user_id_problem
 from trio_sse.settings import Settings
 
 DEFAULT_USER = "1"
 MAX_PARAMETERS = 100
+"""Parameters that a query may have beside topics."""
 
 # What nearly every client sends. It does not need the general parser.
 _PLAIN_QUERY = re.compile(rb"user_id=([A-Za-z0-9._-]+)")
@@ -34,6 +35,8 @@ class StreamRequest(NamedTuple):
     cors: Headers
     unfilled: str | None = None
     """What `user_id` seems to be instead of an id: "empty", such as "undefined", or "a template"."""
+    topics: tuple[str, ...] = ()
+    """The topics it names, each once, in order."""
 
 
 def read_request(
@@ -46,11 +49,12 @@ def read_request(
         return refused(HTTPStatus.MISDIRECTED_REQUEST, misdirected, cors)
     last_event_id = fields.get(b"last-event-id", b"").decode("utf-8", "replace") or None
     token: str | None = None
+    topics: tuple[str, ...] = ()
     if plain := _PLAIN_QUERY.fullmatch(query):
         user_id: str | None = plain[1].decode()
     else:
         try:
-            given = _parameters(query)
+            given, topics = _parameters(query, settings.max_topics)
         except _QueryError as error:
             return refused(400, str(error), cors)
         user_id = given.get("user_id")
@@ -62,21 +66,30 @@ def read_request(
     if user_id and (problem_text := user_id_problem(user_id)):
         return refused(400, problem_text, cors)
     unfilled = None if user_id is None else _unfilled(user_id)
-    return StreamRequest(user_id or None, last_event_id, token, fields, cors, unfilled)
+    return StreamRequest(user_id or None, last_event_id, token, fields, cors, unfilled, topics)
 
 
 class _QueryError(ValueError):
     """A query that is refused. The text is the reason."""
 
 
-_OURS = {"userid": "user_id", "lasteventid": "last_event_id", "accesstoken": "access_token"}
+_OURS = {
+    "userid": "user_id",
+    "topic": "topic",
+    "topics": "topic",
+    "lasteventid": "last_event_id",
+    "accesstoken": "access_token",
+}
 _LONGEST_NAME = 64
 _ORNAMENT = re.compile(r"(?<=.)\[[^\]]*\]|[^a-z0-9]")
 _RESUMES = re.compile("last[-_]?event[-_]?id", re.IGNORECASE)
+_TOPIC = re.compile(r"topic(\[[0-9]*\])?")
 
 
-def _parameters(query: bytes) -> dict[str, str]:
-    """The parameters that the service knows, by their exact names. Others are ignored.
+def _parameters(query: bytes, max_topics: int) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The parameters that the service knows, by their exact names, and the topics. Others are ignored.
+
+    A topic may be written as lists are, by PHP, axios and others: topic[], topic[0].
 
     Clients that send no header write `last_event_id` in other ways too (lastEventId, lastEventID,
     Last-Event-ID). They append it to the page's query, so the last one with a value counts. Any other name
@@ -84,12 +97,17 @@ def _parameters(query: bytes) -> dict[str, str]:
     the stream would be another user's. Raises _QueryError.
     """
     found: dict[str, str] = {}
+    topics: dict[str, None] = {}
+    most = MAX_PARAMETERS + max_topics
     try:
         arguments = parse_qsl(
-            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS
+            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=most
         )
     except ValueError:
-        detail = f"the query is not a URL-encoded UTF-8 form of up to {MAX_PARAMETERS} parameters"
+        detail = (
+            f"the query is not a URL-encoded UTF-8 form of up to {MAX_PARAMETERS} parameters, and "
+            f"{max_topics} topics (SSE_MAX_TOPICS)"
+        )
         raise _QueryError(detail) from None
     for name, value in arguments:
         if len(name) > _LONGEST_NAME:
@@ -101,11 +119,20 @@ def _parameters(query: bytes) -> dict[str, str]:
         if ours == "last_event_id" and _RESUMES.fullmatch(name):
             if value:
                 found[ours] = value
+        elif ours == "topic" and _TOPIC.fullmatch(name):
+            topics[value] = None
         elif name != ours:
             raise _QueryError(f"the query has a parameter that is nearly {ours}; its name is {ours}, exactly")
         elif found.setdefault(ours, value) != value:
             raise _QueryError(f"the query has {ours} twice, with different values")
-    return found
+    for topic in topics:
+        if "*" in topic:
+            raise _QueryError("a topic has a *; a stream follows topics by their names")
+        if problem := topic_problem(topic):
+            raise _QueryError(problem)
+    if len(topics) > max_topics:
+        raise _QueryError(f"the query has more than {max_topics} topics (SSE_MAX_TOPICS)")
+    return found, tuple(topics)
 
 
 _UNFILLED = re.compile(
