@@ -8,6 +8,7 @@ import secrets
 import trio
 
 from trio_sse.access.admission import Accepted, Admission, overloaded_words
+from trio_sse.access.publishers import Publishers
 from trio_sse.broker.publisher import Publisher
 from trio_sse.broker.subscriber import Subscriber
 from trio_sse.counters import Counters
@@ -29,12 +30,14 @@ AUTH_EXPIRED_SECONDS = 2.0
 
 
 class Service:
-    """The service of one process. Raises SettingsError if a key file contains no key."""
+    """The service of one process. Raises SettingsError if a key file contains no key, or if a setting has a
+    topic that is none."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.counters = Counters()
         self.admission = Admission(settings)
+        self.publishers = Publishers(settings)
         self.history = History(
             secrets.token_hex(6),
             messages=settings.history_messages,

@@ -36,10 +36,10 @@ class _HTTPConnection(TrioASGIHTTPConnection):
     def _create_request_from_scope(self, send: Any) -> Any:
         """Set the bound of the body before any of it arrives. It is larger for a request that may publish."""
         request = super()._create_request_from_scope(send)
-        settings: Settings = self.app.service.settings  # type: ignore[attr-defined]
+        service: Service = self.app.service  # type: ignore[attr-defined]
         publishes = (request.method, request.path) == ("POST", publish.PATH)
-        if publishes and publish.publish_token(request, settings) is not None:
-            request.body = Body(request.content_length, publish.max_body(settings))
+        if publishes and publish.publish_token(request, service.publishers) is not None:
+            request.body = Body(request.content_length, publish.max_body(service.settings))
         return request
 
     async def _send_response(self, send: Any, response: Any) -> None:
