@@ -14,6 +14,7 @@ from trio_sse.access.admission import Accepted
 from trio_sse.delivery import sse
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.history import PAGE_BYTES
+from trio_sse.delivery.resume import Start
 from trio_sse.service import Service
 
 LIMITED = {"max_connections": 2, "max_connections_per_user": 2, "max_connections_per_address": 2}
@@ -24,7 +25,7 @@ def service_of(**values: Any) -> Service:
 
 
 def accepted(**values: Any) -> Accepted:
-    return Accepted("ann", None, ())._replace(**{"address": "192.0.2.1", **values})
+    return Accepted("ann", Start(), ())._replace(**{"address": "192.0.2.1", **values})
 
 
 def counted(service: Service) -> int:
@@ -128,7 +129,7 @@ async def test_a_token_that_ends_meanwhile_ends_it_at_once(nursery: trio.Nursery
 
 async def test_one_who_waits_for_its_place_sees_at_once_that_the_stream_is_open() -> None:
     service = service_of(redis_stream="notes")
-    with open_stream(service, accepted(last_event_id="5-0")) as connection:
+    with open_stream(service, accepted(start=Start("5-0"))) as connection:
         client = Client(connection)
         assert client.take_page() == sse.COMMENT
         assert not connection.begun
@@ -166,7 +167,7 @@ async def test_with_the_token_ends_what_its_client_catches_up_with_and_a_new_one
     for number in range(10):
         service.hub.dispatch(note("ann", data=b"%d" % number + b" " * PAGE_BYTES))
     received = b""
-    with open_stream(service, accepted(last_event_id=first, seconds=3)) as connection:
+    with open_stream(service, accepted(start=Start(first), seconds=3)) as connection:
         client = Client(connection, busy=True)
         for _ in range(3):
             client.take_page()
@@ -178,7 +179,7 @@ async def test_with_the_token_ends_what_its_client_catches_up_with_and_a_new_one
     *before, last = events(received)
     assert [event.data.strip() for event in before[1:]] == ["0", "1", "2"]
     assert last.event == "auth_expired"
-    with open_stream(service, accepted(last_event_id=last.id)) as connection:
+    with open_stream(service, accepted(start=Start(last.id))) as connection:
         rest = Client(connection).data[1:]
     assert [data.strip() for data in rest] == [str(number) for number in range(3, 11)]
 
@@ -192,7 +193,7 @@ async def test_a_stream_that_lasts_long_enough_ends_whatever_its_client_has_yet_
     first = service.history.sources.process + ".0" if catching_up else None
     for _ in range(10):
         service.hub.dispatch(note("ann", data=b" " * PAGE_BYTES))
-    with open_stream(service, accepted(last_event_id=first)) as connection:
+    with open_stream(service, accepted(start=Start(first))) as connection:
         client = Client(connection, busy=True)
         client.take_page()
         await trio.sleep(11)

@@ -32,7 +32,7 @@ def run(settings: Settings) -> int:
     for notice in settings.notices:
         click.echo(f"note  {notice}")
     if settings.auth == "none":
-        _say(True, "streams: open to everybody, for any user_id (SSE_AUTH=jwt asks for a token)")
+        _say(True, "streams: open to everybody, for any user_id and topic (SSE_AUTH=jwt asks for a token)")
     else:
         _say(True, "streams: for the user that a token names (SSE_AUTH=jwt)")
     results = [_port(settings), _redis(settings)]

@@ -23,6 +23,7 @@ from hypercorn.config import Config
 
 from trio_sse import check, embedded, logs
 from trio_sse.access.admission import Admission
+from trio_sse.access.publishers import Publishers
 from trio_sse.asgi import Application
 from trio_sse.patches import standing_in
 from trio_sse.server.listening import ListenError, listening, place, urls
@@ -127,6 +128,7 @@ def _settings(options: dict[str, str | None]) -> Settings:
     try:
         settings = load()
         Admission(settings)  # reads the key file
+        Publishers(settings)
     except SettingsError as error:
         for line in error.lines:
             click.echo(line, err=True)

@@ -8,6 +8,7 @@ import secrets
 import trio
 
 from trio_sse.access.admission import Accepted, Admission, overloaded_words
+from trio_sse.access.publishers import Publishers
 from trio_sse.broker.publisher import Publisher
 from trio_sse.broker.subscriber import Subscriber
 from trio_sse.counters import Counters
@@ -20,7 +21,7 @@ from trio_sse.delivery.history import History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.lifetimes import Lifetimes
 from trio_sse.delivery.notices import farewell
-from trio_sse.delivery.resume import Resumer, Start
+from trio_sse.delivery.resume import Resumer
 from trio_sse.delivery.snapshot import Snapshot
 from trio_sse.delivery.targets import followed
 from trio_sse.settings import Settings
@@ -31,12 +32,14 @@ AUTH_EXPIRED_SECONDS = 2.0
 
 
 class Service:
-    """The service of one process. Raises SettingsError if a key file contains no key."""
+    """The service of one process. Raises SettingsError if a key file contains no key, or if a setting has a
+    topic that is none."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.counters = Counters()
         self.admission = Admission(settings)
+        self.publishers = Publishers(settings)
         self.history = History(
             secrets.token_hex(6),
             messages=settings.history_messages,
@@ -122,11 +125,10 @@ class Service:
             return
         if limits.any:
             limits.begin(connection, accepted.user_id, accepted.address)
-        if accepted.last_event_id is not None:
+        if accepted.start.last_event_id is not None:
             self.counters.resumed += 1
         hub.join(connection)
-        start = Start(accepted.last_event_id, accepted.rewind, accepted.since, accepted.snapshot)
-        self.resumer.begin(connection, start)
+        self.resumer.begin(connection, accepted.start)
         if not connection.begun:  # it may wait for long
             connection.tell(HEARTBEAT, Batch.notice(sse.COMMENT))
         self._set_end(connection, accepted.seconds)

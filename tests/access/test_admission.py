@@ -16,6 +16,7 @@ from tests.support.inside import events, settings
 from tests.support.tokens import SECRET, ec_key, key_server, token
 from trio_sse.access.admission import Accepted, Admission
 from trio_sse.access.problem import Refused
+from trio_sse.settings import SettingsError
 
 ACCEPT = (b"accept", b"text/event-stream")
 JWT = {"auth": "jwt", "jwt_secret": SECRET}
@@ -48,7 +49,7 @@ async def refused(query: bytes = b"", *headers: tuple[bytes, bytes], **values: A
 async def test_with_nothing_configured_everybody_is_let_in() -> None:
     assert (await accepted()).user_id == "1"
     answer = await accepted(b"user_id=ann&access_token=x", (b"last-event-id", b"7-1"), bearer("x"))
-    assert (answer.user_id, answer.last_event_id) == ("ann", "7-1")
+    assert (answer.user_id, answer.start.last_event_id) == ("ann", "7-1")
     assert (answer.seconds, answer.last_words, answer.address) == (None, b"", "")
 
 
@@ -58,7 +59,8 @@ def test_that_everybody_is_let_in_is_said_once_at_the_start() -> None:
         Admission(settings(**JWT)).warn_if_open()
     (line,) = lines
     assert line["log_level"] == "warning"
-    assert "SSE_AUTH" in line["event"]
+    for part in ("SSE_AUTH", "any user_id", "any topic"):
+        assert part in line["event"]
 
 
 async def test_a_user_that_was_not_filled_in_is_said_in_the_log_once_a_minute(
@@ -84,6 +86,10 @@ async def test_a_user_that_was_not_filled_in_is_said_in_the_log_once_a_minute(
     await trio.sleep(61)
     (line,) = await come()
     assert (line["found"], line["stream_of"]) == ("a template", "the user of that name")
+    queries[:] = [b"user_id=&topic=news"]
+    await trio.sleep(61)
+    (line,) = await come()
+    assert (line["found"], line["stream_of"]) == ("empty", "nobody, of topics alone")
 
 
 async def test_whose_user_a_token_names_need_not_fill_it_in() -> None:
@@ -108,6 +114,11 @@ async def test_nobody_waits_but_for_keys() -> None:
         (b"user_id=bob", [bearer(token())], JWT),
         (b"user_id=ann", [bearer("x.y.z")], JWT),
         (b"user_id=ann", [], JWT),
+        (b"topic=news", [], {}),
+        (b"topic=news", [], {**JWT, "public_topics": "news"}),
+        (b"topic=news", [bearer(token(topics="news"))], JWT),
+        (b"topic=news", [bearer(token())], JWT),
+        (b"topic=news", [], JWT),
     ],
 )
 async def test_who_need_not_wait_is_answered_at_once_in_the_same_way(
@@ -177,6 +188,163 @@ async def test_a_page_of_a_listed_origin_may_read_every_refusal(made: str) -> No
     assert headers["access-control-allow-credentials"] == "true"
     assert headers["access-control-expose-headers"] == "www-authenticate"
     assert headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("query", "user_id", "topics"),
+    [
+        (b"", "1", ()),
+        (b"user_id=ann", "ann", ()),
+        (b"topic=news", None, ("news",)),
+        (b"user_id=&topic=news", None, ("news",)),
+        (b"user_id=ann&topic=b&topic=a&topic=b", "ann", ("b", "a")),
+    ],
+)
+async def test_without_auth_any_topic_is_open(
+    query: bytes, user_id: str | None, topics: tuple[str, ...]
+) -> None:
+    answer = await accepted(query, bearer("x"))
+    assert (answer.user_id, answer.topics, answer.seconds) == (user_id, topics, None)
+
+
+def granting(*topics: str, sub: str | None = "ann") -> tuple[bytes, bytes]:
+    return bearer(token(sub=sub, topics=list(topics)))
+
+
+PUBLIC = {**JWT, "public_topics": "news, open/*"}
+
+
+@pytest.mark.parametrize(
+    ("query", "token_", "user_id", "topics"),
+    [
+        (b"", granting("b", "orders/*", "a"), "ann", ("b", "a")),
+        (b"user_id=ann", granting("b", "orders/*", "a"), "ann", ("b", "a")),
+        (b"", granting("b", sub=None), None, ("b",)),
+        (b"", granting("orders/*"), "ann", ()),
+        (b"topic=orders/17", granting("b", "orders/*"), "ann", ("orders/17",)),
+        (b"topic=orders/17&topic=b", granting("b", "orders/*"), "ann", ("orders/17", "b")),
+        (b"user_id=ann&topic=b", granting("b"), "ann", ("b",)),
+        (b"topic=b", granting("b", sub=None), None, ("b",)),
+        (b"topic=b", granting("**", sub=None), None, ("b",)),
+        (b"topic=b&topic=news&topic=open/x", granting("b"), "ann", ("b", "news", "open/x")),
+        (b"user_id=ann&topic=news", granting(), "ann", ("news",)),
+    ],
+)
+async def test_a_stream_follows_what_its_token_grants(
+    query: bytes, token_: tuple[bytes, bytes], user_id: str | None, topics: tuple[str, ...]
+) -> None:
+    answer = await accepted(query, token_, **PUBLIC)
+    assert (answer.user_id, answer.topics) == (user_id, topics)
+    assert answer.seconds is not None
+    assert 3600 < answer.seconds <= 3630
+
+
+@pytest.mark.parametrize(
+    ("query", "token_", "named"),
+    [
+        (b"topic=orders/17", granting(), "'orders/17'"),
+        (b"topic=orders", granting("orders/*", "orders/**"), "'orders'"),
+        (b"topic=b&topic=c", granting("b"), "'c'"),
+        (b"topic=news&topic=c", granting("b"), "'c'"),
+        (b"topic=B", granting("b"), "'B'"),
+        (b"topic=ann", granting(), "'ann'"),
+        (b"topic=or", granting("or*", "*r", "**/or"), "'or'"),
+        (b"user_id=ann&topic=c", granting("b"), "'c'"),
+        (b"user_id=bob&topic=b", granting("b"), "user_id is not the user"),
+        (b"user_id=bob", granting("b"), "user_id is not the user"),
+        (b"user_id=bob&topic=b", granting("b", sub=None), "user_id is not the user"),
+        (b"user_id=1", granting("b", sub=None), "user_id is not the user"),
+        (b"topic=%E2%80%AE%22", granting("b"), r"""'\u202e"'"""),
+        (b"topic=%E2%80%A8", granting("b"), r"'\u2028'"),
+        (b"topic=x%22,error%3D%22invalid", granting("b"), 'x",error="invalid'),
+    ],
+)
+async def test_what_a_token_does_not_grant_is_forbidden_and_named_in_the_body_alone(
+    query: bytes, token_: tuple[bytes, bytes], named: str
+) -> None:
+    answer = await refused(query, ACCEPT, token_, **PUBLIC)
+    assert answer.status == 403
+    assert named in answer.detail
+    challenge = dict(answer.headers)["www-authenticate"]
+    texts = {"the token does not grant a topic", "user_id is not the user of the token"}
+    prefix = 'Bearer realm="trio_sse", error="insufficient_scope", error_description="'
+    assert challenge in {f'{prefix}{text}"' for text in texts}
+
+
+@pytest.mark.parametrize("headers", [(), (bearer("x"),), (bearer(token(exp=5)),), (granting("b"),)])
+@pytest.mark.parametrize("query", [b"topic=news", b"topic=open/1&topic=news", b"user_id=&topic=open/1"])
+async def test_for_public_topics_alone_no_token_is_looked_at(
+    query: bytes, headers: tuple[tuple[bytes, bytes], ...]
+) -> None:
+    answer = await accepted(query, *headers, **PUBLIC)
+    assert (answer.user_id, answer.seconds) == (None, None)
+    assert set(answer.topics) <= {"news", "open/1"}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [b"", b"user_id=ann", b"user_id=ann&topic=news", b"topic=news&topic=b", b"topic=open", b"topic=open/"],
+)
+async def test_for_anything_beside_public_topics_a_token_is_needed(query: bytes) -> None:
+    answer = await refused(query, **PUBLIC)
+    assert (answer.status, answer.detail) == (401, "a token is required")
+
+
+async def test_for_public_topics_nobody_waits_for_keys() -> None:
+    admission = Admission(settings(auth="jwt", jwt_jwks_url="http://127.0.0.1:1/keys", public_topics="news"))
+    assert isinstance(admission.admit_now(b"topic=news", (), str), Accepted)
+    with assert_no_checkpoints():
+        assert isinstance(await admission.admit(b"topic=news", (), str), Accepted)
+
+
+async def test_a_token_for_more_topics_than_a_stream_may_follow_has_to_be_told_which() -> None:
+    many = granting(*(f"t{number}" for number in range(11)))
+    answer = await refused(b"", many, **JWT, max_topics=10)
+    assert (answer.status, "11 topics" in answer.detail, "SSE_MAX_TOPICS=10" in answer.detail) == (
+        400,
+        True,
+        True,
+    )
+    assert (await accepted(b"topic=t10", many, **JWT, max_topics=10)).topics == ("t10",)
+    assert len((await accepted(b"", many, **JWT, max_topics=11)).topics) == 11
+
+
+async def test_a_token_for_patterns_alone_has_to_be_told_which_topics() -> None:
+    answer = await refused(b"", granting("orders/*", sub=None), **JWT)
+    assert (answer.status, "name a topic" in answer.detail) == (400, True)
+
+
+async def test_of_two_tokens_that_counts_which_grants_what_is_asked_for() -> None:
+    old, new = (token(topics=[topic]).encode() for topic in ("a", "b"))
+    cookies = (b"cookie", b"tok=" + old + b"; tok=" + new)
+    for query, topics in ((b"topic=b", ("b",)), (b"topic=a", ("a",)), (b"", ("a",))):
+        assert (await accepted(query, cookies, **ANYWHERE)).topics == topics
+    both = await refused(b"topic=a&topic=b", cookies, **ANYWHERE)
+    assert (both.status, "'b'" in both.detail) == (403, True)
+
+
+async def test_a_stream_without_a_user_counts_for_no_user() -> None:
+    admission = Admission(settings(max_connections_per_user=1))
+    for number in range(3):
+        answer = await admission.admit(b"topic=news", (), str)
+        assert isinstance(answer, Accepted)
+        admission.limits.begin(number, answer.user_id, answer.address)
+    assert isinstance(await admission.admit(b"", (), str), Accepted)
+
+
+async def test_one_too_many_is_told_so_whatever_it_follows() -> None:
+    admission = Admission(settings(max_connections=1))
+    admission.limits.begin("a stream", None, "")
+    answer = await admission.admit(b"topic=news", [ACCEPT], str)
+    assert isinstance(answer, Accepted)
+    assert (answer.user_id, answer.topics) == (None, ("news",))
+    assert b"event: overloaded" in answer.last_words
+
+
+def test_public_topics_that_are_none_end_the_start() -> None:
+    for values in ({}, JWT):
+        with pytest.raises(SettingsError, match=r"SSE_PUBLIC_TOPICS='or\*' is not accepted"):
+            Admission(settings(public_topics="news,or*", **values))
 
 
 GOOD = token(sub="good").encode()

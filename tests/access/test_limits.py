@@ -66,6 +66,20 @@ def test_one_too_many_is_told_which_setting_says_so(name: str, status: int, user
     assert limits.excess(user, address), "one that ends twice counts once"
 
 
+def test_streams_without_a_user_are_counted_but_not_as_one_user_s() -> None:
+    limits = new_limits(max_connections_per_user=1, max_connections_per_address=3)
+    for stream in range(3):
+        assert limits.excess(None, "192.0.2.1") is None
+        limits.begin(stream, None, "192.0.2.1")
+    overloaded = limits.excess(None, "192.0.2.1")
+    assert overloaded is not None
+    assert "PER_ADDRESS" in overloaded.detail
+    for stream in range(3):
+        limits.end(stream)
+    assert limits.excess(None, "192.0.2.1") is None
+    assert (limits._counted, limits._users, limits._addresses) == ({}, {}, {})
+
+
 def test_looking_counts_nothing() -> None:
     limits = new_limits(max_connections=1, connection_rate_per_address=1)
     for _ in range(10):

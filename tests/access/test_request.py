@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from urllib.parse import quote
 
@@ -14,7 +15,8 @@ from tests.support.inside import TEXT, settings
 from trio_sse.access.admission import Accepted, Admission
 from trio_sse.access.problem import Refused
 from trio_sse.access.request import StreamRequest, read_request
-from trio_sse.delivery.messages import user_id_problem
+from trio_sse.delivery.messages import name_problem, topic_problem, user_id_problem
+from trio_sse.delivery.resume import Start
 from trio_sse.settings import Settings
 
 ANY_ORIGIN = settings()
@@ -53,6 +55,45 @@ def test_the_user_of_a_stream(query: bytes, user_id: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("query", "user_id", "topics"),
+    [
+        (b"user_id=1", "1", ()),
+        (b"topic=news", None, ("news",)),
+        (b"user_id=1&topic=orders/17&topic=news", "1", ("orders/17", "news")),
+        (b"topic=orders%2F17&user_id=1", "1", ("orders/17",)),
+        (b"topic=b&topic=a&topic=b", None, ("b", "a")),
+        (b"topic[]=b&topic[]=a", None, ("b", "a")),
+        (b"topic%5B%5D=b&topic%5B0%5D=a&topic=c&topic[17]=b", None, ("b", "a", "c")),
+        (b"topic=a,b", None, ("a,b",)),
+        (b"topic=a+b&topic=%E7%8E%8B&topic=%D9%A1", None, ("a b", "王", "١")),
+        (b"topic=1&user_id=1", "1", ("1",)),
+        (b"user_id=&topic=news", None, ("news",)),
+        (b"topic_id=1&my-topic=2&topical=3&subtopics=4&topic.name=5", None, ()),
+        (b"topic=" + b"a" * 128, None, ("a" * 128,)),
+        (b"topic=" + b"/" * 128, None, ("/" * 128,)),
+        (
+            b"&".join([*(b"topic=%d" % number for number in range(100)), b"topic=99", *[b"a=1"] * 99]),
+            None,
+            tuple(map(str, range(100))),
+        ),
+    ],
+)
+def test_the_topics_of_a_stream(query: bytes, user_id: str | None, topics: tuple[str, ...]) -> None:
+    answer = read_request(query, [], ANY_ORIGIN)
+    assert isinstance(answer, StreamRequest)
+    assert (answer.user_id, answer.topics) == (user_id, topics)
+
+
+def test_there_may_be_as_many_topics_as_the_settings_say() -> None:
+    query = b"&".join(b"topic=%d" % number for number in range(700))
+    for most in (1, 699, 700, 10_000):
+        answer = read_request(query, [], settings(max_topics=most))
+        assert isinstance(answer, StreamRequest) is (most >= 700)
+        if isinstance(answer, Refused):
+            assert f"{most} topics (SSE_MAX_TOPICS)" in answer.detail
+
+
+@pytest.mark.parametrize(
     ("query", "detail"),
     [
         (b"user_id=*", "everybody"),
@@ -62,7 +103,33 @@ def test_the_user_of_a_stream(query: bytes, user_id: str | None) -> None:
         (b"user_id=%00", "control characters"),
         (b"user_id=%FF", "query"),
         (b"user_id=\xff", "query"),
-        (b"&".join([b"a=1"] * 101), "up to 100 parameters"),
+        (b"&".join([b"a=1"] * 201), "up to 100 parameters"),
+        (b"topic=*", "by their names"),
+        (b"topic=orders/*", "by their names"),
+        (b"topic=orders%2F%2A%2A", "by their names"),
+        (b"topic=a&topic=**", "by their names"),
+        (b"topic=", "topic is empty"),
+        (b"user_id=1&topic", "topic is empty"),
+        (b"topic=a&topic[]=", "topic is empty"),
+        (b"topic=" + b"a" * 129, "129 characters"),
+        (b"topic=%0A", "control characters"),
+        (b"topic=a&topic=%00", "control characters"),
+        (b"topic=%ED%A0%80", "query"),
+        (b"topic=%FF", "query"),
+        (b"&".join(b"topic=%d" % number for number in range(101)), "more than 100 topics (SSE_MAX_TOPICS)"),
+        (b"&".join(b"topic=%d" % number for number in range(999)), "100 topics (SSE_MAX_TOPICS)"),
+        (b"topics=news", "its name is topic"),
+        (b"topics[]=news", "its name is topic"),
+        (b"Topic=news", "its name is topic"),
+        (b"TOPIC=news", "its name is topic"),
+        (b"topic[a]=news", "its name is topic"),
+        (b"topic[][]=news", "its name is topic"),
+        (b"topic[-1]=news", "its name is topic"),
+        (b"[topic]=news", "its name is topic"),
+        (b"_topic=news", "its name is topic"),
+        (b"topic%20=news", "its name is topic"),
+        (b"x=1&amp;topic=news", "its name is topic"),
+        (b"topic=news&Topics=x", "its name is topic"),
         (b"user_id=1&user_id=2", "user_id twice"),
         (b"user_id=&user_id=2", "user_id twice"),
         (b"access_token=1&access_token=2", "access_token twice"),
@@ -133,7 +200,7 @@ def test_the_position_a_stream_resumes_from(
     for query in (b"", b"user_id=ann", b"user_id=ann&x=y"):
         answer = read_request(query, headers, ANY_ORIGIN)
         assert isinstance(answer, StreamRequest)
-        assert answer.last_event_id == last_event_id
+        assert answer.start.last_event_id == last_event_id
 
 
 @pytest.mark.parametrize(
@@ -161,7 +228,7 @@ def test_a_page_that_was_loaded_anew_tells_its_position_in_the_query(
 ) -> None:
     answer = read_request(query, [(b"last-event-id", header)], ANY_ORIGIN)
     assert isinstance(answer, StreamRequest)
-    assert answer.last_event_id == last_event_id
+    assert answer.start.last_event_id == last_event_id
 
 
 @pytest.mark.parametrize(
@@ -250,7 +317,18 @@ def test_a_user_id_that_was_not_filled_in_is_taken_and_noticed(query: bytes, unf
     assert (answer.user_id is None) == (query == b"" or unfilled == "empty")
 
 
-@given(st.sampled_from(["user_id", "last_event_id", "access_token"]), st.data())
+@given(st.lists(TEXT, max_size=5))
+def test_usable_topics_are_followed_exactly(topics: list[str]) -> None:
+    query = "&".join(f"topic={quote(topic, safe='')}" for topic in topics).encode()
+    answer = read_request(query, [], ANY_ORIGIN)
+    if any("*" in topic or name_problem("topic", topic) for topic in topics):
+        assert isinstance(answer, Refused)
+    else:
+        assert isinstance(answer, StreamRequest)
+        assert answer.topics == tuple(dict.fromkeys(topics))
+
+
+@given(st.sampled_from(["user_id", "topic", "last_event_id", "access_token"]), st.data())
 def test_a_name_of_ours_in_other_clothes_is_never_the_default_user(name: str, data: st.DataObject) -> None:
     dressed = "".join(
         data.draw(st.sampled_from([letter, letter.upper()]))
@@ -263,16 +341,17 @@ def test_a_name_of_ours_in_other_clothes_is_never_the_default_user(name: str, da
         if isinstance(answer, Refused):
             assert f"its name is {name}," in answer.detail
         else:
-            assert "5" in (answer.user_id, answer.last_event_id, answer.token)
+            assert "5" in (answer.user_id, answer.start.last_event_id, answer.token, *answer.topics)
 
 
 NAMES = st.sampled_from([b"origin", b"last-event-id", b"Host"]) | st.binary()
 
 
 @given(
-    st.binary() | st.binary().map(lambda junk: b"user_id=" + junk), st.lists(st.tuples(NAMES, st.binary()))
+    st.binary() | st.tuples(st.sampled_from([b"user_id=", b"topic="]), st.binary()).map(b"".join),
+    st.lists(st.tuples(NAMES, st.binary())),
 )
-async def test_no_bytes_make_it_raise_or_accept_a_user_id_that_is_none(
+async def test_no_bytes_make_it_raise_or_accept_a_user_or_topic_that_is_none(
     query: bytes, headers: list[tuple[bytes, bytes]]
 ) -> None:
     for chosen in (ANY_ORIGIN, LISTED):
@@ -280,7 +359,70 @@ async def test_no_bytes_make_it_raise_or_accept_a_user_id_that_is_none(
         if isinstance(answer, StreamRequest):
             assert answer.user_id is None or user_id_problem(answer.user_id) is None
             assert answer.user_id != "*"
+            assert not any(map(topic_problem, answer.topics))
         else:
             json.loads(answer.body)
         response_headers = (await answer_to(query, headers, chosen)).headers
         assert not any(set(name + value) & set("\r\n\0") for name, value in response_headers)
+
+
+NOW = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("query", "start"),
+    [
+        (b"rewind=20", Start(rewind=20)),
+        (b"user_id=1&rewind=0", Start()),
+        (b"since=60", Start(seconds=60.0)),
+        (b"since=0.5", Start(seconds=0.5)),
+        (b"since=1799999990", Start(seconds=10.0)),
+        (b"since=1800000010.5", Start(seconds=0.0)),
+        (b"since=2027-01-15T07:59:50Z", Start(seconds=10.0)),
+        (b"since=2027-01-15T08:59:50.000%2B01:00", Start(seconds=10.0)),
+        (b"snapshot=true", Start(snapshot=True)),
+        (b"snapshot=1&rewind=3", Start(rewind=3, snapshot=True)),
+        (b"snapshot=false", Start()),
+        (b"last_event_id=7-1&rewind=3&snapshot=true", Start("7-1", 3, None, True)),
+        (b"rewind=&since=", Start()),
+    ],
+)
+def test_a_query_may_say_where_the_stream_begins(
+    query: bytes, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    request = read_request(query, [], settings())
+    assert isinstance(request, StreamRequest)
+    assert request.start == start
+
+
+def test_a_browser_that_comes_back_begins_where_it_was() -> None:
+    request = read_request(b"rewind=5&snapshot=true", [(b"Last-Event-ID", b"7-1")], settings())
+    assert isinstance(request, StreamRequest)
+    assert request.start == Start("7-1")
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        (b"rewind=-1", "rewind"),
+        (b"rewind=1.5", "rewind"),
+        (b"rewind=99999999999999999999999999999999", "rewind"),
+        (b"rewind=%D9%A3", "rewind"),
+        (b"since=yesterday", "since"),
+        (b"since=2027-01-15", "since"),
+        (b"since=2027-01-15T07:59:50", "since"),
+        (b"since=NaN", "since"),
+        (b"since=-5", "since"),
+        (b"since=1e400", "since"),
+        (b"since=5&rewind=5", "rewind and since"),
+        (b"snapshot=maybe", "snapshot"),
+        (b"Rewind=5", "rewind"),
+        (b"rewind=5&rewind=6", "rewind"),
+    ],
+)
+def test_a_start_that_cannot_be_read_is_refused(query: bytes, named: str) -> None:
+    refusal = read_request(query, [], settings())
+    assert isinstance(refusal, Refused)
+    assert refusal.status == 400
+    assert named in json.loads(refusal.body)["detail"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -195,11 +196,19 @@ async def test_a_certificate_has_a_key_too(tmp_path: Path) -> None:
     assert isinstance(await verifier.verify(made), Identity)
 
 
+def is_ann(identity: Identity) -> bool:
+    return identity.user_id == "ann"
+
+
+def is_eve(identity: Identity) -> bool:
+    return identity.user_id == "eve"
+
+
 async def test_what_needs_no_fetch_is_answered_at_once() -> None:
     ann, bob = token(sub="ann"), token(sub="bob")
     for tokens in ((), (ann,), (bob, ann), ("x",), (token(ec_key()),), (token(exp=5), "x")):
-        at_once = LENIENT.verify_now(*tokens, wanted="ann")
-        waiting = await LENIENT.verify(*tokens, wanted="ann")
+        at_once = LENIENT.verify_now(*tokens, suits=is_ann)
+        waiting = await LENIENT.verify(*tokens, suits=is_ann)
         assert type(at_once) is type(waiting)
         assert at_once is not None
         assert at_once[0] == waiting[0]
@@ -213,16 +222,17 @@ async def test_a_header_may_have_any_letters(header: dict[str, Any]) -> None:
         assert isinstance(await verify(made), Identity)
 
 
-async def test_of_several_tokens_a_good_one_counts_that_of_the_user_asked_for_first() -> None:
+async def test_of_several_tokens_a_good_one_counts_one_that_suits_first() -> None:
     ann, bob, old = token(sub="ann"), token(sub="bob"), token(sub="ann", exp=5)
-    for tokens, wanted, user in [
-        ((old, ann), None, "ann"),
-        (("x", ann), None, "ann"),
-        ((bob, ann), None, "bob"),
-        ((bob, ann), "ann", "ann"),
-        ((bob, ann), "eve", "bob"),
-    ]:
-        answer = await LENIENT.verify(*tokens, wanted=wanted)
+    cases: list[tuple[tuple[str, ...], Callable[[Identity], bool], str]] = [
+        ((old, ann), bool, "ann"),
+        (("x", ann), bool, "ann"),
+        ((bob, ann), bool, "bob"),
+        ((bob, ann), is_ann, "ann"),
+        ((bob, ann), is_eve, "bob"),
+    ]
+    for tokens, suits, user in cases:
+        answer = await LENIENT.verify(*tokens, suits=suits)
         assert isinstance(answer, Identity)
         assert answer.user_id == user
     answer = await LENIENT.verify(old, "x")
@@ -312,7 +322,8 @@ async def test_the_user_is_a_usable_id_or_nobody(sub: object, user_id: str | Non
     answer = await verify(token(sub=sub))
     if user_id is None:
         assert isinstance(answer, Denied)
-        assert answer.detail == "the token names no user (SSE_JWT_USER_CLAIM)"
+        nothing_either = " and grants no topic (SSE_JWT_TOPICS_CLAIM)" if sub is None else ""
+        assert answer.detail == f"the token names no user (SSE_JWT_USER_CLAIM){nothing_either}"
     else:
         assert isinstance(answer, Identity)
         assert answer.user_id == user_id
@@ -323,6 +334,58 @@ async def test_the_user_may_be_in_another_claim() -> None:
     assert isinstance(answer, Identity)
     assert answer.user_id == "ann@a.example"
     assert isinstance(await verify(token(), jwt_user_claim="email"), Denied)
+
+
+GRANTS = ["news", "orders/*", "news", "chat/**", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("claim", "names", "allowed"),
+    [
+        (GRANTS, ("news", "b", "a"), ["orders/17", "chat/1/2", "news"]),
+        ("news", ("news",), ["news"]),
+        ("orders/*", (), ["orders/17"]),
+        (["", "or*", "a/**/b", "x\ny", "x" * 129, 17, None, True, ["b"], {"c": 1}, "ok"], ("ok",), []),
+        ([], (), []),
+        ("", (), []),
+        (17, (), []),
+        (True, (), []),
+        ({"news": "news"}, (), []),
+        (None, (), []),
+    ],
+)
+async def test_topics_are_granted_by_names_and_patterns_and_what_is_neither_grants_nothing(
+    claim: object, names: tuple[str, ...], allowed: list[str]
+) -> None:
+    answer = await verify(token(topics=claim))
+    assert isinstance(answer, Identity)
+    assert answer.user_id == "ann"
+    assert answer.grants.names == names
+    assert all(map(answer.grants.allows, allowed))
+    for topic in ("orders/17", "chat/1/2", "news", "17", "b", "x\ny", "or*", "orders", "a/x/b"):
+        assert answer.grants.allows(topic) is (topic in (*names, *allowed))
+
+
+async def test_a_token_for_topics_alone_names_no_user() -> None:
+    granting: list[object] = ["news", ["orders/*"]]
+    for claim in granting:
+        answer = await verify(token(sub=None, topics=claim))
+        assert isinstance(answer, Identity)
+        assert answer.user_id is None
+        assert bool(answer.grants)
+    useless: list[object] = [None, [], "*/a*", [5]]
+    for claim in useless:
+        denied = await verify(token(sub=None, topics=claim))
+        assert isinstance(denied, Denied)
+        assert (denied.status, denied.error) == (401, "invalid_token")
+    for sub in ("", "*", True, 10**18, ["ann"], "a\nb"):  # it names somebody, wrongly
+        assert isinstance(await verify(token(sub=sub, topics="news")), Denied)
+
+
+async def test_the_topics_may_be_in_another_claim() -> None:
+    answer = await verify(token(topics="news", may_read="orders"), jwt_topics_claim="may_read")
+    assert isinstance(answer, Identity)
+    assert answer.grants.names == ("orders",)
 
 
 async def test_without_a_token_one_is_required() -> None:
@@ -386,9 +449,13 @@ JSON = st.recursive(
     max_leaves=6,
 )
 NAMES = st.sampled_from(
-    ["sub", "exp", "nbf", "iat", "aud", "iss", "jti", "alg", "typ", "kid", "crit", "b64", "x5c"]
+    ["sub", "topics", "exp", "nbf", "iat", "aud", "iss", "jti", "alg", "typ", "kid", "crit", "b64", "x5c"]
 )
 OBJECTS = st.dictionaries(NAMES, JSON)
+
+
+def listed(claim: Any) -> list[str]:
+    return [one for one in (claim if isinstance(claim, list) else [claim]) if isinstance(one, str)]
 
 
 @given(OBJECTS, OBJECTS, st.booleans(), st.booleans())
@@ -404,7 +471,10 @@ async def test_whatever_is_signed_it_is_an_identity_or_none(
     for verifier in (STRICT, LENIENT):
         answer = await verifier.verify(made)
         if isinstance(answer, Identity):
-            assert str(claims["sub"]) == answer.user_id
+            sub = claims.get("sub")
+            assert answer.user_id == (None if sub is None else str(sub))
+            assert answer.user_id or answer.grants
+            assert not answer.grants.names or set(answer.grants.names) <= set(listed(claims["topics"]))
         else:
             assert "\n" not in answer.detail
 

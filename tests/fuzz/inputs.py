@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
+from urllib.parse import quote
 
 from hypothesis import strategies as st
 
@@ -257,6 +258,44 @@ def _pieces(draw: st.DrawFn) -> tuple[bytes, ...]:
 ATTACKS = st.builds(
     Attack, st.sampled_from(REQUESTS) | _pieces(), st.sampled_from(["close", "reset", "half", "read"])
 )
+
+# Topics
+
+_SEGMENTS = (
+    st.sampled_from(["a", "b", "*", "**", "", "a*", "***", "*" * 40, "\0", "é", "e\u0301", " "]) | _TEXT
+)
+
+ENTRIES = st.lists(_SEGMENTS, min_size=1, max_size=70).map("/".join) | _TEXT
+"""Names and patterns of topics, or nearly."""
+
+_PARAMETERS = st.sampled_from(
+    [
+        "topic",
+        "topic",
+        "topic[]",
+        "topic[0]",
+        "topics",
+        "Topic",
+        "topic[a]",
+        "user_id",
+        "access_token",
+        "",
+        "x",
+    ]
+)
+
+
+def _percent(text: str) -> bytes:
+    return quote(text.encode("utf-8", "surrogatepass"), safe="/*").encode()
+
+
+QUERIES = st.lists(
+    st.tuples(
+        _PARAMETERS.map(_percent), st.sampled_from([b"=", b"=", b"=", b"", b"=="]), ENTRIES.map(_percent)
+    ).map(b"".join),
+    max_size=8,
+).map(b"&".join) | st.binary(max_size=80).map(lambda junk: b"topic=" + junk)
+"""Queries of requests for streams, right and wrong."""
 
 # Event ids
 

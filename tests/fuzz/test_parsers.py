@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
+from urllib.parse import parse_qsl
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.inputs import PAYLOADS, damaged, lawful_request, request
+from tests.access.test_topics import allows
+from tests.fuzz.inputs import ENTRIES, PAYLOADS, QUERIES, damaged, lawful_request, request
 from tests.server.test_http1 import ask, asked
+from tests.support.inside import settings
+from trio_sse.access.problem import Refused
+from trio_sse.access.request import StreamRequest, read_request
+from trio_sse.access.topics import Grants, entry_problem
 from trio_sse.delivery import sse
-from trio_sse.delivery.messages import RESERVED_EVENTS, MessageError, decode, user_id_problem
+from trio_sse.delivery.messages import (
+    RESERVED_EVENTS,
+    MessageError,
+    decode,
+    topic_problem,
+    user_id_problem,
+)
 from trio_sse.server.http1 import Head, OtherRequest, TooLarge
 
 MAX_BYTES = 65536
+SETTINGS = settings(max_topics=3)
 
 
 @given(PAYLOADS)
@@ -47,3 +61,33 @@ async def test_a_request_is_read_alike_in_one_piece_and_in_two(received: bytes, 
         assert (asked(whole), whole.http11) == (asked(in_two), in_two.http11)
     elif isinstance(whole, OtherRequest):
         assert whole.received == received
+
+
+@given(st.lists(ENTRIES, max_size=5), ENTRIES)
+def test_entries_are_patterns_or_none_and_a_set_of_them_allows_what_one_of_them_does(
+    entries: list[str], topic: str
+) -> None:
+    good = [entry for entry in entries if entry_problem(entry) is None]
+    grants = Grants(good)
+    for name in (topic, *entries):
+        assert grants.allows(name) is any(allows(entry, name) for entry in good)
+    assert not any(map(topic_problem, grants.names))
+
+
+@given(QUERIES)
+def test_a_query_names_usable_topics_or_is_refused(query: bytes) -> None:
+    answer = read_request(query, [], SETTINGS)
+    if isinstance(answer, Refused):
+        assert answer.status == 400
+        assert json.loads(answer.body)["detail"] == answer.detail
+        assert answer.detail.isprintable()
+        return
+    assert isinstance(answer, StreamRequest)
+    assert not any(map(topic_problem, answer.topics))
+    given_topics = [
+        value
+        for name, value in parse_qsl(query.decode(), keep_blank_values=True)
+        if re.fullmatch(r"topic(\[[0-9]*\])?", name)
+    ]
+    assert answer.topics == tuple(dict.fromkeys(given_topics))
+    assert len(answer.topics) <= SETTINGS.max_topics

@@ -28,6 +28,7 @@ from tests.support.inside import (
 from trio_sse.access.admission import Accepted
 from trio_sse.delivery import sse
 from trio_sse.delivery.connection import Connection
+from trio_sse.delivery.resume import Start
 from trio_sse.server.fleet import MAX_IGNORED, Opening
 from trio_sse.server.poller import Poller
 from trio_sse.service import Service
@@ -134,7 +135,7 @@ async def test_an_error_while_it_opens_leaves_nothing(
 
             broken.setattr(getattr(service, owner) if isinstance(owner, str) else owner, name, fail)
             with pytest.raises(BrokenError):
-                fleet.open(near.detach(), Opening(Accepted("ann", None, ()), b"HEAD", chunked=True))
+                fleet.open(near.detach(), Opening(Accepted("ann", Start(), ()), b"HEAD", chunked=True))
         assert len(fleet) == 0
         assert left_behind(service) == []
         async with stream_pair() as (another, far_off):
@@ -147,7 +148,7 @@ async def test_a_client_that_is_gone_before_it_was_answered_leaves_nothing(servi
     async with fleet_of(service) as fleet:
         near, far = socket.socketpair()
         far.close()
-        fleet.open(near.detach(), Opening(Accepted("ann", None, ()), b"HEAD", chunked=True))
+        fleet.open(near.detach(), Opening(Accepted("ann", Start(), ()), b"HEAD", chunked=True))
         assert len(fleet) == 0
         assert left_behind(service) == []
 
@@ -278,7 +279,7 @@ async def test_whatever_a_crowd_does_the_books_are_right(steps: list[tuple[str, 
                 near.setblocking(False)
                 far.setblocking(False)
                 user = f"u{number % 3}"
-                fleet.open(near.detach(), Opening(Accepted(user, None, ()), b"HEAD", chunked=True))
+                fleet.open(near.detach(), Opening(Accepted(user, Start(), ()), b"HEAD", chunked=True))
                 here.append(far)
             elif what == "publish":
                 service.hub.dispatch(note(f"u{number % 3}", data=b"x" * 40_000 * (number % 7)))

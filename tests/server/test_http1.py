@@ -121,7 +121,7 @@ async def test_a_stream_is_recognised_however_its_request_comes(
     assert isinstance(answer, Head)
     request = asked(answer)
     assert isinstance(request, StreamRequest)
-    assert (request.user_id, request.last_event_id) == (user_id, last_event_id)
+    assert (request.user_id, request.start.last_event_id) == (user_id, last_event_id)
     assert answer.http11 is (b"HTTP/1.1" in request_bytes)
 
 

@@ -26,6 +26,7 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "history_messages": ("SSE_HISTORY_MESSAGES", 10_000),
     "history_seconds": ("SSE_HISTORY_SECONDS", 300),
     "history_bytes": ("SSE_HISTORY_BYTES", 64 * 1024 * 1024),
+    "public_position": ("SSE_PUBLIC_POSITION", False),
     "snapshot_keys": ("SSE_SNAPSHOT_KEYS", 10_000),
     "snapshot_bytes": ("SSE_SNAPSHOT_BYTES", 16 * 1024 * 1024),
     "replay_limit": ("SSE_REPLAY_LIMIT", 10_000),
@@ -41,10 +42,13 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "jwt_issuer": ("SSE_JWT_ISSUER", None),
     "jwt_leeway_seconds": ("SSE_JWT_LEEWAY_SECONDS", 30),
     "jwt_user_claim": ("SSE_JWT_USER_CLAIM", "sub"),
+    "jwt_topics_claim": ("SSE_JWT_TOPICS_CLAIM", "topics"),
     "jwt_cookie": ("SSE_JWT_COOKIE", None),
     "jwt_query": ("SSE_JWT_QUERY", False),
+    "public_topics": ("SSE_PUBLIC_TOPICS", ()),
     "publish_tokens": ("SSE_PUBLISH_TOKENS", None),
     "stream_length": ("SSE_STREAM_LENGTH", 100_000),
+    "max_topics": ("SSE_MAX_TOPICS", 100),
     "max_connections": ("SSE_MAX_CONNECTIONS", 0),
     "max_connections_per_user": ("SSE_MAX_CONNECTIONS_PER_USER", 0),
     "max_connections_per_address": ("SSE_MAX_CONNECTIONS_PER_ADDRESS", 0),
@@ -114,6 +118,11 @@ def test_the_default_is_the_documented_one(field: str) -> None:
         ("SSE_CORS_HEADERS", "X-One, x_two", "cors_headers", ("X-One", "x_two")),
         ("SSE_ALLOWED_HOSTS", "SSE.example, *.b.example,", "allowed_hosts", ("sse.example", "*.b.example")),
         ("SSE_JWT_QUERY", "true", "jwt_query", True),
+        ("SSE_JWT_TOPICS_CLAIM", "may_read", "jwt_topics_claim", "may_read"),
+        ("SSE_PUBLIC_TOPICS", " news ,orders/*,, chat/**", "public_topics", ("news", "orders/*", "chat/**")),
+        ("SSE_PUBLIC_TOPICS", "news", "public_topics", ("news",)),
+        ("SSE_MAX_TOPICS", "1", "max_topics", 1),
+        ("SSE_MAX_TOPICS", "10000", "max_topics", 10_000),
         ("SSE_STREAM_LENGTH", "1", "stream_length", 1),
         ("SSE_MAX_CONNECTIONS", "10000000", "max_connections", 10_000_000),
         ("SSE_CONNECTION_RATE_PER_ADDRESS", "0.5", "connection_rate_per_address", 0.5),
@@ -278,6 +287,12 @@ JWT = {"SSE_AUTH": "jwt"}
             "SSE_JWT_AUDIENCE, SSE_JWT_COOKIE",
         ),
         ({"SSE_JWT_QUERY": "false"}, "SSE_AUTH=jwt"),
+        ({"SSE_JWT_TOPICS_CLAIM": "topics"}, "SSE_JWT_TOPICS_CLAIM: without effect"),
+        ({"SSE_PUBLIC_TOPICS": "news"}, "SSE_PUBLIC_TOPICS: without effect"),
+        ({**JWT, "SSE_JWT_SECRET": "s" * 32, "SSE_JWT_USER_CLAIM": "topics"}, "SSE_JWT_TOPICS_CLAIM are one"),
+        ({"SSE_PUBLISH_TOKENS": "s3cret-token-one,s3cret-token-one=news"}, "bound to topics in one place"),
+        ({"SSE_PUBLISH_TOKENS": "s3cret=orders/with/a/long/name"}, "has a token that is too short"),
+        ({"SSE_MAX_TOPICS": "0"}, "a number from 1 to 10000"),
         ({"SSE_PUBLISH_TOKENS": "s3cret"}, "SSE_PUBLISH_TOKENS has a token that is too short"),
         ({"SSE_PUBLISH_TOKENS": "token-number-one,s3cret-and-more"[:-1]}, "16 bytes each"),
         ({"SSE_TLS_CERT": "cert.pem"}, "SSE_TLS_KEY"),
@@ -337,6 +352,32 @@ def test_publish_tokens_are_a_comma_list(
     monkeypatch: pytest.MonkeyPatch, text: str, tokens: tuple[str, ...]
 ) -> None:
     assert from_env(monkeypatch, "SSE_PUBLISH_TOKENS", text).publish_token_list == tokens
+
+
+A, B = "a" * 16, "dG9rZW4tb25lLXh4"
+
+
+@pytest.mark.parametrize(
+    ("text", "bindings"),
+    [
+        (A, [(A, None)]),
+        (f"{A}=", [(f"{A}=", None)]),
+        (f"{B}==", [(f"{B}==", None)]),
+        (f"{A}=news", [(A, "news")]),
+        (f"{A}=orders/**", [(A, "orders/**")]),
+        (f"{A}==orders/*", [(f"{A}=", "orders/*")]),
+        (f"{B}===orders/*", [(f"{B}==", "orders/*")]),
+        (f"{A}=a=b==", [(A, "a=b==")]),
+        (f" {A} = news , {A}=b,{B}", [(A, "news"), (A, "b"), (B, None)]),
+        (f"{A}=*\n{B}=x\n", [(A, "*"), (B, "x")]),
+    ],
+)
+def test_a_publish_token_may_be_bound_to_topics(
+    monkeypatch: pytest.MonkeyPatch, text: str, bindings: list[tuple[str, str | None]]
+) -> None:
+    loaded = from_env(monkeypatch, "SSE_PUBLISH_TOKENS", text)
+    assert list(loaded.publish_bindings) == bindings
+    assert loaded.publish_token_list == tuple(dict.fromkeys(token for token, _ in bindings))
 
 
 @pytest.mark.parametrize("field", Settings.model_fields)

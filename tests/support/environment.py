@@ -8,7 +8,7 @@ from trio_sse.settings import Settings, SettingsError, load
 
 
 def from_env(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> Settings:
-    if name.startswith("SSE_JWT_") and value:
+    if name.startswith(("SSE_JWT_", "SSE_PUBLIC_TOPICS")) and value:
         monkeypatch.setenv("SSE_AUTH", "jwt")
         if name not in ("SSE_JWT_JWKS_URL", "SSE_JWT_PUBLIC_KEY_FILE"):
             monkeypatch.setenv("SSE_JWT_SECRET", "s" * 32)

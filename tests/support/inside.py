@@ -32,7 +32,7 @@ from trio_sse.delivery.connection import Common, Connection
 from trio_sse.delivery.history import History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.messages import Notification
-from trio_sse.delivery.resume import Resumer
+from trio_sse.delivery.resume import Resumer, Start
 from trio_sse.delivery.targets import followed, topic
 from trio_sse.server.containment import report
 from trio_sse.server.fleet import Fleet
@@ -137,7 +137,7 @@ def live(capacity: int = 10, *, counters: Counters | None = None, disconnect: bo
 
 def opened(service: Service, user_id: str = "1", last_event_id: str | None = None) -> Connection:
     """A stream of the service that somebody was let in to. It stays open."""
-    return service.open(Accepted(user_id, last_event_id, ()))
+    return service.open(Accepted(user_id, Start(last_event_id), ()))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 from tests.support.inside import AsgiRequest, asgi, http_scope, requested, settings, until
 from tests.support.inside import events as parsed
 from trio_sse.access.admission import Accepted
+from trio_sse.delivery.resume import Start
 from trio_sse.service import Service
 from trio_sse.web.stream_body import StreamBody
 
@@ -70,7 +71,7 @@ async def test_a_request_that_is_cancelled_anywhere_leaves_nothing(service: Serv
 
 @pytest.mark.parametrize("how", [None, ValueError(), KeyboardInterrupt()])
 async def test_a_body_is_out_of_the_hub_however_it_ends(service: Service, how: BaseException | None) -> None:
-    body = StreamBody(service, Accepted("ann", None, ()))
+    body = StreamBody(service, Accepted("ann", Start(), ()))
     await body.__aenter__()
     assert service.hub.users == ["ann"]
     await body.__aexit__(type(how) if how else None, how, None)
@@ -78,7 +79,7 @@ async def test_a_body_is_out_of_the_hub_however_it_ends(service: Service, how: B
 
 
 async def test_a_body_ends_with_its_connection(service: Service) -> None:
-    async with StreamBody(service, Accepted("ann", None, ())) as body:
+    async with StreamBody(service, Accepted("ann", Start(), ())) as body:
         service.hub.close()
         chunks = [chunk async for chunk in body]
     assert [event.event for event in parsed(b"".join(chunks))] == ["connected"]

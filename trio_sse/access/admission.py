@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -15,8 +16,10 @@ from trio_sse.access.limits import RETRY_SECONDS, Limits, Overloaded
 from trio_sse.access.problem import Refused, refused
 from trio_sse.access.request import DEFAULT_USER, StreamRequest, bearer, read_request
 from trio_sse.access.tokens import Denied, Identity, Verifier
+from trio_sse.access.topics import configured
 from trio_sse.delivery import notices
 from trio_sse.delivery.log_limits import LogLimit
+from trio_sse.delivery.resume import Start
 from trio_sse.settings import Settings
 
 log = structlog.stdlib.get_logger("trio_sse.access.admission")
@@ -43,37 +46,39 @@ _STREAM_HEADERS: Headers = (
 class Accepted(NamedTuple):
     """The request gets a stream."""
 
-    user_id: str
-    last_event_id: str | None
+    user_id: str | None
+    """None: it is a stream of topics alone."""
+    start: Start
     headers: Headers
     address: str = ""
     """The address that limits count it by."""
     seconds: float | None = None
     """For how many seconds from now its token is valid. None: it needs no token."""
     last_words: bytes = b""
-    topics: tuple[str, ...] = ()
-    rewind: int = 0
-    """How many messages it is to begin with, if it does not resume."""
-    since: float | None = None
-    """The messages of how many seconds it is to begin with, if it does not resume."""
-    snapshot: bool = False
-    """Whether it is to begin with the newest message of each key, if it does not resume."""
     """If not empty, the stream sends only this and ends."""
+    topics: tuple[str, ...] = ()
+    """The topics that it follows."""
 
 
 class Admission:
-    """Decides which requests get a stream. Without tokens and limits, all well-formed ones do."""
+    """Decides which requests get a stream. Without tokens and limits, all well-formed ones do.
+
+    Raises SettingsError if a key file contains no key, or SSE_PUBLIC_TOPICS has what is no topic.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.limits = Limits(settings)
         self._settings = settings
         self._verifier = Verifier(settings) if settings.auth == "jwt" else None
+        self._public = configured("SSE_PUBLIC_TOPICS", settings.public_topics)
         self._log_limit = LogLimit(REPORT_SECONDS)
 
     def warn_if_open(self) -> None:
         """Log once, at start, if streams need no token."""
         if self._verifier is None:
-            log.warning("streams are open to everybody who reaches the port, for any user_id (SSE_AUTH)")
+            log.warning(
+                "streams are open to everybody who reaches the port, for any user_id and any topic (SSE_AUTH)"
+            )
 
     async def run(self) -> None:
         """Fetch keys until cancelled. Returns at once if no keys have to be fetched."""
@@ -92,8 +97,9 @@ class Admission:
         if isinstance(request, Refused):
             return request
         proof = None
-        if self._verifier is not None:
-            proof = await self._verifier.verify(*self._tokens(request), wanted=request.user_id)
+        if self._verifier is not None and not self._is_public(request):
+            suits = partial(self._suits, request)
+            proof = await self._verifier.verify(*self._tokens(request), suits=suits)
         return self._decide(request, proof, peer)
 
     def admit_now(
@@ -104,43 +110,83 @@ class Admission:
         if isinstance(request, Refused):
             return request
         proof = None
-        if self._verifier is not None:
-            proof = self._verifier.verify_now(*self._tokens(request), wanted=request.user_id)
+        if self._verifier is not None and not self._is_public(request):
+            suits = partial(self._suits, request)
+            proof = self._verifier.verify_now(*self._tokens(request), suits=suits)
             if proof is None:
                 return None
         return self._decide(request, proof, peer)
+
+    def _is_public(self, request: StreamRequest) -> bool:
+        """Whether it is for nothing but public topics. Then it needs no token, and none is looked at."""
+        if request.user_id is not None or not request.topics:
+            return False
+        return all(map(self._public.allows, request.topics))
+
+    def _suits(self, request: StreamRequest, proof: Identity) -> bool:
+        """Whether a token is for all that the request names."""
+        return request.user_id in (None, proof.user_id) and self._ungranted(request, proof) is None
+
+    def _ungranted(self, request: StreamRequest, proof: Identity) -> str | None:
+        """The first topic of the request that is not public and that the token does not grant."""
+        for topic in request.topics:
+            if not proof.grants.allows(topic) and not self._public.allows(topic):
+                return topic
+        return None
 
     def _decide(
         self, request: StreamRequest, proof: Identity | Denied | None, peer: Callable[[], str]
     ) -> Accepted | Refused:
         """Decide by what the tokens of the request prove. None: it needs no token."""
-        user_id = request.user_id or DEFAULT_USER
-        seconds = None
-        address = ""
         if isinstance(proof, Denied):
             return self._denied(request, proof)
+        user_id, topics, seconds = request.user_id, request.topics, None
         if proof is not None:
-            if request.user_id not in (None, proof.user_id):
-                detail = "user_id is not the user of the token"
-                challenge = _challenge("insufficient_scope", detail)
-                return refused(HTTPStatus.FORBIDDEN, detail, request.cors, challenge)
-            user_id, seconds = proof
-        elif request.unfilled is not None:
-            self._report_unfilled(request.unfilled, user_id == DEFAULT_USER)
+            if refusal := self._refusal(request, proof):
+                return refusal
+            user_id, seconds = proof.user_id, proof.seconds
+            topics = topics or proof.grants.names
+        else:
+            user_id = _user_of(request)
+            if request.unfilled is not None:
+                self._report_unfilled(request.unfilled, user_id)
+        address = ""
         if self.limits.any:
             address = client_address(peer(), request.fields, self._settings.trusted_proxies)
             if overloaded := self.limits.excess(user_id, address):
                 return self._later(request, overloaded)
-        return Accepted(user_id, request.last_event_id, _STREAM_HEADERS + request.cors, address, seconds)
+        headers = _STREAM_HEADERS + request.cors
+        return Accepted(user_id, request.start, headers, address, seconds, topics=topics)
 
-    def _report_unfilled(self, found: str, default: bool) -> None:
+    def _refusal(self, request: StreamRequest, proof: Identity) -> Refused | None:
+        """The refusal of what the token is not for. It names a topic in the body alone, since headers have
+        only fixed texts."""
+        if request.user_id not in (None, proof.user_id):
+            detail = "user_id is not the user of the token"
+            challenge = _challenge("insufficient_scope", detail)
+            return refused(HTTPStatus.FORBIDDEN, detail, request.cors, challenge)
+        if (topic := self._ungranted(request, proof)) is not None:
+            challenge = _challenge("insufficient_scope", "the token does not grant a topic")
+            detail = f"the token does not grant the topic {topic!r}"
+            return refused(HTTPStatus.FORBIDDEN, detail, request.cors, challenge)
+        granted, most = len(proof.grants.names), self._settings.max_topics
+        if not request.topics and granted > most:
+            detail = f"the token grants {granted} topics by name, over SSE_MAX_TOPICS={most}: name some"
+            return refused(HTTPStatus.BAD_REQUEST, detail, request.cors)
+        if not request.topics and not granted and proof.user_id is None:
+            detail = "the token names no user, and no topic but by patterns: name a topic"
+            return refused(HTTPStatus.BAD_REQUEST, detail, request.cors)
+        return None
+
+    def _report_unfilled(self, found: str, user_id: str | None) -> None:
         """Log that a page did not fill in its user id, so it does not get that user's messages."""
+        whose = "nobody, of topics alone" if user_id is None else "the user of that name"
         if (unlogged := self._log_limit.passed()) is None:
             return
         log.warning(
             "a request for a stream has a user_id that does not look filled in",
             found=found,
-            stream_of=f"user {DEFAULT_USER}, the default" if default else "the user of that name",
+            stream_of=f"user {DEFAULT_USER}, the default" if user_id == DEFAULT_USER else whose,
             unlogged=unlogged,
         )
 
@@ -180,13 +226,19 @@ class Admission:
         that says when."""
         if b"text/event-stream" in request.fields.get(b"accept", b"").lower():
             return Accepted(
-                request.user_id or DEFAULT_USER,
-                request.last_event_id,
+                _user_of(request),
+                request.start,
                 _STREAM_HEADERS + request.cors,
                 last_words=overloaded_words(overloaded),
+                topics=request.topics,
             )
         seconds = max(1, round(overloaded.retry_seconds))
         return refused(overloaded.status, overloaded.detail, request.cors, ("retry-after", str(seconds)))
+
+
+def _user_of(request: StreamRequest) -> str | None:
+    """The user of a stream that needs no token."""
+    return request.user_id or (None if request.topics else DEFAULT_USER)
 
 
 def overloaded_words(overloaded: Overloaded) -> bytes:

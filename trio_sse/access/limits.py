@@ -39,18 +39,19 @@ class Limits:
         self.any = min(self._most, self._most_per_user, self._most_per_address) < math.inf or self._rate > 0
         """Whether there is any limit."""
         self._clock = clock
-        self._counted: dict[object, tuple[str, str]] = {}
+        self._counted: dict[object, tuple[str | None, str]] = {}
         self._users: dict[str, int] = {}
         self._addresses: dict[str, int] = {}
         # For each address, the time until which its streams have used up its rate (the generic cell rate
         # algorithm: a token bucket in one number).
         self._used_until: OrderedDict[str, float] = OrderedDict()
 
-    def excess(self, user_id: str, address: str) -> Overloaded | None:
-        """Why one more stream would be too many, or None. Counts nothing."""
+    def excess(self, user_id: str | None, address: str) -> Overloaded | None:
+        """Why one more stream would be too many, or None. Counts nothing. A stream of topics alone has no
+        user."""
         if len(self._counted) >= self._most:
             return Overloaded("too many streams (SSE_MAX_CONNECTIONS)", 503, RETRY_SECONDS)
-        if self._users.get(user_id, 0) >= self._most_per_user:
+        if user_id is not None and self._users.get(user_id, 0) >= self._most_per_user:
             detail = "too many streams of this user (SSE_MAX_CONNECTIONS_PER_USER)"
             return Overloaded(detail, 429, RETRY_SECONDS)
         if self._addresses.get(address, 0) >= self._most_per_address:
@@ -62,10 +63,11 @@ class Limits:
                 return Overloaded("too many new streams (SSE_CONNECTION_RATE_PER_ADDRESS)", 429, wait + 1)
         return None
 
-    def begin(self, stream: object, user_id: str, address: str) -> None:
+    def begin(self, stream: object, user_id: str | None, address: str) -> None:
         """Count a stream, until its `end`."""
         self._counted[stream] = user_id, address
-        self._users[user_id] = self._users.get(user_id, 0) + 1
+        if user_id is not None:
+            self._users[user_id] = self._users.get(user_id, 0) + 1
         self._addresses[address] = self._addresses.get(address, 0) + 1
         if self._rate:
             used_until = max(self._used_until.pop(address, 0), self._clock())
@@ -77,7 +79,8 @@ class Limits:
         """A stream has ended. Harmless if it was not counted."""
         if (counted := self._counted.pop(stream, None)) is not None:
             user_id, address = counted
-            _take_one(self._users, user_id)
+            if user_id is not None:
+                _take_one(self._users, user_id)
             _take_one(self._addresses, address)
 
     @property

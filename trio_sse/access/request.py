@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from trio_sse.access.cors import Headers, cors_headers, wrong_host
 from trio_sse.access.problem import Refused, refused
-from trio_sse.delivery.messages import EVERYBODY, user_id_problem
+from trio_sse.delivery.messages import EVERYBODY, topic_problem, user_id_problem
+from trio_sse.delivery.resume import Start
 from trio_sse.settings import Settings
 
 DEFAULT_USER = "1"
 MAX_PARAMETERS = 100
+"""Parameters that a query may have beside topics."""
 
 # What nearly every client sends. It does not need the general parser.
 _PLAIN_QUERY = re.compile(rb"user_id=([A-Za-z0-9._-]+)")
@@ -25,8 +29,8 @@ class StreamRequest(NamedTuple):
 
     user_id: str | None
     """The user it names. None: it names none."""
-    last_event_id: str | None
-    """The position it resumes from, if any."""
+    start: Start
+    """Where it is to begin."""
     token: str | None
     """`access_token` of the query."""
     fields: Mapping[bytes, bytes]
@@ -34,6 +38,8 @@ class StreamRequest(NamedTuple):
     cors: Headers
     unfilled: str | None = None
     """What `user_id` seems to be instead of an id: "empty", such as "undefined", or "a template"."""
+    topics: tuple[str, ...] = ()
+    """The topics it names, each once, in order."""
 
 
 def read_request(
@@ -44,39 +50,52 @@ def read_request(
     cors = cors_headers(fields.get(b"origin", b"").decode("latin-1"), settings)
     if misdirected := wrong_host(fields.get(b"host", b"").decode("latin-1"), settings):
         return refused(HTTPStatus.MISDIRECTED_REQUEST, misdirected, cors)
-    last_event_id = fields.get(b"last-event-id", b"").decode("utf-8", "replace") or None
+    start = Start(fields.get(b"last-event-id", b"").decode("utf-8", "replace") or None)
     token: str | None = None
+    topics: tuple[str, ...] = ()
     if plain := _PLAIN_QUERY.fullmatch(query):
         user_id: str | None = plain[1].decode()
     else:
         try:
-            given = _parameters(query)
+            given, topics = _parameters(query, settings.max_topics)
+            # The header is newer: a browser that reconnects repeats the query of its first request.
+            start = start if start.last_event_id else _start(given)
         except _QueryError as error:
             return refused(400, str(error), cors)
         user_id = given.get("user_id")
         token = given.get("access_token") or None
-        # The header is newer: a browser that reconnects repeats the query of its first request.
-        last_event_id = last_event_id or given.get("last_event_id")
     if user_id == EVERYBODY:
         return refused(400, 'user_id "*" means everybody; a stream is for one user', cors)
     if user_id and (problem_text := user_id_problem(user_id)):
         return refused(400, problem_text, cors)
     unfilled = None if user_id is None else _unfilled(user_id)
-    return StreamRequest(user_id or None, last_event_id, token, fields, cors, unfilled)
+    return StreamRequest(user_id or None, start, token, fields, cors, unfilled, topics)
 
 
 class _QueryError(ValueError):
     """A query that is refused. The text is the reason."""
 
 
-_OURS = {"userid": "user_id", "lasteventid": "last_event_id", "accesstoken": "access_token"}
+_OURS = {
+    "userid": "user_id",
+    "topic": "topic",
+    "topics": "topic",
+    "lasteventid": "last_event_id",
+    "rewind": "rewind",
+    "since": "since",
+    "snapshot": "snapshot",
+    "accesstoken": "access_token",
+}
 _LONGEST_NAME = 64
 _ORNAMENT = re.compile(r"(?<=.)\[[^\]]*\]|[^a-z0-9]")
 _RESUMES = re.compile("last[-_]?event[-_]?id", re.IGNORECASE)
+_TOPIC = re.compile(r"topic(\[[0-9]*\])?")
 
 
-def _parameters(query: bytes) -> dict[str, str]:
-    """The parameters that the service knows, by their exact names. Others are ignored.
+def _parameters(query: bytes, max_topics: int) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The parameters that the service knows, by their exact names, and the topics. Others are ignored.
+
+    A topic may be written as lists are, by PHP, axios and others: topic[], topic[0].
 
     Clients that send no header write `last_event_id` in other ways too (lastEventId, lastEventID,
     Last-Event-ID). They append it to the page's query, so the last one with a value counts. Any other name
@@ -84,12 +103,17 @@ def _parameters(query: bytes) -> dict[str, str]:
     the stream would be another user's. Raises _QueryError.
     """
     found: dict[str, str] = {}
+    topics: dict[str, None] = {}
+    most = MAX_PARAMETERS + max_topics
     try:
         arguments = parse_qsl(
-            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS
+            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=most
         )
     except ValueError:
-        detail = f"the query is not a URL-encoded UTF-8 form of up to {MAX_PARAMETERS} parameters"
+        detail = (
+            f"the query is not a URL-encoded UTF-8 form of up to {MAX_PARAMETERS} parameters, and "
+            f"{max_topics} topics (SSE_MAX_TOPICS)"
+        )
         raise _QueryError(detail) from None
     for name, value in arguments:
         if len(name) > _LONGEST_NAME:
@@ -101,11 +125,62 @@ def _parameters(query: bytes) -> dict[str, str]:
         if ours == "last_event_id" and _RESUMES.fullmatch(name):
             if value:
                 found[ours] = value
+        elif ours == "topic" and _TOPIC.fullmatch(name):
+            topics[value] = None
         elif name != ours:
             raise _QueryError(f"the query has a parameter that is nearly {ours}; its name is {ours}, exactly")
         elif found.setdefault(ours, value) != value:
             raise _QueryError(f"the query has {ours} twice, with different values")
-    return found
+    for topic in topics:
+        if "*" in topic:
+            raise _QueryError("a topic has a *; a stream follows topics by their names")
+        if problem := topic_problem(topic):
+            raise _QueryError(problem)
+    if len(topics) > max_topics:
+        raise _QueryError(f"the query has more than {max_topics} topics (SSE_MAX_TOPICS)")
+    return found, tuple(topics)
+
+
+_MOST = 10_000_000
+_UNIX = 1e9  # a lower number cannot be a time of our days: it is an age
+
+
+def _start(given: Mapping[str, str]) -> Start:
+    """Where a client begins by its query. `since` is a time (RFC 3339, or seconds since 1970) or so many
+    seconds ago. Raises _QueryError."""
+    rewind, since = given.get("rewind", ""), given.get("since", "")
+    if rewind and since:
+        raise _QueryError("the query has rewind and since: one of them says where the stream begins")
+    if rewind and not (rewind.isascii() and rewind.isdigit() and int(rewind[:20]) <= _MOST):
+        raise _QueryError(f"rewind is not a number of messages, from 0 to {_MOST}")
+    snapshot = _SNAPSHOT.get(given.get("snapshot", "false").lower())
+    if snapshot is None:
+        raise _QueryError("snapshot is neither true nor false")
+    seconds = _seconds_ago(since) if since else None
+    return Start(given.get("last_event_id"), int(rewind or 0), seconds, snapshot)
+
+
+_SNAPSHOT = {"true": True, "1": True, "": True, "false": False, "0": False}
+
+
+def _seconds_ago(since: str) -> float:
+    now = time.time()
+    if _NUMBER.fullmatch(since):
+        number = float(since)
+        return number if number < _UNIX else max(0.0, now - number)
+    try:
+        then = datetime.fromisoformat(since)
+    except ValueError:
+        then = datetime.min
+    if then.tzinfo is None:
+        raise _QueryError(
+            "since is neither a time (RFC 3339 such as 2026-01-01T12:00:00Z, or seconds since 1970) nor an "
+            "age in seconds"
+        )
+    return max(0.0, now - then.timestamp())
+
+
+_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
 
 
 _UNFILLED = re.compile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from base64 import urlsafe_b64decode
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import trio
 
 from trio_sse.access.keys import FixedKeys, Keys, UnavailableError, read_files, secret
 from trio_sse.access.quick_jwt import QuickJWT
+from trio_sse.access.topics import NOTHING, Grants, entry_problem
 from trio_sse.delivery.messages import EVERYBODY, user_id_problem
 from trio_sse.settings import Settings
 
@@ -22,14 +24,17 @@ _FAR_SECONDS = 10 * 365 * 86400.0
 
 
 class Identity(NamedTuple):
-    """The user that a token proves, and for how many seconds from now."""
+    """What a token proves, and for how many seconds from now."""
 
-    user_id: str
+    user_id: str | None
+    """None: it names no user, and grants topics."""
     seconds: float
+    grants: Grants = NOTHING
+    """The topics that it grants."""
 
 
 class Denied(NamedTuple):
-    """Why no token proves a user."""
+    """Why no token proves anything."""
 
     status: int
     detail: str
@@ -58,12 +63,12 @@ class Verifier:
         """Fetch keys until cancelled. Returns at once if no keys have to be fetched."""
         await self._keys.run()
 
-    async def verify(self, *tokens: str, wanted: str | None = None) -> Identity | Denied:
+    async def verify(self, *tokens: str, suits: Callable[[Identity], bool] = bool) -> Identity | Denied:
         """As `verify_now`, but with keys that are fetched if need be. Waits only while they are."""
         since = trio.current_time()
         newest = False
         try:
-            while (answer := self.verify_now(*tokens, wanted=wanted, newest=newest)) is None:
+            while (answer := self.verify_now(*tokens, suits=suits, newest=newest)) is None:
                 if self._keys.usable():
                     newest = await self._keys.renewed(since)
                 else:
@@ -73,11 +78,11 @@ class Verifier:
         return answer
 
     def verify_now(
-        self, *tokens: str, wanted: str | None = None, newest: bool = False
+        self, *tokens: str, suits: Callable[[Identity], bool] = bool, newest: bool = False
     ) -> Identity | Denied | None:
-        """What `tokens` prove now: the first that proves the user `wanted`, else the first that proves any
-        user, else why none does. None: keys have to be fetched first. They need not be for a token whose key
-        is unknown if the present keys are the `newest`.
+        """What `tokens` prove now: the first that `suits`, else the first that proves anything, else why
+        none does. None: keys have to be fetched first. They need not be for a token whose key is
+        unknown if the present keys are the `newest`.
         """
         if not tokens:
             return Denied(HTTPStatus.UNAUTHORIZED, "a token is required")
@@ -90,7 +95,7 @@ class Verifier:
                 lacking = True
             elif isinstance(answer, Denied):
                 denied = denied or answer
-            elif answer.user_id == wanted:
+            elif suits(answer):
                 return answer
             else:
                 proven = proven or answer
@@ -129,15 +134,27 @@ class Verifier:
         return None if lacking else denied
 
     def _identity(self, claims: dict[str, Any]) -> Identity | Denied:
-        """The user, until `exp` plus the leeway: a stream ends when its token could no longer open one."""
+        """The user and the topics, until `exp` plus the leeway: a stream ends when its token could no longer
+        open one."""
         settings = self._settings
         seconds = min(int(claims["exp"]) + settings.jwt_leeway_seconds - time.time(), _FAR_SECONDS)
+        grants = _granted(claims.get(settings.jwt_topics_claim))
         user = claims.get(settings.jwt_user_claim)
+        if user is None:
+            return Identity(None, seconds, grants) if grants else _NOBODY
         if isinstance(user, int) and not isinstance(user, bool):
-            user = str(user) if abs(user) < 10**18 else None
+            user = str(user) if abs(user) < 10**18 else ""
         if not isinstance(user, str) or user == EVERYBODY or user_id_problem(user):
             return _invalid("the token names no user (SSE_JWT_USER_CLAIM)")
-        return Identity(user, seconds)
+        return Identity(user, seconds, grants)
+
+
+def _granted(claim: object) -> Grants:
+    """The topics that a claim grants. What in it is neither a name nor a pattern grants nothing."""
+    if claim is None:
+        return NOTHING
+    entries = claim if isinstance(claim, list) else [claim]
+    return Grants(one for one in entries if isinstance(one, str) and entry_problem(one) is None)
 
 
 def _keys(settings: Settings) -> Keys:
@@ -192,6 +209,8 @@ _REASONS: dict[type[Exception], str] = {
     jwt.InvalidKeyError: "the token's key is unknown",
 }
 
+
+_NOBODY = _invalid("the token names no user (SSE_JWT_USER_CLAIM) and grants no topic (SSE_JWT_TOPICS_CLAIM)")
 
 _NO_KEY = _invalid(_REASONS[jwt.InvalidKeyError])
 

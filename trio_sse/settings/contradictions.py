@@ -105,7 +105,7 @@ def _same_as_url(settings: Settings) -> set[str]:
     return {name for name, (single, url) in says.items() if single == url}
 
 
-_JWT = frozenset(name for name in Settings.model_fields if name.startswith("jwt_"))
+_JWT = frozenset({"public_topics", *(name for name in Settings.model_fields if name.startswith("jwt_"))})
 
 
 def _of_ours(settings: Settings) -> Iterator[str]:
@@ -123,6 +123,8 @@ def _of_ours(settings: Settings) -> Iterator[str]:
             secret = getattr(settings, name)
             if secret is not None and len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
                 yield f"{env_name(name)} is too short: at least {MIN_SECRET_BYTES} bytes (RFC 7518, 3.2)."
+        if settings.jwt_user_claim == settings.jwt_topics_claim:
+            yield "SSE_JWT_USER_CLAIM and SSE_JWT_TOPICS_CLAIM are one claim: a user would be a topic too."
     elif useless := [name for name in Settings.model_fields if name in settings.model_fields_set & _JWT]:
         names = ", ".join(map(env_name, useless))
         yield f"{names}: without effect, and streams open to everybody, unless SSE_AUTH=jwt is set too."
@@ -131,6 +133,9 @@ def _of_ours(settings: Settings) -> Iterator[str]:
             f"SSE_PUBLISH_TOKENS has a token that is too short: at least {MIN_TOKEN_BYTES} bytes each "
             "(`openssl rand -hex 16` makes one)."
         )
+    bound = {token for token, pattern in settings.publish_bindings if pattern is not None}
+    if bound & {token for token, pattern in settings.publish_bindings if pattern is None}:
+        yield "SSE_PUBLISH_TOKENS has a token that is bound to topics in one place and not in another."
     if (settings.tls_cert is None) != (settings.tls_key is None):
         yield "SSE_TLS_CERT and SSE_TLS_KEY go together: set both or none."
     elif settings.tls_cert is not None:

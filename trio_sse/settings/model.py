@@ -35,6 +35,7 @@ _SENTINEL = re.compile(
 
 SENTINEL_PORT = 26379
 
+_BOUND = re.compile(r"([^=]+=*)=([^=].*)")
 _HEADER_NAME = re.compile(r"[-!#$%&'+.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2, but for *
 
 MIN_SECRET_BYTES = 32
@@ -168,7 +169,7 @@ class Settings(BaseSettings):
     auth: Literal["none", "jwt"] = _setting(
         "SSE_AUTH",
         "none",
-        "who may read: anybody whatever user_id they ask for, or the user a token names",
+        "who may read: anybody whatever user_id and topics they ask for, or as a token says",
         "none or jwt",
     )
     jwt_secret: SecretStr | None = _setting(
@@ -212,6 +213,9 @@ class Settings(BaseSettings):
         600,
     )
     jwt_user_claim: str = _setting("SSE_JWT_USER_CLAIM", "sub", "claim that names the user", "a name")
+    jwt_topics_claim: str = _setting(
+        "SSE_JWT_TOPICS_CLAIM", "topics", "claim that grants topics: a list, or one", "a name"
+    )
     jwt_cookie: str | None = _setting(
         "SSE_JWT_COOKIE",
         None,
@@ -221,11 +225,23 @@ class Settings(BaseSettings):
     jwt_query: bool = _setting(
         "SSE_JWT_QUERY", False, "whether ?access_token= may hold it; other logs may show it", "true or false"
     )
+    public_topics: Annotated[tuple[str, ...], NoDecode] = _setting(
+        "SSE_PUBLIC_TOPICS",
+        (),
+        "topics that everybody may read, without a token too",
+        "a comma list of names and patterns such as news,orders/*,chat/**",
+    )
+    public_position: bool = _setting(
+        "SSE_PUBLIC_POSITION",
+        False,
+        "whether everybody may ask GET /position; without it only bearers of a publish token",
+        "true or false",
+    )
     publish_tokens: SecretStr | None = _setting(
         "SSE_PUBLISH_TOKENS",
         None,
         "tokens with which POST /publish may be used; without any there is none",
-        "a comma list, each of at least 16 bytes",
+        "a comma list, each of at least 16 bytes; =orders/** behind one binds it to such topics",
     )
     stream_length: int = _number(
         "SSE_STREAM_LENGTH",
@@ -234,6 +250,7 @@ class Settings(BaseSettings):
         1,
         1_000_000_000,
     )
+    max_topics: int = _number("SSE_MAX_TOPICS", 100, "topics that one stream may follow", 1, 10_000)
     max_connections: int = _number(
         "SSE_MAX_CONNECTIONS", 0, "streams of one process at a time; 0: no limit", 0, 10_000_000
     )
@@ -389,7 +406,7 @@ class Settings(BaseSettings):
             raise ValueError("no list of names; * stands alone")
         return tuple("*" if part == "*" else normal_host(part) for part in value)
 
-    @field_validator("cors_headers", "jwt_audience", mode="before")
+    @field_validator("cors_headers", "jwt_audience", "public_topics", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
         return tuple(_listed(value)) if isinstance(value, str) else value
@@ -437,9 +454,21 @@ class Settings(BaseSettings):
 
     @property
     def publish_token_list(self) -> tuple[str, ...]:
-        """`publish_tokens`, one by one."""
+        """The tokens of `publish_tokens`, one by one."""
+        return tuple(dict.fromkeys(token for token, _ in self.publish_bindings))
+
+    @property
+    def publish_bindings(self) -> tuple[tuple[str, str | None], ...]:
+        """`publish_tokens`, one by one: a token, and the topic or the pattern that it is bound to, if any.
+
+        A token has `=` only at its end, as padding (RFC 6750, 2.1). So a binding begins behind the first `=`
+        that something else follows: `dG9rZW4===orders/**` binds `dG9rZW4==`.
+        """
         value = self.publish_tokens.get_secret_value() if self.publish_tokens is not None else ""
-        return tuple(_listed(value))
+        found = (_BOUND.fullmatch(entry) or entry for entry in _listed(value))
+        return tuple(
+            (one, None) if isinstance(one, str) else (one[1].strip(), one[2].strip()) for one in found
+        )
 
     @property
     def redis_server(self) -> RedisServer:

@@ -12,7 +12,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from trio_sse.service import Service
 from trio_sse.settings import Settings
 from trio_sse.sockets import KeepAlive
-from trio_sse.web import publish, routes
+from trio_sse.web import position, publish, routes
 from trio_sse.web.bodies import MAX_BODY, Body, Request
 from trio_sse.web.stream_body import StreamBody
 
@@ -36,10 +36,10 @@ class _HTTPConnection(TrioASGIHTTPConnection):
     def _create_request_from_scope(self, send: Any) -> Any:
         """Set the bound of the body before any of it arrives. It is larger for a request that may publish."""
         request = super()._create_request_from_scope(send)
-        settings: Settings = self.app.service.settings  # type: ignore[attr-defined]
+        service: Service = self.app.service  # type: ignore[attr-defined]
         publishes = (request.method, request.path) == ("POST", publish.PATH)
-        if publishes and publish.publish_token(request, settings) is not None:
-            request.body = Body(request.content_length, publish.max_body(settings))
+        if publishes and publish.publish_token(request, service.publishers) is not None:
+            request.body = Body(request.content_length, publish.max_body(service.settings))
         return request
 
     async def _send_response(self, send: Any, response: Any) -> None:
@@ -86,6 +86,8 @@ class App(QuartTrio):
         self.register_blueprint(routes.blueprint)
         if service.settings.publish_token_list:
             self.register_blueprint(publish.blueprint)
+        if service.settings.publish_token_list or service.settings.public_position:
+            self.register_blueprint(position.blueprint)
         self.before_serving(self._start)
 
     async def _start(self) -> None:

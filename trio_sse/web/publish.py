@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import structlog
@@ -12,6 +13,7 @@ import trio
 from quart import Blueprint, Request, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from trio_sse.access.publishers import Publishers
 from trio_sse.access.request import bearer
 from trio_sse.broker.publisher import ConflictError, Published, UnavailableError
 from trio_sse.delivery import messages
@@ -41,7 +43,7 @@ _WINDOW = 4096
 async def publish() -> Response:
     """Publish one message, or a list of them: all or none."""
     service = serving()
-    token = publish_token(request, service.settings)
+    token = publish_token(request, service.publishers)
     if token is None:
         detail = "Authorization: Bearer with one of SSE_PUBLISH_TOKENS is required"
         return problem_reply(401, detail, {"www-authenticate": 'Bearer realm="trio_sse publish"'})
@@ -58,7 +60,10 @@ async def publish() -> Response:
     except RequestEntityTooLarge:
         detail = f"the body has more than {max_body(service.settings)} bytes (SSE_MAX_MESSAGE_BYTES)"
         return problem_reply(413, detail)
-    payloads, mistakes = await _read(body, service.settings.max_message_bytes)
+    refusal = partial(service.publishers.refusal, token)
+    payloads, mistakes, refusals = await _read(body, service.settings.max_message_bytes, refusal)
+    if refusals:
+        return problem_reply(403, "nothing was published", more={"errors": refusals})
     if mistakes:
         return problem_reply(422, "nothing was published", more={"errors": mistakes})
     try:
@@ -74,10 +79,10 @@ async def publish() -> Response:
     return json_reply({"repeated": repeated, "messages": [_told(one) for one in published]})
 
 
-def publish_token(request: Request, settings: Settings) -> str | None:
+def publish_token(request: Request, publishers: Publishers) -> str | None:
     """The token of the request if it is one of SSE_PUBLISH_TOKENS, else None."""
     given = bearer(request.headers.get("authorization", "")) or ""
-    return given if _is_token(given, settings.publish_token_list) else None
+    return given if publishers.know(given) else None
 
 
 def max_body(settings: Settings) -> int:
@@ -87,33 +92,37 @@ def max_body(settings: Settings) -> int:
     return min(most, max(MAX_BODY, 2 * settings.max_message_bytes))
 
 
-def _is_token(given: str, tokens: tuple[str, ...]) -> bool:
-    """Compare with all tokens, each in constant time."""
-    same = [hmac.compare_digest(given.encode(), token.encode()) for token in tokens]
-    return any(same)
+Errors = list[dict[str, Any]]
 
 
-async def _read(body: bytes, max_bytes: int) -> tuple[list[bytes], list[dict[str, Any]]]:
-    """The messages, and what is wrong with them. Other tasks run in between, whatever the body contains."""
+async def _read(
+    body: bytes, max_bytes: int, refusal: Callable[[messages.Notification], str | None]
+) -> tuple[list[bytes], Errors, Errors]:
+    """The messages, what is wrong with them, and why they may not be published. Other tasks run in between,
+    whatever the body contains."""
     begin = await _space(body, 0)
     payloads = [body]
     if body[begin : begin + 1] == b"[" and b"\0" not in body[:4]:  # with a NUL it is not UTF-8
         try:
             payloads = await _elements(body, begin + 1, max_bytes)
         except _ListError as error:
-            return [], [{"detail": str(error)}]
-    mistakes = []
+            return [], [{"detail": str(error)}], []
+    mistakes: Errors = []
+    refusals: Errors = []
     turn = 0
     for index, payload in enumerate(payloads):
         try:
-            messages.decode(payload, max_bytes)
+            notification = messages.decode(payload, max_bytes)
         except messages.MessageError as error:
             mistakes.append({"index": index, "detail": str(error)})
+        else:
+            if (reason := refusal(notification)) is not None:
+                refusals.append({"index": index, "detail": reason})
         turn += len(payload)
         if turn > _TURN_BYTES:
             turn = 0
             await trio.lowlevel.checkpoint()
-    return payloads, mistakes
+    return payloads, mistakes, refusals
 
 
 class _ListError(ValueError):
