@@ -20,6 +20,7 @@ class StreamBody(ResponseBody):
     comes."""
 
     def __init__(self, service: Service, accepted: Accepted) -> None:
+        self._hub = service.hub
         self._stream = service.open(accepted)
         self._scopes = contextlib.ExitStack()
         self._connection: Connection | None = None
@@ -41,12 +42,17 @@ class StreamBody(ResponseBody):
     async def __aenter__(self) -> AsyncIterator[bytes]:
         self._connection = self._scopes.enter_context(self._stream)
         self._source = AsgiSource(self._connection)
+        self._hub.by_server += 1
+        self._scopes.callback(self._left_server)
         if self._ended:
             self._connection.close()
         return self
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._scopes.close()
+
+    def _left_server(self) -> None:
+        self._hub.by_server -= 1
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
