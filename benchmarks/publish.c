@@ -5,7 +5,8 @@
    Message i is for user i % users + 1 and carries #<i / users + first>T<ns>T. With a rate the stamp is the moment at
    which the message was DUE, so that time spent waiting in this program counts as latency too; with rate=0 it is
    the moment of writing. to=redis: RESP PUBLISH. to=nchan: POST /pub?user_id=N, pipelined on one connection.
-   to=centrifugo: POST /api/batch with all that is due, at most `batch` messages, to the channel N; pipelined too.
+   to=centrifugo: POST /api/batch with all that is due, at most `batch` messages, to the channel N; two requests
+   are under way at a time, so batches grow with the load.
    At most `window` messages are unanswered at a time. Sends nothing after `seconds`. JSON on stdout. */
 #include "common.h"
 #include <poll.h>
@@ -77,7 +78,7 @@ int main(int argc, char **argv) {
     double rate = arg_double(argc, argv, "rate", "0");
     long wanted = arg_long(argc, argv, "count", "1"), count = wanted, users = arg_long(argc, argv, "users", "1");
     long window = arg_long(argc, argv, "window", "1000"), padding = arg_long(argc, argv, "pad", "0");
-    long batch = arg_long(argc, argv, "batch", "100"), first = arg_long(argc, argv, "first", "0");
+    long batch = arg_long(argc, argv, "batch", "500"), first = arg_long(argc, argv, "first", "0");
     long limit = arg_double(argc, argv, "seconds", "60") * SECOND;
     memset(pad, 'x', padding < BIGGEST_PAD ? padding : BIGGEST_PAD);
     prctl(PR_SET_TIMERSLACK, 1000UL); /* wake up on time: 1 us instead of 50 */
@@ -89,6 +90,7 @@ int main(int argc, char **argv) {
     fcntl(fd, F_SETFL, O_NONBLOCK);
 
     long started = now_ns(), t = started, built = 0, answered = 0, unheard = 0, refused = 0, behind = 0;
+    long before_last = 0; /* built before the last batch: when these are answered, the next may go */
     size_t have = 0, sent = 0, size = padding + 512 + HEAD;
     while (answered < count) {
         t = now_ns();
@@ -96,7 +98,8 @@ int main(int argc, char **argv) {
         if (t - started > limit + ANSWER_LIMIT) break;
         long due = rate > 0 ? (long)((t - started) / 1e9 * rate) + 1 : count;
         if (sent == have) sent = have = 0;
-        while (built < count && built < due && built - answered < window && have + size < OUT) {
+        while (built < count && built < due && built - answered < window && have + size < OUT && answered >= before_last) {
+            if (place == CENTRIFUGO) before_last = built;
             size_t from = have + (place == CENTRIFUGO ? HEAD : 0), to = from;
             long until = place == CENTRIFUGO ? built + batch : built + 1;
             do {
@@ -117,7 +120,7 @@ int main(int argc, char **argv) {
         if (n > 0) answered += answers(in, n, place, &unheard, &refused);
         /* Nothing to do until an answer comes, there is room to write, or the next message is due. */
         struct pollfd p = {.fd = fd, .events = POLLIN | (sent < have ? POLLOUT : 0)};
-        bool may_build = built < count && built - answered < window;
+        bool may_build = built < count && built - answered < window && answered >= before_last;
         long wait = may_build && rate > 0 ? started + (long)(built / rate * 1e9) - now_ns() : 20000000L;
         if (may_build && rate == 0 && have + size < OUT) wait = 0;
         if (wait > 0) {

@@ -29,6 +29,10 @@ SILENCE_SECONDS = 15.0
 """Silence after which the service is not ready."""
 BACKOFF_SECONDS = (0.1, 5.0)
 
+TURNS_OF_A_SERVER = 5
+"""Turns of the loop that an ASGI server takes for a write; Hypercorn with Quart takes 3. Messages that come
+meanwhile wait in SSE_BUFFER. If Redis were read in each turn, it would be full though the client is quick."""
+
 
 class Subscriber:
     """Keeps one link to Redis subscribed to the channel, and runs the readers of the log."""
@@ -192,6 +196,9 @@ class Subscriber:
             else:
                 if not answered.is_set():
                     answered.set()
+                if hub.by_server and not hub.pending.is_set():
+                    for _ in range(TURNS_OF_A_SERVER):
+                        await trio.lowlevel.checkpoint()
                 await takeover.receive()
 
     def _dispatch(self, takeover: Takeover) -> bool:

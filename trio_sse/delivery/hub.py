@@ -60,6 +60,8 @@ class Hub:
         self.flushing = False
         """Whether something was taken, and has not been offered to all yet."""
         self._reading = False
+        self.by_server = 0
+        """How many streams an ASGI server writes."""
         self.receipts = Receipts()
         """Receipts of messages that were published from this node."""
         self._unflushed: list[Receipt] = []

@@ -40,6 +40,7 @@ class StreamBody(ResponseBody):
     async def __aenter__(self) -> AsyncIterator[bytes]:
         self._connection = self._service.open(self._accepted)
         self._source = AsgiSource(self._connection)
+        self._service.hub.by_server += 1
         if self._ended:
             self._connection.close()
         return self
@@ -47,6 +48,8 @@ class StreamBody(ResponseBody):
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         if self._connection is not None:
             self._service.release(self._connection)
+        if self._source is not None:
+            self._service.hub.by_server -= 1
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -28,21 +28,21 @@ struct Head {
     user_id: u64,
 }
 
-/// Make the event's bytes once, however many clients get them. Returns whether any channel is half full.
+/// Make the event's bytes once, however many clients get them. Returns whether any channel is full now.
 pub fn deliver(payload: &[u8]) -> bool {
     let Ok(head) = serde_json::from_slice::<Head>(payload) else {
         return false;
     };
     let event = Bytes::from([b"data: ", payload, b"\n\n"].concat());
     CLIENTS.with_borrow(|clients| {
-        let mut crowded = false;
+        let mut full = false;
         for (_, client) in clients.get(&head.user_id).into_iter().flatten() {
             match client.try_send(event.clone()) {
-                Ok(()) => crowded |= client.capacity() <= BUFFER / 2,
+                Ok(()) => full |= client.capacity() == 0,
                 Err(_) => DROPPED.set(DROPPED.get() + 1),
             }
         }
-        crowded
+        full
     })
 }
 

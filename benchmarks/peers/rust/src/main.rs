@@ -17,7 +17,9 @@ use axum::{Router, serve};
 use clients::{Clients, deliver};
 use futures_util::StreamExt;
 use serde::Deserialize;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 static SUBSCRIBED: AtomicBool = AtomicBool::new(false);
@@ -55,9 +57,17 @@ async fn subscribe() -> redis::RedisResult<()> {
     SUBSCRIBED.store(true, Ordering::Relaxed);
     let mut messages = pubsub.into_on_message();
     while let Some(message) = messages.next().await {
-        // Many messages come in one read. Where a channel is half full, its writer gets a turn.
+        // Many messages come in one read. Where a channel is full, its writer gets a turn.
         if deliver(message.get_payload_bytes()) {
-            tokio::task::yield_now().await;
+            let mut waited = false;
+            poll_fn(|context| {
+                if std::mem::replace(&mut waited, true) {
+                    return Poll::Ready(());
+                }
+                context.waker().wake_by_ref(); // to the end of the queue, behind all writers
+                Poll::Pending
+            })
+            .await;
         }
     }
     Ok(())
