@@ -30,6 +30,7 @@ TOO_LARGE = f"the head of the request is too large, or has more than {MAX_FIELDS
 
 
 Field = tuple[bytes, bytes]
+PlainOrSecure = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 class Head(NamedTuple):
@@ -76,7 +77,7 @@ class OtherRequest(NamedTuple):
 
 
 async def read_head(
-    stream: trio.SocketStream, received: bytes, config: Config, deadline: float | None = None
+    stream: PlainOrSecure, received: bytes, config: Config, deadline: float | None = None
 ) -> Head | OtherRequest | TooLarge | None:
     """Read the first request of a connection. `received` is what was read before. Returns None if the client
     left or was too slow.
@@ -85,11 +86,10 @@ async def read_head(
     `keep_alive_timeout` seconds from now) and within `h11_max_incomplete_size` bytes. It may have MAX_FIELDS
     fields. A request that h11 rejects is an OtherRequest: Hypercorn refuses it.
     """
-    fd = stream.socket.fileno()
     if deadline is None:
         deadline = trio.current_time() + config.keep_alive_timeout
     if not received:
-        received = await _read(fd, deadline)
+        received = await _read(stream, deadline)
         if not received:
             return None
     limit = config.h11_max_incomplete_size
@@ -105,7 +105,7 @@ async def read_head(
             event = parser.next_event()
             if event is not h11.NEED_DATA:
                 break
-            data = await _read(fd, deadline)
+            data = await _read(stream, deadline)
             if not data:
                 return None
             received += data
@@ -187,8 +187,13 @@ def bounded_heads() -> Iterator[None]:
         yield
 
 
-async def _read(fd: int, deadline: float) -> bytes:
-    """Read from the socket, waiting until `deadline`. Returns b"" if the client left or the time is over."""
+async def _read(stream: PlainOrSecure, deadline: float) -> bytes:
+    """Read from the client, waiting until `deadline`. Returns b"" if it left or the time is over."""
+    if isinstance(stream, trio.SSLStream):
+        with trio.move_on_at(deadline), contextlib.suppress(trio.BrokenResourceError):
+            return bytes(await stream.receive_some(_READ))
+        return b""
+    fd = stream.socket.fileno()
     try:
         return os.read(fd, _READ)  # most requests have arrived by now
     except BlockingIOError:
