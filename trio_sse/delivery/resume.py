@@ -208,7 +208,8 @@ class Resumer:
                 f"{random.getrandbits(64):016x}",
                 self._heartbeat_seconds,
                 position=None if gap else position,
-                replayed=(replay.count if replay else 0) + history.count(connection.user_id, after),
+                replayed=(replay.count if replay else 0)
+                + (history.count(connection.user_id, after) if after < history.latest else 0),
             )
         if gap:
             said += notices.gap(gap, None, id=None if from_log else position)
