@@ -17,14 +17,17 @@ from trio_sse.server.http1 import Head, PlainOrSecure, stream_head, whole_respon
 from trio_sse.service import Service
 from trio_sse.settings import UNIX, Settings
 
+_STREAM_PATH = STREAM_PATH.encode()
+
 
 def is_for_a_stream(head: Head, config: Config, settings: Settings) -> bool:
     """Whether a request asks for a stream, and for nothing that Hypercorn is set up to check."""
-    path = head.path.decode("latin-1")
-    prefix = path.removesuffix(STREAM_PATH)
     # A proxy may pass the request on with the path prefix of the service.
-    known = prefix != path and prefix in ("", settings.root_path, config.root_path)
-    return known and head.method == b"GET" and not (config.server_names or head.has(b"upgrade"))
+    known = head.path == _STREAM_PATH or head.path.decode("latin-1") in (
+        settings.root_path + STREAM_PATH,
+        config.root_path + STREAM_PATH,
+    )
+    return known and head.method == b"GET" and not (config.server_names or b"upgrade" in head.fields)
 
 
 async def admit(service: Service, head: Head, config: Config, stream: PlainOrSecure) -> Opening | None:
