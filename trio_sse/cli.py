@@ -24,6 +24,9 @@ from hypercorn.config import Config
 from trio_sse import check, embedded, logs, options
 from trio_sse.access.admission import Admission
 from trio_sse.asgi import Application
+from trio_sse.commands.listen import listen
+from trio_sse.commands.publish import publish
+from trio_sse.commands.token import token
 from trio_sse.patches import standing_in
 from trio_sse.server.listening import ListenError, listening, place, urls
 from trio_sse.settings import Settings
@@ -75,6 +78,11 @@ def check_command(**given: str | None) -> None:
     """Test settings, port, Redis and channel, and say what to change. Exit code 1 if anything is wrong."""
     settings = options.read(given, Admission)  # which reads the key file
     sys.exit(check.run(settings))
+
+
+main.add_command(publish)
+main.add_command(listen)
+main.add_command(token)
 
 
 @contextlib.contextmanager
