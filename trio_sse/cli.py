@@ -66,7 +66,7 @@ def serve(**given: str | None) -> None:
     If no Redis is configured and none answers on 127.0.0.1 and REDIS_PORT, an embedded Valkey is started.
     """
     with _hangups_ignored():
-        settings = options.read(given, Admission)  # which reads the key file
+        settings = options.read(given, _more_checks)
         logs.configure(settings)
         with _redis(settings), _listeners(settings) as listeners:
             sys.exit(_serve(settings, listeners))
@@ -76,8 +76,12 @@ def serve(**given: str | None) -> None:
 @options.for_settings()
 def check_command(**given: str | None) -> None:
     """Test settings, port, Redis and channel, and say what to change. Exit code 1 if anything is wrong."""
-    settings = options.read(given, Admission)  # which reads the key file
+    settings = options.read(given, _more_checks)
     sys.exit(check.run(settings))
+
+
+def _more_checks(settings: Settings) -> None:
+    Admission(settings)  # reads the key file
 
 
 main.add_command(publish)

@@ -153,6 +153,7 @@ NOTICES = [
     ("gap", '{"reason":"slow_client","dropped":2}', "gap: 2 messages are missing here (slow_client)"),
     ("gap", '{"reason":"slow_client","dropped":1}', "gap: 1 message is missing here (slow_client)"),
     ("gap", '{"reason":"\\u001b[2J","dropped":null}', "gap: messages are missing here (\\x1b[2J)"),
+    ("snapshot", '{"keys":3}', "snapshot: it had 3 messages"),
     ("draining", "{}", "draining"),
     ("overloaded", '{"detail":"one too many"}', "overloaded: one too many"),
 ]

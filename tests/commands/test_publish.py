@@ -116,10 +116,11 @@ def test_targets_and_fields(subscriber: Subscriber, valkey: int, arguments: list
     ("arguments", "said"),
     [
         ([], "--user, --topic or --everybody"),
-        (["--user", ""], "empty"),
+        (["--user", ""], "--user: it is empty"),
         (["--topic", ""], "it is empty"),
         (["--user", "x" * 129], "128"),
-        (["--topic", "orders/*"], "no *"),
+        (["--topic", "orders/*"], "without *"),
+        (["--user", "1", "--key", ""], "--key: it is empty"),
         (["--user", "1", "--event", "two\nlines"], "--event"),
         (["--user", "1", "--event", "gap"], "service's own"),
     ],

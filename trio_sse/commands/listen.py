@@ -24,7 +24,9 @@ TOKEN_VARIABLE = "TRIO_SSE_TOKEN"  # noqa: S105  a name, and none of the service
 @click.command()
 @click.option("--user", metavar="ID", help="whose messages")
 @click.option("--topic", "topics", multiple=True, metavar="TOPIC", help="a topic to follow; may be repeated")
-@click.option("--since", metavar="TIME", help="begin with what came since: RFC 3339, or seconds since 1970")
+@click.option(
+    "--since", metavar="TIME", help="begin with what came since then: RFC 3339, or seconds; sent as ?since="
+)
 @click.option(
     "--url",
     metavar="URL",
@@ -183,6 +185,7 @@ def _farewell(event: ServerSentEvent) -> str:
 _NOTICES = {
     "connected": _connected,
     "gap": _gap,
+    "snapshot": lambda event: f"snapshot: it had {fields_of(event).get('keys')} messages",
     "draining": _farewell,
     "overloaded": _farewell,
     "auth_expired": _farewell,

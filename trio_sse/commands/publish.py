@@ -58,7 +58,7 @@ def publish(
         users = (EVERYBODY,)
     if not users and not topics:
         raise click.UsageError("name at least one target: --user, --topic or --everybody")
-    if problem := _problem(users, topics, event):
+    if problem := _problem(users, topics, event, key):
         raise click.UsageError(problem)
     settings = options.read(given)
     envelope: dict[str, Any] = {}
@@ -110,15 +110,16 @@ def _one_or_all(targets: Iterable[Any]) -> Any:
     return unique[0] if len(unique) == 1 else unique
 
 
-def _problem(users: tuple[str, ...], topics: tuple[str, ...], event: str | None) -> str | None:
-    for user in users:
-        if problem := user_id_problem(user):
-            return f"--user: {problem}"
-    for topic in topics:
-        if problem := user_id_problem(topic):
-            return f"--topic: {problem.replace('user_id', 'it')}"
-        if "*" in topic:
-            return "--topic: a message is for topics, which have no *"
+def _problem(
+    users: tuple[str, ...], topics: tuple[str, ...], event: str | None, key: str | None
+) -> str | None:
+    keys = () if key is None else (key,)
+    for option, names in (("--user", users), ("--topic", topics), ("--key", keys)):
+        for name in names:
+            if problem := user_id_problem(name):  # one rule for all names
+                return f"{option}: {problem.replace('user_id', 'it')}"
+    if any("*" in topic for topic in topics):
+        return "--topic: a message is for topics by name, without *"
     if event is not None and (not event or not event.isprintable()):
         return "--event: a name is one line of printable characters"
     if event in RESERVED_EVENTS:
