@@ -23,11 +23,12 @@ class Owed:
         """Messages that had no room."""
         self._first = self._last = 0
 
-    def drop(self, sequence: int, *, after: int) -> None:
-        """This message had no room. `after` is the last one that had."""
+    def drop(self, sequence: int, *, after: int, count: int = 1) -> None:
+        """This message, and those right before it if `count` is more than one, had no room. `after` is the
+        last one that had."""
         if not self.dropped:
             self._first = after
-        self.dropped += 1
+        self.dropped += count
         self._last = sequence
 
     def keep(self, slot: Slot, part: Part) -> bool:
