@@ -182,12 +182,23 @@ class SocketOutlet:
 
     def _end(self) -> None:
         if self._chunked:
-            self._write_some(sse.LAST_CHUNK)
+            _write_last(self.fd, sse.LAST_CHUNK)
         self._owner.ended(self)
 
 
 _NOTHING = memoryview(b"")
 _GIVEN_BACK = -1
+
+
+def _write_last(fd: int, data: bytes) -> None:
+    """Write what leaves with the end of the connection, in one packet: the owner is about to close it."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)  # as good for any other family
+    try:
+        sock.send(data, socket.MSG_MORE)
+    except OSError:
+        pass
+    finally:
+        sock.detach()
 
 
 def abort(fd: int) -> None:
