@@ -382,6 +382,7 @@ async def test_bytes_stay_whole_and_in_order_whatever_the_socket_takes(
     published = 0
     with (
         mock.patch("trio_sse.delivery.outlet.os.write", write),
+        mock.patch("trio_sse.delivery.outlet._write_last", write),
         mock.patch("trio.lowlevel.wait_writable", _turn),
     ):
         async with trio.open_nursery() as nursery:

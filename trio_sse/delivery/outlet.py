@@ -201,12 +201,25 @@ class SocketOutlet:
         return sse.LAST_CHUNK if self._chunked else b""
 
     def _end(self) -> None:
-        self._write_some(self._last_words())
+        _write_last(self.fd, self._last_words())
         self._owner.ended(self)
 
 
 _NOTHING = memoryview(b"")
 _GIVEN_BACK = -1
+
+
+def _write_last(fd: int, data: bytes) -> None:
+    """Write what leaves with the end of the connection, in one packet: the owner is about to close it."""
+    if not data:
+        return
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)  # as good for any other family
+    try:
+        sock.send(data, socket.MSG_MORE)
+    except OSError:
+        pass
+    finally:
+        sock.detach()
 
 
 def abort(fd: int) -> None:
