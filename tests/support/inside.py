@@ -384,7 +384,9 @@ async def exchange(port: int, request: bytes, until: bytes | None = None) -> byt
         return await read(stream, until)
 
 
-async def read(stream: trio.SocketStream, until: bytes | None = None) -> bytes:
+async def read(
+    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], until: bytes | None = None
+) -> bytes:
     received = b""
     with trio.fail_after(PATIENCE_SECONDS):
         while until is None or until not in received:
