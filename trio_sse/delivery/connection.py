@@ -340,8 +340,11 @@ class Connection:
                 self.since = sequence
                 return True
         channel = self._channel or self.open_channel()
+        parts: tuple[Part, ...] = (part,)
+        if owed is not None and _has_room(channel):  # what is owed may be much
+            parts = (*owed.said(common.history, sequence), part)
         try:
-            channel[0].send_nowait((part,) if owed is None else (*owed.said(common.history, sequence), part))
+            channel[0].send_nowait(parts)
         except trio.WouldBlock:
             if common.disconnect:
                 common.counters.disconnected += 1
@@ -372,6 +375,11 @@ class Connection:
         frames = [frame for _, frame, expires in parts if expires > now]
         common.counters.expired += len(parts) - len(frames)
         return b"".join(frames)
+
+
+def _has_room(channel: Channel) -> bool:
+    holds = channel[0].statistics()
+    return holds.current_buffer_used < holds.max_buffer_size
 
 
 _sequence = itemgetter(0)
