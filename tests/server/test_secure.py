@@ -23,6 +23,7 @@ from tests.support.inside import events, fleet_of, flush_now, note, settings, st
 from tests.support.secure import VERSIONS, Client, client_context, heard, server_context, shaken
 from trio_sse.access.admission import Accepted
 from trio_sse.delivery import sse
+from trio_sse.delivery.resume import Start
 from trio_sse.server.fleet import MAX_IGNORED, Fleet, Opening
 from trio_sse.server.secure import SecureStream
 from trio_sse.server.tls import Tls
@@ -52,7 +53,7 @@ def files() -> int:
 def open_stream(
     fleet: Fleet, tls: Tls, near: trio.SocketStream, last_id: str | None = None, *, chunked: bool = True
 ) -> None:
-    opening = Opening(Accepted("ann", last_id, ()), b"HEAD\r\n\r\n", chunked=chunked)
+    opening = Opening(Accepted("ann", Start(last_id), ()), b"HEAD\r\n\r\n", chunked=chunked)
     fleet.open(near.socket.detach(), opening, partial(SecureStream, tls))
 
 
@@ -240,7 +241,7 @@ async def test_whatever_the_socket_takes_the_client_can_decrypt_it(
     published = []
     with far, mock.patch("trio_sse.delivery.outlet.os.write", write):
         async with fleet_of(service) as fleet:
-            opening = Opening(Accepted("ann", None, ()), b"HEAD\r\n\r\n", chunked=False)
+            opening = Opening(Accepted("ann", Start(), ()), b"HEAD\r\n\r\n", chunked=False)
             fleet.open(fd, opening, partial(SecureStream, shaken(client)))
             for step in steps:
                 if step == "turn":
