@@ -239,7 +239,11 @@ async def test_whatever_the_socket_takes_the_client_can_decrypt_it(
         return min(room, len(data))
 
     published = []
-    with far, mock.patch("trio_sse.delivery.outlet.os.write", write):
+    with (
+        far,
+        mock.patch("trio_sse.delivery.outlet.os.write", write),
+        mock.patch("trio_sse.delivery.outlet._write_last", write),
+    ):
         async with fleet_of(service) as fleet:
             opening = Opening(Accepted("ann", Start(), ()), b"HEAD\r\n\r\n", chunked=False)
             fleet.open(fd, opening, partial(SecureStream, shaken(client)))
