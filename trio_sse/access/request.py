@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-from trio_sse.access.cors import Headers, cors_headers, wrong_host
+from trio_sse.access.cors import Headers, cors_headers, is_open, wrong_host
 from trio_sse.access.problem import Refused, refused
 from trio_sse.delivery.messages import EVERYBODY, topic_problem, user_id_problem
 from trio_sse.delivery.resume import Start
@@ -48,8 +48,10 @@ class StreamRequest(NamedTuple):
 def read_request(query: bytes, headers: Fields, settings: Settings) -> StreamRequest | Refused:
     """Read the query and the header fields. Never raises."""
     fields = headers if isinstance(headers, Mapping) else joined(headers)
-    cors = cors_headers(fields.get(b"origin", b"").decode("latin-1"), settings)
-    if misdirected := wrong_host(fields.get(b"host", b"").decode("latin-1"), settings):
+    origin = "" if is_open(settings) else fields.get(b"origin", b"").decode("latin-1")
+    cors = cors_headers(origin, settings)
+    host = "" if "*" in settings.allowed_hosts else fields.get(b"host", b"").decode("latin-1")
+    if misdirected := wrong_host(host, settings):
         return refused(HTTPStatus.MISDIRECTED_REQUEST, misdirected, cors)
     start = Start(fields.get(b"last-event-id", b"").decode("utf-8", "replace") or None)
     token: str | None = None

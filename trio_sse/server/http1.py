@@ -142,15 +142,17 @@ class PlainFields(Mapping[bytes, bytes]):
         """The same in lower case, so that names are found whatever their case."""
 
     def get(self, name: bytes, default: Any = None) -> Any:
-        found = default
         start = b"\n%b:" % name  # neither a target nor a value has a line end in it
         at = self._lower.find(start)
-        while at >= 0:
-            at += len(start)
-            value = self._received[at : self._received.index(b"\r", at)].strip(b"\t ")
-            found = value if found is default else join(name, found, value)
-            at = self._lower.find(start, at)
-        return found
+        if at < 0:
+            return default
+        value = self._value(at + len(start))
+        while (at := self._lower.find(start, at + 1)) >= 0:
+            value = join(name, value, self._value(at + len(start)))
+        return value
+
+    def _value(self, start: int) -> bytes:
+        return self._received[start : self._received.index(b"\r", start)].strip(b"\t ")
 
     def __getitem__(self, name: bytes) -> bytes:
         value = self.get(name)
