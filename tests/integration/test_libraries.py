@@ -130,6 +130,19 @@ def test_servers_accept_by_a_name_that_is_looked_up_after_the_start(
     assert called not in before
 
 
+def test_connections_are_passed_on_unseen() -> None:
+    """`Front` calls what passes them on with None, to learn what `TCPServer` gets beside a connection. If this
+    fails, None may not get there."""
+    passing_on = inspect.getsource(vars(hypercorn.asyncio.run)["worker_serve"])
+    passing_on = passing_on.split("async def _server_callback(", 1)[1].split("servers = []", 1)[0]
+    body = passing_on.split(":\n", 1)[1]
+    assert body.count("reader") == body.count("writer") == 1
+    assert "TCPServer(app, loop, config, context, lifespan_state, reader, writer)" in body
+    passing_on = inspect.getsource(vars(hypercorn.trio.run)["worker_serve"])
+    passing_on = " ".join(passing_on.split("trio.serve_listeners,", 1)[1].split())
+    assert passing_on.startswith("partial( TCPServer, app, config, context, ")
+
+
 def test_asyncio_goes_on_accepting_out_of_descriptors() -> None:
     """Up to its backlog of failures, each with a traceback in the log. If this fails, look whether
     `Doors._start_server` is needed still."""
