@@ -16,12 +16,20 @@ from trio_sse.server.tls import Tls
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 
 
+_folder = tempfile.TemporaryDirectory()
+
+
+@lru_cache(1)
+def files() -> tuple[Path, Path]:
+    """A certificate and its key."""
+    return certificate(Path(_folder.name))
+
+
 @lru_cache(1)
 def server_context() -> ssl.SSLContext:
     """It speaks HTTP/2 too, as Hypercorn's does."""
-    with tempfile.TemporaryDirectory() as folder:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(*certificate(Path(folder)))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*files())
     context.set_alpn_protocols(["h2", "http/1.1"])
     return context
 

@@ -213,8 +213,8 @@ class BoundedConnection(h11.Connection):
 
 @contextlib.contextmanager
 def bounded_heads() -> Iterator[None]:
-    """Make Hypercorn read requests with BoundedConnection: those over TLS, and all but the first of a
-    connection."""
+    """Make Hypercorn read requests with BoundedConnection: all but the first of a connection, and all with
+    SSE_DIRECT=false."""
     ours = {"h11": with_own(h11, Connection=BoundedConnection)}
     with standing_in({hypercorn.protocol.h11: ours}, "only h11 bounds the heads that Hypercorn reads"):
         yield
