@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from trio_sse import cli
 from trio_sse.settings import Settings
 from trio_sse.settings.model import FORMER_NAMES
 
@@ -160,6 +162,17 @@ def test_what_is_typed_is_the_same_in_both_languages(english: Path, chinese: Pat
         return re.findall(r"^```\w*\n.*?^```$", text, re.DOTALL | re.MULTILINE)
 
     assert blocks(english) == blocks(chinese)
+
+
+@by_name
+def test_a_command_that_is_shown_has_these_options(path: Path) -> None:
+    """`trio-sse publish …` and the like are read as the command reads them. None is run."""
+    for line in re.findall(
+        r"^(?:\$ )?(?:[A-Z_]+=\S+ )*trio-sse ([a-z]+ .*)$", path.read_text(), re.MULTILINE
+    ):
+        name, *arguments = shlex.split(line, comments=True)
+        command = cli.main.commands[name]
+        command.make_context(name, arguments)
 
 
 def test_the_design_has_a_row_for_every_module_and_for_nothing_else() -> None:

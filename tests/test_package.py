@@ -118,6 +118,7 @@ BELOW = {
     "broker": {"delivery"},
     "server": {"access", "delivery", "service"},
     "web": {"access", "broker", "delivery", "server", "service"},
+    "commands": {"access", "broker", "delivery", "logs", "options", "server", "version"},
 }
 """For each folder what it may import beside itself and SHARED. Imports point downwards."""
 
@@ -129,6 +130,7 @@ MAY_KNOW = {
     "broker": {"redis", "trio_asyncio", "asyncio"},
     "server": {"hypercorn", "trio_asyncio", "h11", "h2", "asyncio"},
     "web": {"quart", "quart_trio"},
+    "commands": {"redis", "asyncio"},
 }
 """For each folder which of FOREIGN it may import."""
 

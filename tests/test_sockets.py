@@ -15,7 +15,7 @@ from trio_sse.sockets import (
     KeepAlive,
     bound_dead_peer,
     is_unacknowledged,
-    spread_probes,
+    spreading,
     widen,
 )
 
@@ -54,8 +54,9 @@ def test_probes_are_spread() -> None:
     with socket.socket() as sock:
         bound_dead_peer(sock, 20)
         seen = set()
+        spread_probes = spreading(sock, 20)
         for _ in range(300):
-            spread_probes(sock, 20)
+            spread_probes(sock)
             seen.add(option(sock, "TCP_KEEPIDLE"))
     assert seen == set(range(20, 31))
 
@@ -85,7 +86,7 @@ def test_a_unix_socket_has_no_such_peer() -> None:
     near, far = trio.socket.socketpair()
     with near, far:
         bound_dead_peer(near, 20)
-        spread_probes(near, 20)
+        spreading(near, 20)(near)
         assert not is_unacknowledged(near.fileno())
 
 

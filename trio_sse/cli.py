@@ -11,9 +11,9 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 import hypercorn.run
@@ -21,21 +21,18 @@ import hypercorn.trio
 import trio
 from hypercorn.config import Config
 
-from trio_sse import check, embedded, logs
+from trio_sse import check, embedded, logs, options
 from trio_sse.access.admission import Admission
 from trio_sse.access.publishers import Publishers
 from trio_sse.asgi import Application
+from trio_sse.commands.listen import listen
+from trio_sse.commands.publish import publish
+from trio_sse.commands.token import token
 from trio_sse.patches import standing_in
 from trio_sse.server.listening import ListenError, listening, place, urls
-from trio_sse.settings import Settings, SettingsError, env_name, is_secret, load, redis_url
-from trio_sse.settings.model import FORMER_NAMES
+from trio_sse.settings import Settings
 from trio_sse.sockets import MAX_BACKLOG
 from trio_sse.version import __version__
-
-# Every user of the machine can read a command line in the process list. REDIS_URL stays an option, since a
-# URL need not contain a password.
-_SECRET = {name for name, field in Settings.model_fields.items() if is_secret(field)} - {"redis_url"}
-_VARIABLES = {env_name(name) for name in Settings.model_fields}
 
 
 class _ServeByDefault(click.Group):
@@ -48,35 +45,6 @@ class _ServeByDefault(click.Group):
         ):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
-
-
-def _former_names(variable: str) -> list[str]:
-    return [FORMER_NAMES[variable]] if variable in FORMER_NAMES else []
-
-
-def _overrides(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one option per setting: `--port` for SSE_PORT. A secret has only the option for its
-    file."""
-    for name, field in reversed(Settings.model_fields.items()):
-        if is_secret(field):
-            command = click.option(
-                f"--{name.replace('_', '-')}-file",
-                f"{name}_file",
-                metavar="PATH",
-                help=f"file with {env_name(name)}: {field.description} [{env_name(name)}_FILE]",
-            )(command)
-        if name not in _SECRET:
-            default = "none" if field.default in (None, "", ()) else field.default
-            shown = ",".join(default) if isinstance(default, tuple) else default
-            former = [f"--{old.removeprefix('SSE_').lower()}" for old in _former_names(env_name(name))]
-            command = click.option(
-                f"--{name.replace('_', '-')}",
-                *former,
-                name,
-                metavar="VALUE",
-                help=f"{field.description} [{env_name(name)}, default {shown}]",
-            )(command)
-    return command
 
 
 @click.group(
@@ -92,48 +60,35 @@ def main() -> None:
 
 
 @main.command()
-@_overrides
-def serve(**options: str | None) -> None:
+@options.for_settings()
+def serve(**given: str | None) -> None:
     """Serve (what plain `trio-sse` does).
 
     If no Redis is configured and none answers on 127.0.0.1 and REDIS_PORT, an embedded Valkey is started.
     """
     with _hangups_ignored():
-        settings = _settings(options)
+        settings = options.read(given, _more_checks)
         logs.configure(settings)
         with _redis(settings), _listeners(settings) as listeners:
             sys.exit(_serve(settings, listeners))
 
 
 @main.command("check")
-@_overrides
-def check_command(**options: str | None) -> None:
+@options.for_settings()
+def check_command(**given: str | None) -> None:
     """Test settings, port, Redis and channel, and say what to change. Exit code 1 if anything is wrong."""
-    settings = _settings(options)
+    settings = options.read(given, _more_checks)
     sys.exit(check.run(settings))
 
 
-def _settings(options: dict[str, str | None]) -> Settings:
-    if redis_url.has_secret(options.get("redis_url") or ""):
-        _fail(
-            "--redis-url with a password shows in the process list: set REDIS_URL in the environment instead"
-        )
-    given = {_variable(option): value for option, value in options.items() if value is not None}
-    # An option overrides the environment, whether the setting is there by value or by file.
-    for name in given:
-        setting = name if name in _VARIABLES else name.removesuffix("_FILE")
-        for way in (setting, f"{setting}_FILE"):
-            os.environ.pop(way, None)
-    os.environ.update(given)  # worker processes read it
-    try:
-        settings = load()
-        Admission(settings)  # reads the key file
-        Publishers(settings)
-    except SettingsError as error:
-        for line in error.lines:
-            click.echo(line, err=True)
-        sys.exit(1)
-    return settings
+def _more_checks(settings: Settings) -> None:
+    Admission(settings)  # reads the key file
+    Publishers(settings)
+
+
+main.add_command(publish)
+main.add_command(listen)
+main.add_command(token)
 
 
 @contextlib.contextmanager
@@ -147,13 +102,6 @@ def _hangups_ignored() -> Iterator[None]:
         signal.signal(signal.SIGHUP, before)
 
 
-def _variable(option: str) -> str:
-    """The environment variable for an option: SSE_PORT for `port`, REDIS_URL_FILE for `redis_url_file`."""
-    if option in Settings.model_fields:
-        return env_name(option)
-    return f"{env_name(option.removesuffix('_file'))}_FILE"
-
-
 @contextlib.contextmanager
 def _redis(settings: Settings) -> Iterator[None]:
     if settings.redis_is_configured or embedded.is_answering(settings.redis_port):
@@ -164,7 +112,7 @@ def _redis(settings: Settings) -> Iterator[None]:
             port = stack.enter_context(embedded.valkey(settings.redis_port))
         except (embedded.EmbeddedError, OSError) as error:
             reason = str(error).splitlines()[0]
-            _fail(
+            options.fail(
                 f"no Redis on 127.0.0.1:{settings.redis_port}, and the embedded Valkey did not start: "
                 f"{reason} (start one, or set REDIS_HOST or REDIS_URL)"
             )
@@ -192,7 +140,7 @@ def _listeners(settings: Settings) -> Iterator[list[socket.socket]]:
         try:
             listeners = stack.enter_context(listening(settings))
         except ListenError as error:
-            _fail(f"cannot listen on {place(settings)}: {error}")
+            options.fail(f"cannot listen on {place(settings)}: {error}")
         yield listeners
 
 
@@ -260,8 +208,3 @@ def _hang_up_workers(*_: object) -> None:
         if worker.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGHUP)
-
-
-def _fail(line: str) -> NoReturn:
-    click.echo(line, err=True)
-    sys.exit(1)

@@ -77,10 +77,18 @@ def _formatter(log_format: str, *, colors: bool) -> structlog.stdlib.ProcessorFo
 
 
 def _escape_line(_logger: Any, _method: str, line: Any) -> str:
-    """A JSON text of printable characters only. Others can only be inside strings, where JSON can escape
-    them."""
-    text = str(line)
-    return text if text.isprintable() else "".join(map(_json_character, text))
+    return escaped_json(str(line))
+
+
+def escaped_json(text: str) -> str:
+    """A JSON text of printable characters only. Others are in strings, where JSON can escape them; or they
+    are white space between tokens."""
+    if text.isprintable():
+        return text
+    return "".join(map(_json_character, _JSON_SPACE.sub(" ", text)))
+
+
+_JSON_SPACE = re.compile("[\t\r\n]")  # in strings these are always escaped (RFC 8259, 7)
 
 
 def _json_character(character: str) -> str:

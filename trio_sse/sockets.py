@@ -6,6 +6,7 @@ import fcntl
 import math
 import random
 import socket
+from collections.abc import Callable
 from typing import NamedTuple
 
 import trio
@@ -51,9 +52,6 @@ class KeepAlive(NamedTuple):
         """TCP_USER_TIMEOUT."""
         return max(self.idle[1] + self.outage + self.interval, 2 * self.outage + max(1, self.outage / 2))
 
-    def draw_idle(self) -> int:
-        return random.randint(*self.idle)  # noqa: S311  jitter, not a secret
-
 
 def bound_dead_peer(sock: Socket, outage: float) -> None:
     """Let the kernel end a connection whose peer is gone, but none whose peer is away for less than `outage`
@@ -70,10 +68,23 @@ def bound_dead_peer(sock: Socket, outage: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(bounds.give_up * 1000))
 
 
-def spread_probes(sock: Socket, outage: float) -> None:
-    """Draw a connection's time of the first probe. Its listener must have had `bound_dead_peer`."""
-    if sock.family in _TCP:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KeepAlive(outage).draw_idle())
+def spreading(listener: Socket, outage: float) -> Callable[[Socket], None]:
+    """A function that draws the time of the first probe for a connection that `listener` accepted.
+    `bound_dead_peer` must have been called for the listener."""
+    if listener.family not in _TCP:
+        return _as_it_is
+    least, most = KeepAlive(outage).idle
+    choices = most + 1 - least
+
+    def spread_probes(sock: Socket) -> None:
+        idle = least + int(choices * random.random())  # noqa: S311  jitter, not a secret
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+
+    return spread_probes
+
+
+def _as_it_is(sock: Socket) -> None:
+    pass
 
 
 def is_unacknowledged(fd: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import time
@@ -12,7 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+import redis
+from playwright.sync_api import Browser, Locator, Page, Request, expect, sync_playwright
 
 import trio_sse
 from tests.support.process import Service, Services, wait_until
@@ -56,11 +58,19 @@ class TestPage:
         page.on("pageerror", lambda error: self.page_errors.append(str(error)))
         page.on("request", lambda request: self.requests.append(request.url))
 
-    def connect(self, user: str) -> Locator:
+    def connect(
+        self, user: str, *, topics: str | None = None, reader: str | None = None, names: str | None = None
+    ) -> Locator:
         """Fill the form and press the button: the stream's part of the page."""
         if self.page.url.startswith("file:"):  # else it is the service that the page came from
             self.page.locator("#server").fill(self.service.url)
         self.page.locator("#user").fill(user)
+        if topics is not None:
+            self.page.locator("#topics").fill(topics)
+        if reader is not None:
+            self.page.locator("#reader").select_option(reader)
+        if names is not None:
+            self.page.locator("#events").fill(names)
         self.page.locator("#connect-button").click()
         return self.page.get_by_test_id("stream").last
 
@@ -96,12 +106,18 @@ def is_open(stream: Locator) -> None:
     expect(stream).to_have_attribute("data-state", "open", timeout=15_000)
 
 
+by_each_reader = pytest.mark.parametrize("reader", ["fetch", "eventsource"])
+
+
+@by_each_reader
 @pytest.mark.parametrize("from_file", [False, True], ids=["from-the-service", "from-a-file"])
-def test_connect_receive_disconnect(start: Services, open_page: Open, from_file: bool) -> None:
+def test_connect_receive_disconnect(start: Services, open_page: Open, from_file: bool, reader: str) -> None:
     service = start()
     page = open_page(service, from_file=from_file)
-    stream = page.connect("1")
+    stream = page.connect("1", reader=reader)
     is_open(stream)
+    expect(stream.get_by_test_id("reader")).to_contain_text(re.compile(f"^{reader}:", re.IGNORECASE))
+    expect(stream.get_by_test_id("follows")).to_have_text("User 1")
     expect(stream.get_by_test_id("connection-id")).to_have_text(re.compile("[0-9a-f]{16}"))
     service.publish(1, message="hello <b>there</b>", n=2**60)
     row = stream.get_by_test_id("message")
@@ -159,10 +175,11 @@ def test_a_gap_is_told_in_plain_words(start: Services, open_page: Open) -> None:
         page.check(errors_expected=True)  # /readyz may have said 503 meanwhile
 
 
-def test_a_restart_of_the_service_is_counted(start: Services, open_page: Open) -> None:
+@by_each_reader
+def test_a_restart_of_the_service_is_counted(start: Services, open_page: Open, reader: str) -> None:
     service = start()
     page = open_page(service)
-    stream = page.connect("1")
+    stream = page.connect("1", reader=reader)
     is_open(stream)
     assert service.stop().code == 0
     expect(stream).to_have_attribute("data-state", "reconnecting")
@@ -174,10 +191,14 @@ def test_a_restart_of_the_service_is_counted(start: Services, open_page: Open) -
     page.check(errors_expected=True)
 
 
-def test_reconnecting_by_hand_brings_what_was_missed(start: Services, open_page: Open) -> None:
+@by_each_reader
+@pytest.mark.parametrize("from_file", [False, True], ids=["from-the-service", "from-a-file"])
+def test_reconnecting_by_hand_brings_what_was_missed(
+    start: Services, open_page: Open, reader: str, from_file: bool
+) -> None:
     service = start()
-    page = open_page(service)
-    stream = page.connect("1")
+    page = open_page(service, from_file=from_file)
+    stream = page.connect("1", reader=reader)
     is_open(stream)
     stream.get_by_test_id("disconnect").click()
     expect(stream).to_have_attribute("data-state", "closed")
@@ -188,11 +209,12 @@ def test_reconnecting_by_hand_brings_what_was_missed(start: Services, open_page:
     page.check()
 
 
-def test_a_connection_that_falls_silent_is_made_anew(start: Services, open_page: Open) -> None:
+@by_each_reader
+def test_a_connection_that_falls_silent_is_made_anew(start: Services, open_page: Open, reader: str) -> None:
     """As when a network drops the connection and tells neither end."""
     service = start(SSE_HEARTBEAT_SECONDS="1")
     page = open_page(service)
-    stream = page.connect("1")
+    stream = page.connect("1", reader=reader)
     is_open(stream)
     service.process.send_signal(signal.SIGSTOP)
     try:
@@ -205,6 +227,195 @@ def test_a_connection_that_falls_silent_is_made_anew(start: Services, open_page:
     service.publish(1, message="to the new one")
     expect(stream.get_by_test_id("text")).to_have_text("to the new one")
     expect(stream.get_by_test_id("gap")).to_have_count(0)
+    page.check()
+
+
+def test_every_event_is_shown_whatever_its_name(start: Services, open_page: Open) -> None:
+    service = start()
+    page = open_page(service)
+    stream = page.connect("1")
+    is_open(stream)
+    service.publish(1, message="without")
+    service.publish(1, event="shipped", message="with")
+    service.publish(1, event="close", message="one that scripts know")
+    rows = stream.get_by_test_id("message")
+    expect(rows).to_have_count(3)
+    expect(rows.get_by_test_id("text")).to_have_text(["one that scripts know", "with", "without"])
+    expect(rows.get_by_test_id("event-name")).to_have_text(["close", "shipped"])
+    expect(stream.get_by_test_id("count")).to_have_text("3")
+    page.check()
+
+
+def test_an_event_source_shows_the_names_it_is_given_and_says_so(start: Services, open_page: Open) -> None:
+    service = start()
+    page = open_page(service)
+    expect(page.page.locator("#events")).to_be_hidden()
+    stream = page.connect("1", reader="eventsource", names="shipped, price")
+    is_open(stream)
+    expect(stream.get_by_test_id("reader")).to_contain_text("and shipped, price. No others are shown")
+    expect(page.page.locator("#token")).to_be_hidden()
+    service.publish(1, event="shipped", message="listed")
+    service.publish(1, event="other", message="not listed")
+    service.publish(1, message="without")
+    expect(stream.get_by_test_id("text")).to_have_text(["without", "listed"])
+    page.check()
+
+
+@by_each_reader
+def test_topics_are_in_the_address_of_the_stream(start: Services, open_page: Open, reader: str) -> None:
+    service = start()
+    page = open_page(service)
+    stream = page.connect("1", topics="news, orders/17，a&b,, news", reader=reader)
+    is_open(stream)
+    address = f"{service.url}/sse?user_id=1&topic=news&topic=orders%2F17&topic=a%26b"
+    expect(stream.get_by_test_id("url")).to_have_text(address)
+    assert address in page.requests
+    expect(stream.get_by_test_id("title")).to_have_text("User 1 · topics news, orders/17, a&b")
+    page.page.reload()
+    expect(page.page.locator("#topics")).to_have_value("news, orders/17，a&b,, news")
+    expect(page.page.locator("#reader")).to_have_value(reader)
+    page.check()
+
+
+def test_a_link_may_name_topics_and_a_stream_need_not_have_a_user(start: Services, open_page: Open) -> None:
+    service = start()
+    page = open_page(service)
+    page.page.goto(f"{service.url}/?topic=news&topic=orders/17")
+    expect(page.page.locator("#topics")).to_have_value("news, orders/17")
+    stream = page.connect("")
+    expect(stream.get_by_test_id("url")).to_have_text(f"{service.url}/sse?topic=news&topic=orders%2F17")
+    expect(stream.get_by_test_id("title")).to_have_text("Topics news, orders/17")
+    page.page.locator("#topics").fill("")
+    page.page.locator("#connect-button").click()
+    expect(page.page.locator("#user-error")).to_contain_text("a user ID or a topic")
+    expect(page.page.get_by_test_id("stream")).to_have_count(1)
+    page.check()
+
+
+def test_a_message_is_sent_to_the_user_or_to_a_topic(start: Services, open_page: Open) -> None:
+    page = open_page(start())
+    alone = page.connect("1", topics="")
+    is_open(alone)
+    expect(alone.get_by_test_id("to")).to_be_hidden()
+    stream = page.connect("1", topics="news, it's")
+    is_open(stream)
+    command = stream.get_by_test_id("command")
+    expect(command).to_have_text("""redis-cli PUBLISH notifications '{"user_id":1,"message":"hello"}'""")
+    expect(stream.get_by_label("To", exact=True)).to_be_visible()
+    target = stream.get_by_test_id("target")
+    target.select_option("topic news")
+    expect(command).to_have_text("""redis-cli PUBLISH notifications '{"topic":"news","message":"hello"}'""")
+    target.focus()
+    page.page.keyboard.press("ArrowDown")
+    quoted = r"""'{"topic":"it'\''s","message":"hello"}'"""
+    expect(command).to_have_text(f"redis-cli PUBLISH notifications {quoted}")
+    page.page.locator("#language").click()
+    expect(target.locator("option")).to_have_text(["用户 1", "主题 news", "主题 it's"])
+    expect(command).to_have_text(f"redis-cli PUBLISH notifications {quoted}")
+    page.check()
+
+
+def numbers(page: TestPage) -> list[int]:
+    """The numbers of the messages that the page has got, in order."""
+    script = "[...streams][0].entries.filter(e => e.kind === 'message').map(e => JSON.parse(e.data).n)"
+    page.page.evaluate("[...streams][0].flush()")
+    found: list[int] = page.page.evaluate(script)
+    return found[::-1]
+
+
+def test_over_a_restart_nothing_is_missing_and_nothing_comes_twice(start: Services, open_page: Open) -> None:
+    """By fetch, while numbered messages are written to the log all the time."""
+    service = start(SSE_REDIS_STREAM="test-browser-log")
+    page = open_page(service)
+    headers: list[str | None] = []
+
+    def note(request: Request) -> None:
+        if "/sse" in request.url:
+            headers.append(request.headers.get("last-event-id"))
+
+    page.page.on("request", note)
+    stream = page.connect("1", reader="fetch")
+    is_open(stream)
+    sent = 0
+    with redis.Redis(port=int(service.environment["REDIS_PORT"]), db=1) as client:
+
+        def send(count: int) -> None:
+            nonlocal sent
+            for _ in range(count):
+                message = {"user_id": 1, "event": f"kind-{sent % 3}", "n": sent}
+                client.xadd("test-browser-log", {"payload": json.dumps(message)})
+                sent += 1
+
+        send(100)
+        service.process.send_signal(signal.SIGKILL)  # in the middle of what it writes
+        service.process.wait()
+        send(50)
+        expect(stream).to_have_attribute("data-state", "reconnecting")
+        again = start(port=service.port, SSE_REDIS_STREAM="test-browser-log")
+        send(50)
+        is_open(stream)
+        send(50)
+        wait_until(lambda: len(numbers(page)) >= sent, "all have come", 30)
+        again.stop()
+        client.delete("test-browser-log")
+    assert numbers(page) == list(range(sent))
+    assert headers[0] is None
+    assert headers[-1]
+    expect(stream.get_by_test_id("gap")).to_have_count(0)
+    page.check(errors_expected=True)
+
+
+PARSED = """
+data: one
+
+id: ü1
+event: x
+data: two
+data:  lines
+:comment
+unknown: field
+retry: 700
+
+id: a\0b
+event: no data
+
+data
+event:
+
+id
+retry: x
+data:x: y
+
+data: \U0001f600 cut
+""".encode()
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
+def test_the_reader_by_fetch_takes_a_stream_apart_as_an_event_source_does(
+    start: Services, open_page: Open, line_end: bytes
+) -> None:
+    """However the bytes are cut."""
+    page = open_page(start())
+    given = PARSED.replace(b"\\0", b"\0").replace(b"\n", line_end)
+    script = """([bytes, size]) => {
+        const found = [], decoder = new TextDecoder();
+        const parser = new EventParser('', e => found.push([e.type, e.data, e.lastEventId]));
+        for (let at = 0; at < bytes.length; at += size)
+            parser.push(decoder.decode(new Uint8Array(bytes.slice(at, at + size)), { stream: true }));
+        return [found, parser.retry, parser.lastEventId];
+    }"""
+    expected = [
+        [
+            ["message", "one", ""],
+            ["x", "two\n lines", "ü1"],
+            ["message", "", "ü1"],
+            ["message", "x: y", ""],
+        ],
+        700,
+        "",
+    ]
+    for size in (1, 2, 3, 7, 1000):
+        assert page.page.evaluate(script, [list(given), size]) == expected, size
     page.check()
 
 
@@ -233,9 +444,10 @@ def test_what_a_link_says_cannot_send_the_page_or_its_token_elsewhere(
     page.check(errors_expected=True)  # of the policy
 
 
-def test_a_refusal_shows_its_reason(start: Services, open_page: Open) -> None:
+@by_each_reader
+def test_a_refusal_shows_its_reason(start: Services, open_page: Open, reader: str) -> None:
     page = open_page(start())
-    stream = page.connect("x" * 129)
+    stream = page.connect("x" * 129, reader=reader)
     expect(stream).to_have_attribute("data-state", "closed")
     expect(stream.get_by_test_id("notice")).to_contain_text("HTTP 400")
     expect(stream.get_by_test_id("notice")).to_contain_text("more than 128")
@@ -395,6 +607,29 @@ def test_an_event_source_comes_with_its_cookie(start: Services, open_page: Open)
     expect(other).to_have_attribute("data-state", "closed")
     expect(other.get_by_test_id("notice")).to_contain_text("HTTP 403")
     page.check(errors_expected=True)
+
+
+def test_by_fetch_a_token_goes_into_a_header_and_is_not_kept(start: Services, open_page: Open) -> None:
+    service = start(**JWT)
+    for from_file in (False, True):
+        page = open_page(service, from_file=from_file)
+        field = page.page.get_by_label("Token for the stream")
+        field.fill(token(sub="bob"))
+        other = page.connect("ann")
+        expect(other).to_have_attribute("data-state", "closed")
+        expect(other.get_by_test_id("notice")).to_contain_text("HTTP 403")
+        field.fill(token(sub="ann"))
+        stream = page.connect("")
+        is_open(stream)
+        expect(stream.get_by_test_id("title")).to_have_text("By token")
+        expect(stream.get_by_test_id("follows")).to_have_text("User ann")
+        service.publish("ann", message="for ann alone")
+        expect(stream.get_by_test_id("text")).to_have_text("for ann alone")
+        expect(stream.get_by_test_id("command")).to_contain_text('{"user_id":"ann",')
+        assert not [url for url in page.requests if "ey" in url.partition("?")[2]]
+        page.page.reload()
+        expect(field).to_have_value("")
+        page.check(errors_expected=True)
 
 
 def test_when_its_token_expires_it_comes_back_with_the_renewed_cookie(

@@ -29,7 +29,7 @@ def accepted(sock: socket.socket) -> None:
 async def serve(monkeypatch: pytest.MonkeyPatch, *errors: int) -> None:
     """Accept one connection. Before it, accept(2) fails with these errors."""
     left = list(errors)
-    accept = socket.socket.accept
+    accept = socket.socket._accept  # type: ignore[attr-defined]
 
     def failing(sock: socket.socket) -> Any:
         if left:
@@ -37,7 +37,7 @@ async def serve(monkeypatch: pytest.MonkeyPatch, *errors: int) -> None:
             raise OSError(number, os.strerror(number))
         return accept(sock)
 
-    monkeypatch.setattr(socket.socket, "accept", failing)
+    monkeypatch.setattr(socket.socket, "_accept", failing)
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     with listener.socket:
         async with await trio.open_tcp_stream(*listener.socket.getsockname()):

@@ -20,6 +20,7 @@ from tests.support.tokens import SECRET
 from trio_sse.server.arrivals import Arrivals
 from trio_sse.server.fleet import Fleet
 from trio_sse.server.poller import Poller
+from trio_sse.server.tls import Tls
 from trio_sse.service import Service
 
 
@@ -34,7 +35,7 @@ class Door:
         self.fleet = Fleet(self.service, poller)
         self.arrivals = Arrivals(self.service, poller, self.fleet, Config(), self._hand_over)
 
-    def _hand_over(self, sock: socket.socket, received: bytes, deadline: float) -> None:
+    def _hand_over(self, sock: socket.socket, _: Tls | None, received: bytes, deadline: float) -> None:
         self.handed_over.append((received, deadline))
         sock.close()
 

@@ -79,7 +79,7 @@ async def test_a_body_is_out_of_the_hub_however_it_ends(service: Service, how: B
 
 
 async def test_while_it_is_open_redis_is_read_at_its_server_s_pace(service: Service) -> None:
-    async with StreamBody(service, Accepted("ann", None, ())):
+    async with StreamBody(service, Accepted("ann", Start(), ())):
         assert service.hub.by_server == 1
     assert service.hub.by_server == 0
 

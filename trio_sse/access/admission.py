@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from trio_sse.access.addresses import client_address
 from trio_sse.access.cors import GUARDS, Headers, is_foreign
 from trio_sse.access.limits import RETRY_SECONDS, Limits, Overloaded
 from trio_sse.access.problem import Refused, refused
-from trio_sse.access.request import DEFAULT_USER, StreamRequest, bearer, read_request
+from trio_sse.access.request import DEFAULT_USER, Fields, StreamRequest, bearer, read_request
 from trio_sse.access.tokens import Denied, Identity, Verifier
 from trio_sse.access.topics import configured
 from trio_sse.delivery import notices
@@ -85,10 +85,8 @@ class Admission:
         if self._verifier is not None:
             await self._verifier.run()
 
-    async def admit(
-        self, query: bytes, headers: Iterable[tuple[bytes, bytes]], peer: Callable[[], str]
-    ) -> Accepted | Refused:
-        """Decide about `GET /sse?<query>`. Header names may be in any case. `peer` returns the address of the
+    async def admit(self, query: bytes, headers: Fields, peer: Callable[[], str]) -> Accepted | Refused:
+        """Decide about `GET /sse?<query>`. `peer` returns the address of the
         socket's other end. Waits only while keys are fetched. Never raises, whatever the bytes.
 
         Limits are checked here. The stream is counted when it is opened.
@@ -102,9 +100,7 @@ class Admission:
             proof = await self._verifier.verify(*self._tokens(request), suits=suits)
         return self._decide(request, proof, peer)
 
-    def admit_now(
-        self, query: bytes, headers: Iterable[tuple[bytes, bytes]], peer: Callable[[], str]
-    ) -> Accepted | Refused | None:
+    def admit_now(self, query: bytes, headers: Fields, peer: Callable[[], str]) -> Accepted | Refused | None:
         """As `admit`, without waiting. None: keys have to be fetched first, so `admit` has to decide."""
         request = read_request(query, headers, self._settings)
         if isinstance(request, Refused):

@@ -20,6 +20,9 @@ DEFAULT_USER = "1"
 MAX_PARAMETERS = 100
 """Parameters that a query may have beside topics."""
 
+Fields = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
+"""Header fields as `joined` returns them, or as lines, with names in any case."""
+
 # What nearly every client sends. It does not need the general parser.
 _PLAIN_QUERY = re.compile(rb"user_id=([A-Za-z0-9._-]+)")
 
@@ -42,11 +45,9 @@ class StreamRequest(NamedTuple):
     """The topics it names, each once, in order."""
 
 
-def read_request(
-    query: bytes, headers: Iterable[tuple[bytes, bytes]], settings: Settings
-) -> StreamRequest | Refused:
-    """Read the query and the header fields. Names of fields may be in any case. Never raises."""
-    fields = _fields(headers)
+def read_request(query: bytes, headers: Fields, settings: Settings) -> StreamRequest | Refused:
+    """Read the query and the header fields. Never raises."""
+    fields = headers if isinstance(headers, Mapping) else joined(headers)
     cors = cors_headers(fields.get(b"origin", b"").decode("latin-1"), settings)
     if misdirected := wrong_host(fields.get(b"host", b"").decode("latin-1"), settings):
         return refused(HTTPStatus.MISDIRECTED_REQUEST, misdirected, cors)
@@ -197,8 +198,8 @@ def _unfilled(user_id: str) -> str | None:
     return match and (match[1] or "a template").lower()
 
 
-def _fields(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Header fields by lower-case name. Lines of one name are joined (RFC 9110, 5.3, and RFC 6265, 5.4)."""
+def joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Header fields by lower-case name, with `join` for lines of one name."""
     lines = list(headers)
     fields = dict(lines)
     if len(fields) == len(lines) and b"".join(fields).islower():  # nearly every request
@@ -206,10 +207,13 @@ def _fields(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     fields = {}
     for name, value in lines:
         name = name.lower()
-        if name in fields:
-            value = fields[name] + (b"; " if name == b"cookie" else b", ") + value
-        fields[name] = value
+        fields[name] = join(name, fields[name], value) if name in fields else value
     return fields
+
+
+def join(name: bytes, value: bytes, further: bytes) -> bytes:
+    """The value of two lines of one name (RFC 9110, 5.3, and RFC 6265, 5.4)."""
+    return value + (b"; " if name == b"cookie" else b", ") + further
 
 
 def bearer(authorization: str) -> str | None:

@@ -143,7 +143,7 @@ class Verifier:
         if user is None:
             return Identity(None, seconds, grants) if grants else _NOBODY
         if isinstance(user, int) and not isinstance(user, bool):
-            user = str(user) if abs(user) < 10**18 else ""
+            user = str(user) if abs(user) < 10**18 else None
         if not isinstance(user, str) or user == EVERYBODY or user_id_problem(user):
             return _invalid("the token names no user (SSE_JWT_USER_CLAIM)")
         return Identity(user, seconds, grants)

@@ -274,6 +274,7 @@ class Connection:
 
     def _part(self, replay: Replay) -> bytes:
         """The next part of the replay. b"" if it is not in memory yet, or if all has been taken."""
+        history = self._common.history
         page = replay.page()
         if len(page) >= PAGE_BYTES:
             return page
@@ -281,18 +282,19 @@ class Connection:
             self._wait()
             self._common.recovery.fetch(self, replay.rest)
             return page
-        history = self._common.history
         if self.since < history.floor:
             self._wait()
             self._common.recovery.fell_behind(self, replay.at)
             return page
-        kept, self.since = history.page(self.follows, self.since)
-        if self.since < history.latest:
-            replay.at = history.at(self.since)
-            return page + kept
+        if self.since < history.latest:  # a new client has missed nothing
+            kept, self.since = history.page(self.follows, self.since)
+            page += kept
+            if self.since < history.latest:
+                replay.at = history.at(self.since)
+                return page
         self._become(_LIVE)
         self._replay = None
-        return page + kept + self._joined([])
+        return page + self._joined([])
 
     def _wait(self) -> None:
         self._become(_WAITING)

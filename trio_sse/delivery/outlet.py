@@ -148,7 +148,7 @@ class SocketOutlet:
             waiting = self.backlog.take_waiting()
             if not waiting:
                 return True
-            self._rest = memoryview(sse.chunk(waiting) if self._chunked else waiting)
+            self._rest = memoryview(self._framed(waiting))
             paged = True
 
     async def _drain(self, scope: trio.CancelScope) -> None:
@@ -180,9 +180,16 @@ class SocketOutlet:
                 self._owner.ended(self)
                 return False
 
+    def _framed(self, data: bytes) -> bytes:
+        """`data` as the socket gets it."""
+        return sse.chunk(data) if self._chunked else data
+
+    def _last_words(self) -> bytes:
+        """What the socket gets after the body."""
+        return sse.LAST_CHUNK if self._chunked else b""
+
     def _end(self) -> None:
-        if self._chunked:
-            self._write_some(sse.LAST_CHUNK)
+        self._write_some(self._last_words())
         self._owner.ended(self)
 
 

@@ -25,6 +25,9 @@ class Rest(NamedTuple):
     """How many entries to read at first: about as many as the page before took."""
 
 
+_NONE: deque[bytes] = deque(maxlen=0)  # nearly every client has nothing in the log
+
+
 class Replay:
     """What comes before memory: a preface, frames from the log, and the rest that is still in the log."""
 
@@ -33,7 +36,7 @@ class Replay:
     def __init__(self, preface: bytes, older: Iterable[bytes], rest: Rest | None, at: EntryId | None) -> None:
         self.preface = preface
         """The greeting and the gap, until they are taken."""
-        self.older = deque(older)
+        self.older = deque(older) if older else _NONE
         self.rest = rest
         self.at = at
         """The log's entry that the connection has reached in memory. None if that is not known."""

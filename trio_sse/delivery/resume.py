@@ -242,7 +242,8 @@ class Resumer:
                 f"{random.getrandbits(64):016x}",
                 self._heartbeat_seconds,
                 position=None if gap or newest is not None else position,
-                replayed=(replay.count if replay else 0) + history.count(connection.follows, after),
+                replayed=(replay.count if replay else 0)
+                + (history.count(connection.follows, after) if after < history.latest else 0),
             )
         told = notices.gap(gap, None, id=None if from_log else position) if gap else b""
         if newest is not None:

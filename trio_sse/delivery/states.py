@@ -32,6 +32,8 @@ class State(enum.Enum):
     CLOSED = enum.auto()
     LEFT = enum.auto()
 
+    __hash__ = object.__hash__  # that of Enum is a function in Python, and called for each look at _NEXT
+
     def may_become(self, state: State) -> bool:
         """Whether `state` may come next."""
         return state in _NEXT[self]

@@ -14,7 +14,7 @@ import trio
 
 from trio_sse.delivery.log_limits import LogLimit
 from trio_sse.server.poller import BUDGET_SECONDS
-from trio_sse.sockets import spread_probes, widen
+from trio_sse.sockets import spreading, widen
 
 log = structlog.stdlib.get_logger("trio_sse.server.accepting")
 
@@ -70,15 +70,19 @@ async def accept_forever(
     socket fails. The socket is closed at the end.
     """
     widen(listener.socket, outage)
+    spread_probes = spreading(listener.socket, outage)
     with listener.socket, socket.socket(fileno=os.dup(listener.socket.fileno())) as sock:
+        kind = sock.family, sock.type, sock.proto
         while True:
             await trio.lowlevel.wait_readable(sock)
             until = time.perf_counter() + BUDGET_SECONDS
             try:
                 while time.perf_counter() < until:
-                    accepted, _ = sock.accept()
+                    # As socket.accept does, which looks up `kind` each time: half of its time.
+                    fd, _ = sock._accept()  # type: ignore[attr-defined]
+                    accepted = socket.socket(*kind, fileno=fd)
                     accepted.setblocking(False)
-                    spread_probes(accepted, outage)
+                    spread_probes(accepted)
                     take(accepted)
             except BlockingIOError:
                 pass

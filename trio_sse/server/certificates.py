@@ -26,7 +26,11 @@ log = structlog.stdlib.get_logger("trio_sse.server.certificates")
 WATCH_SECONDS = 5.0
 """Seconds between two checks of the files. A renewal is not urgent; a check takes a few microseconds."""
 
-_make = Config.create_ssl_context
+TICKETS = 1
+"""Session tickets for each client. OpenSSL would make two. One resumes one handshake; making it takes a tenth
+of one."""
+
+_of_hypercorn = Config.create_ssl_context
 
 
 class RenewableContext(ssl.SSLContext):
@@ -107,6 +111,15 @@ class Certificates:
         else:
             context.current = made
             log.info("new connections get the new certificate", certificate=config.certfile)
+
+
+def _make(config: Config) -> ssl.SSLContext | None:
+    made = _of_hypercorn(config)
+    if made is not None:
+        made.num_tickets = TICKETS
+        # Else a write may have to wait for what the client says (TLS 1.2).
+        made.options |= ssl.OP_NO_RENEGOTIATION
+    return made
 
 
 def _state(config: Config) -> list[tuple[int, ...] | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import trio
 
@@ -56,6 +56,12 @@ class Stream(SocketOutlet):
         self._owner.ended(self)
 
 
+class MakeStream(Protocol):
+    """Makes the outlet of a stream."""
+
+    def __call__(self, fd: int, connection: Connection, fleet: Fleet, *, chunked: bool) -> Stream: ...
+
+
 class Fleet:
     """All streams on their own sockets. Each is in the hub exactly as long as it is here.
 
@@ -77,15 +83,16 @@ class Fleet:
     def __len__(self) -> int:
         return self._size
 
-    def open(self, fd: int, opening: Opening) -> None:
-        """Serve an admitted stream on the socket `fd`, which belongs to the fleet from now on."""
+    def open(self, fd: int, opening: Opening, make: MakeStream = Stream) -> None:
+        """Serve an admitted stream on the socket `fd`, which belongs to the fleet from now on. `make` makes
+        its outlet, a Stream."""
         try:
             connection = self._service.open(opening.accepted)
         except BaseException:
             self._poller.forget(fd)
             os.close(fd)
             raise
-        stream = Stream(fd, connection, self, chunked=opening.chunked)
+        stream = make(fd, connection, self, chunked=opening.chunked)
         if not self._size:
             self.all_left = trio.Event()
         self._size += 1

@@ -1,13 +1,15 @@
 """The front: every connection enters here, in place of Hypercorn's TCP servers.
 
-`GET /sse` on a plain HTTP/1 connection is served on its own socket. Hypercorn serves anything else, with the
-bytes already read. An error of one connection ends only that connection, and the service learns when the stop
-begins.
+`GET /sse` over HTTP/1, with TLS or without, is served on its own socket. Hypercorn serves anything else, with
+the bytes already read. An error of one connection ends only that connection, and the service learns when the
+stop begins.
 
 This relies on what Hypercorn does not promise. `hypercorn.trio.run` and `hypercorn.asyncio.run`
 look up the names `TCPServer` and `raise_shutdown` after the lifespan start-up, await what the first returns
 for every connection, and stop when the second raises. From then on they accept with `trio.serve_listeners`
-and `asyncio.start_server`, which tells the server's own listening sockets from others of the process.
+and `asyncio.start_server`, which tells the server's own listening sockets from others of the process. Both
+get a function that passes a connection on to `TCPServer`, whatever it is. Called with None, it brings what
+Hypercorn serves connections with, before the first one comes.
 tests/integration/test_libraries.py fails when that no longer holds.
 """
 
@@ -15,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
@@ -38,10 +39,12 @@ from trio_sse.patches import standing_in, with_own
 from trio_sse.server.accepting import Want, accept_forever
 from trio_sse.server.arrivals import Arrivals
 from trio_sse.server.containment import Contained, report
-from trio_sse.server.fleet import Fleet
+from trio_sse.server.fleet import Fleet, Stream
 from trio_sse.server.http1 import Head, OtherRequest, Replayed, TooLarge, read_head
 from trio_sse.server.poller import Poller
-from trio_sse.server.requests import admit, is_for_a_stream, refuse
+from trio_sse.server.requests import admit, is_for_a_stream, refuse, socket_of
+from trio_sse.server.secure import SecureStream
+from trio_sse.server.tls import Begun, Tls
 from trio_sse.service import Service
 
 log = structlog.stdlib.get_logger("trio_sse.server.front")
@@ -52,6 +55,7 @@ one HTTP/2 connection. Hypercorn would wait forever for a client that does not r
 deadline and are shielded from cancellation."""
 
 _Handler = Callable[[Any], Awaitable[object]]
+_Take = Callable[[socket.socket], None]
 _Opened = Any  # a trio.SocketStream, a trio.SSLStream, or an asyncio.StreamWriter
 
 
@@ -70,7 +74,7 @@ class Front:
         self._outage = service.settings.write_timeout_seconds
         self._poller = Poller(partial(report, service.counters, "a connection"))
         self._fleet = Fleet(service, self._poller)
-        self._arrivals: Arrivals | None = None  # from the first connection on
+        self._arrivals: Arrivals | None = None  # unless Hypercorn serves all
         self._connections = nursery
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -112,13 +116,16 @@ class Front:
     ) -> NoReturn:
         """In place of trio.serve_listeners."""
         self._connections = handler_nursery
+        await handler(None)
         async with trio.open_nursery() as nursery:
             for listener in listeners:
                 if isinstance(listener, SecureListener):
-                    take = partial(self._take_secure, handler, listener.ssl_context)
+                    context = listener.ssl_context
+                    take = self._taking(context, partial(self._start_secure, handler, context))
                     nursery.start_soon(self._accept, listener.transport_listener, take)
                 else:
-                    nursery.start_soon(self._accept, listener, partial(self._take, handler))
+                    take = self._taking(None, partial(self._start, handler))
+                    nursery.start_soon(self._accept, listener, take)
             await trio.sleep_forever()
 
     async def _start_server(
@@ -133,10 +140,11 @@ class Front:
         """In place of asyncio.start_server, which logs a hundred tracebacks a second without free
         descriptors."""
         loop: Any = asyncio.get_running_loop()
-        secure = {} if ssl is None else {"ssl": ssl, "ssl_handshake_timeout": ssl_handshake_timeout}
+        await loop.create_task(callback(None, None))
 
         async def move_over(stream: trio.SocketStream) -> None:
             accepted = socket.socket(fileno=stream.socket.detach())
+            secure = {} if ssl is None else {"ssl": ssl, "ssl_handshake_timeout": ssl_handshake_timeout}
             hand_over = partial(
                 loop.connect_accepted_socket,
                 lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=loop), callback, loop=loop),
@@ -155,24 +163,23 @@ class Front:
         @self._nursery.start_soon
         async def serve() -> None:
             with server.accepting:
-                await self._accept(listener, partial(self._start if secure else self._take, move_over))
+                await self._accept(listener, self._taking(ssl, partial(self._start, move_over)))
 
         return server
 
-    async def _accept(self, listener: trio.SocketListener, take: Callable[[socket.socket], None]) -> NoReturn:
+    async def _accept(self, listener: trio.SocketListener, take: _Take) -> NoReturn:
         await accept_forever(listener, take, outage=self._outage, want=self._want)
 
-    def _take(self, handler: _Handler, sock: socket.socket) -> None:
-        """Serve a plain connection. The first one brings what `handler` knows of Hypercorn to `enter`."""
-        if self._arrivals is not None:
-            self._arrivals.add(sock)
-        else:
-            self._start(handler, sock)
+    def _taking(self, context: ssl.SSLContext | None, start: _Take) -> _Take:
+        """What takes accepted connections. `start` does if Hypercorn serves them all."""
+        if self._arrivals is None:
+            return start
+        return self._arrivals.add if context is None else partial(self._arrivals.add_secure, context)
 
     def _start(self, handler: _Handler, sock: socket.socket) -> None:
         self._connections.start_soon(handler, _stream_on(sock))
 
-    def _take_secure(self, handler: _Handler, context: ssl.SSLContext, sock: socket.socket) -> None:
+    def _start_secure(self, handler: _Handler, context: ssl.SSLContext, sock: socket.socket) -> None:
         stream = trio.SSLStream(_stream_on(sock), context, server_side=True, https_compatible=True)
         self._connections.start_soon(handler, stream)
 
@@ -186,44 +193,67 @@ class Front:
         received: bytes = b"",
         deadline: float | None = None,
     ) -> None:
-        """Serve one connection under Trio, from accept to close, or until the fleet has its stream.
+        """Serve one connection under Trio, until it is closed or the fleet has its stream.
 
-        `stream` is a trio.SocketStream or, with TLS, a trio.SSLStream; `received` was read from it before.
-        The head of its request must be there by `deadline`.
+        `stream` is a trio.SocketStream, a trio.SSLStream before its handshake, or a Begun. `received` was
+        read from it before. The head of its request must be there by `deadline`. None is no connection: it is
+        before the first one.
         """
         if self._context_on_trio is None:
             self._context_on_trio = context
             self._watch_stop(context.terminated.wait)
-        direct = self._service.settings.direct
-        if self._arrivals is None and direct and config.max_requests is None:
+        if stream is None:
             self._open_arrivals(partial(self.enter, app, config, context, state), config)
-        with _Entered(self, stream):
-            if not isinstance(stream, trio.SocketStream):
-                await TrioTCPServer(app, config, context, state, stream).run()
+            return
+        begun = stream if isinstance(stream, Begun) else None
+        opened: Any = stream if begun is None else begun.stream
+        with _Entered(self, opened):
+            if isinstance(opened, trio.SSLStream) and begun is None:
+                if await self._shaken(opened, config):
+                    await TrioTCPServer(app, config, context, state, opened).run()
                 return
+            direct = self._service.settings.direct and not (begun and begun.tls.speaks_http2)
             head: Head | OtherRequest | TooLarge | None = OtherRequest(received)
             if direct:
                 head = None
                 with self._until_the_stop():
-                    head = await read_head(stream, received, config, deadline)
+                    head = await read_head(opened, received, config, deadline)
             if isinstance(head, Head) and is_for_a_stream(head, config, self._service.settings):
                 await context.mark_request()
                 opening = None
                 with self._until_the_stop():  # it may wait for the key set
-                    opening = await admit(self._service, head, config, stream)
+                    opening = await admit(self._service, head, config, opened)
                 if opening is not None:
-                    self._fleet.open(stream.socket.detach(), opening)
+                    make = Stream if begun is None else partial(SecureStream, begun.tls)
+                    self._fleet.open(socket_of(opened).detach(), opening, make)
             elif isinstance(head, TooLarge):
-                await refuse(head.answer, stream, self._outage)
+                await refuse(head.answer, opened, self._outage)
+            elif head is not None and begun is not None:
+                begun.put_back(head.received)
+                await TrioTCPServer(app, config, context, state, opened).run()
             elif head is not None:
                 with trio.CancelScope() as scope:
-                    self._open[stream] = scope
-                    rest = Replayed(stream, head.received, scope)
+                    self._open[opened] = scope
+                    rest = Replayed(opened, head.received, scope)
                     await TrioTCPServer(app, config, context, state, rest).run()  # type: ignore[arg-type]
 
+    async def _shaken(self, stream: trio.SSLStream[trio.SocketStream], config: Config) -> bool:
+        """Make the handshake. Returns whether it came to its end, in time and before the stop."""
+        in_time = trio.move_on_after(config.ssl_handshake_timeout)
+        with self._until_the_stop(), in_time, contextlib.suppress(trio.BrokenResourceError):
+            await stream.do_handshake()
+            return True
+        return False
+
     def _open_arrivals(self, enter: Callable[..., Awaitable[None]], config: Config) -> None:
-        def hand_over(sock: socket.socket, received: bytes, deadline: float) -> None:
-            self._connections.start_soon(enter, _stream_on(sock), received, deadline)
+        """Let connections arrive without Hypercorn, unless it must serve, or count, all of them."""
+        if self._arrivals is not None or not self._service.settings.direct or config.max_requests is not None:
+            return
+
+        def hand_over(sock: socket.socket, tls: Tls | None, received: bytes, deadline: float) -> None:
+            stream = _stream_on(sock)
+            opened = stream if tls is None else Begun(tls, stream)
+            self._connections.start_soon(enter, opened, received, deadline)
 
         self._arrivals = Arrivals(self._service, self._poller, self._fleet, config, hand_over)
         self._nursery.start_soon(self._arrivals.expire)
@@ -235,28 +265,22 @@ class Front:
         config: Config,
         context: Any,
         state: Any,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        reader: asyncio.StreamReader | None,
+        writer: asyncio.StreamWriter | None,
     ) -> None:
-        """Serve one connection under Hypercorn's asyncio worker, whose loop runs on Trio: its socket moves to
-        Trio.
+        """Serve one connection under Hypercorn's asyncio worker, whose loop runs on Trio. Only if Hypercorn
+        serves all of them does one come here; otherwise Trio accepts them and `enter` serves them.
 
-        The first connection brings the arguments of `enter`. Later ones are read by Trio at once, which saves
-        asyncio's transport, streams and task for each.
+        Without reader and writer it is before the first one.
         """
-        direct = self._service.settings.direct and config.max_requests is None
-        movable = direct and writer.get_extra_info("ssl_object") is None
         if self._context_on_trio is None:
-            self._context_on_trio = WorkerContext(None)
+            self._context_on_trio = on_trio = WorkerContext(None)
             self._watch_stop(trio_asyncio.aio_as_trio(context.terminated.wait, loop=loop))
+            self._open_arrivals(partial(self.enter, app, config, on_trio, ConnectionState(state)), config)
+        if reader is None or writer is None:
+            return
         with _Entered(self, writer):
-            if not movable:
-                await AsyncioTCPServer(app, loop, config, context, state, reader, writer).run()
-                return
-            stream, received = _moved(reader, writer)
-            await loop.trio_as_future(
-                self.enter, app, config, self._context_on_trio, ConnectionState(state), stream, received
-            )
+            await AsyncioTCPServer(app, loop, config, context, state, reader, writer).run()
 
     @contextlib.contextmanager
     def _until_the_stop(self) -> Iterator[None]:
@@ -345,28 +369,13 @@ class _Entered(Contained):
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         del self._front._open[self._opened]
         if not isinstance(self._opened, asyncio.StreamWriter):
-            _plain(self._opened).socket.close()  # synchronous, so it cannot be cancelled
+            socket_of(self._opened).close()  # synchronous, so it cannot be cancelled
         self._front._one_left.set()
         return super().__exit__(kind, error, traceback)
 
 
-def _moved(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[trio.SocketStream, bytes]:
-    """The connection's socket, moved from asyncio to Trio, and the bytes that asyncio has read from it."""
-    transport = writer.transport
-    transport.pause_reading()  # type: ignore[attr-defined]
-    received = bytes(reader._buffer)  # type: ignore[attr-defined]  # read() would wait if it is empty
-    sock = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
-    transport.abort()  # closes asyncio's descriptor, not the connection, which has another now
-    sock.setblocking(False)
-    return trio.SocketStream(trio.socket.from_stdlib_socket(sock)), received
-
-
 def _stream_on(sock: socket.socket) -> trio.SocketStream:
     return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-
-
-def _plain(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> trio.SocketStream:
-    return stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
 
 
 def _cut(opened: _Opened) -> None:
@@ -374,4 +383,4 @@ def _cut(opened: _Opened) -> None:
         opened.transport.abort()
         return
     with contextlib.suppress(OSError):
-        _plain(opened).socket.shutdown(socket.SHUT_RDWR)
+        socket_of(opened).shutdown(socket.SHUT_RDWR)

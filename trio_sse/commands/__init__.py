@@ -1,0 +1,1 @@
+"""Commands for a developer at a terminal: publish, listen, make a token."""
