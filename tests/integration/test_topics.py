@@ -202,8 +202,8 @@ async def test_a_token_to_publish_may_be_for_some_topics_alone(start: Services, 
 async def test_a_page_misses_nothing_after_the_position_it_was_rendered_with(
     start: Services, variant: Variant, has_log: bool
 ) -> None:
-    log = {"SSE_REDIS_STREAM": f"position-{variant}"} if has_log else {}
-    service = start(variant, SSE_PUBLISH_TOKENS=PUBLISH_TOKEN, **log)
+    stream_key = f"position-{variant}" if has_log else None
+    service = start(variant, SSE_PUBLISH_TOKENS=PUBLISH_TOKEN, SSE_REDIS_STREAM=stream_key)
 
     def publish(*messages: dict[str, Any]) -> list[str]:
         body = json.dumps(messages).encode()
@@ -255,7 +255,7 @@ async def test_a_stream_begins_with_what_came_since(
     start: Services, variant: Variant, has_log: bool, valkey: int
 ) -> None:
     key = f"since-{variant}"
-    service = start(variant, **({"SSE_REDIS_STREAM": key} if has_log else {}))
+    service = start(variant, SSE_REDIS_STREAM=key if has_log else None)
     with redis.Redis(port=valkey, db=1) as back_end:
 
         def publish(n: int) -> None:
@@ -378,7 +378,7 @@ async def test_coming_back_again_and_again_to_several_topics(
 ) -> None:
     """Each number once and in order, however the stream is cut while messages are published."""
     count, key = 3000, "again"
-    service = start(TRIO_SSE, **({"SSE_REDIS_STREAM": key} if has_log else {}))
+    service = start(TRIO_SSE, SSE_REDIS_STREAM=key if has_log else None)
     messages = flow("again", count)
     received: list[int] = []
     place = ""
