@@ -142,6 +142,19 @@ def test_an_idle_client_gets_it_at_once_however_short_its_life_is(hub: Hub, cloc
     assert said(client) == ["now"]
 
 
+def test_what_waited_in_between_no_longer_parts_two_gaps(hub: Hub) -> None:
+    client = slow(hub, capacity=1)
+    publish(hub, message="first")
+    for number in range(100):
+        publish(hub, message="lost")
+        publish(hub, key=f"k{number % 2}", message=number)
+    owed = hub.connections[0]._owed
+    assert owed is not None
+    assert len(owed._gaps) <= 6, "however often it came"
+    client.catch_up()
+    assert said(client) == ["first", 99, 98, 1, 99]
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("event"), st.just("")),
@@ -202,3 +215,30 @@ def test_gaps_between_which_nothing_is_kept_any_more_are_one(hub: Hub) -> None:
     assert len(owed._lost) <= 6
     client.catch_up()
     assert said(client) == ["first", 99, 98, 1, 99]
+
+
+@given(STEPS, st.integers(1, 3), st.data())
+def test_wherever_a_slow_client_is_cut_off_no_event_is_missing_without_a_word(
+    steps: list[tuple[str, str]], capacity: int, data: st.DataObject
+) -> None:
+    """It comes back with the last id that it saw."""
+    hub = new_hub()
+    client = slow(hub, capacity=capacity)
+    expected: list[int] = []
+    for number, (what, key) in enumerate(steps):
+        if what in ("event", "state"):
+            publish(hub, message=number, **({"key": key} if key else {}))
+            expected += [] if key else [number]
+        elif what == "take":
+            client.take_page()
+    client.catch_up()
+    whole = events(client.received)
+    seen = whole[: data.draw(st.integers(0, len(whole)))]
+    after = int(next((event.id for event in reversed(seen) if event.id), "x.0").rpartition(".")[2])
+    back = Client(joined(hub, after=after))
+    told = seen + events(back.received)
+    numbers = [event.json()["message"] for event in told if event.event == "message"]
+    assert numbers == sorted(set(numbers))
+    dropped = sum(event.json()["dropped"] for event in told if event.event == "gap")
+    got = [number for number in numbers if steps[number][0] == "event"]
+    assert len(got) + dropped == len(expected)
