@@ -350,19 +350,19 @@ class Strange:
         self.subscribed = 0
 
     async def serve(self, client: trio.SocketStream) -> None:
-        async for data in client:
-            if b"SUBSCRIBE" not in data:
-                await client.send_all(b"-ERR unknown command\r\n")
-                continue
-            self.subscribed += 1
-            channel = b"$13\r\nnotifications\r\n"
-            payload = b'{"user_id":"ann"}'
-            await client.send_all(b"*3\r\n$9\r\nsubscribe\r\n" + channel + b":1\r\n")
-            if self.subscribed == 1:
-                await client.send_all(self.said)
-            message = b"*3\r\n$7\r\nmessage\r\n" + channel + b"$%d\r\n%b\r\n" % (len(payload), payload)
-            with contextlib.suppress(trio.BrokenResourceError):
-                await client.send_all(message)
+        with contextlib.suppress(trio.BrokenResourceError):
+            async for data in client:
+                await client.send_all(self._answer(data))
+
+    def _answer(self, data: bytes) -> bytes:
+        if b"SUBSCRIBE" not in data:
+            return b"-ERR unknown command\r\n"
+        self.subscribed += 1
+        channel = b"$13\r\nnotifications\r\n"
+        payload = b'{"user_id":"ann"}'
+        subscribed = b"*3\r\n$9\r\nsubscribe\r\n" + channel + b":1\r\n"
+        message = b"*3\r\n$7\r\nmessage\r\n" + channel + b"$%d\r\n%b\r\n" % (len(payload), payload)
+        return subscribed + (self.said if self.subscribed == 1 else b"") + message
 
 
 @pytest.mark.parametrize(

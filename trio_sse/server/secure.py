@@ -10,7 +10,7 @@ from trio_sse.server.fleet import MAX_IGNORED, Fleet, Stream
 from trio_sse.server.tls import Tls
 
 READ = 4096
-"""Encrypted bytes that are read at a time. 27 of them may be a KeyUpdate, which costs as much as a message."""
+"""Encrypted bytes read at a time. 27 of them may be a KeyUpdate, which costs as much as a message."""
 
 
 class SecureStream(Stream):
