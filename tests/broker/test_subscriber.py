@@ -352,7 +352,7 @@ class Strange:
     async def serve(self, client: trio.SocketStream) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
             async for data in client:
-                await client.send_all(self._answer(data))
+                await client.send_all(self._answer(bytes(data)))
 
     def _answer(self, data: bytes) -> bytes:
         if b"SUBSCRIBE" not in data:
