@@ -29,7 +29,7 @@ def accepted(sock: socket.socket) -> None:
 async def serve(monkeypatch: pytest.MonkeyPatch, *errors: int) -> None:
     """Accept one connection. Before it, accept(2) fails with these errors."""
     left = list(errors)
-    accept = socket.socket._accept
+    accept = socket.socket._accept  # type: ignore[attr-defined]
 
     def failing(sock: socket.socket) -> Any:
         if left:

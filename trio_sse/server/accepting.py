@@ -79,7 +79,7 @@ async def accept_forever(
             try:
                 while time.perf_counter() < until:
                     # As socket.accept does, which looks up `kind` each time: half of its time.
-                    fd, _ = sock._accept()
+                    fd, _ = sock._accept()  # type: ignore[attr-defined]
                     accepted = socket.socket(*kind, fileno=fd)
                     accepted.setblocking(False)
                     spread_probes(accepted)
