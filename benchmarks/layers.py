@@ -1,9 +1,11 @@
 """What one idle connection costs, layer by layer: memory and CPU of the server, memory of the kernel.
 
     python benchmarks/layers.py [connections]
+    python benchmarks/layers.py --parts
 
 Each layer is a server of its own that answers `GET /sse` with a greeting and then waits for the client to
-leave. Prints a Markdown table: KB and microseconds per connection, and the step from the layer before.
+leave. Prints a Markdown table: KB and microseconds per connection. With `--parts` it prints what one idle
+stream in the fleet holds, by object and by the file that allocated it.
 """
 
 from __future__ import annotations
@@ -37,6 +39,36 @@ async def handle(stream):
 async def main():
     listeners = await trio.open_tcp_listeners(int(sys.argv[1]), host="127.0.0.1", backlog=4096)
     await trio.serve_listeners(handle, listeners)
+trio.run(main)
+"""
+
+BARE_FLEET = """
+import os, select, socket, sys, trio
+GREETING = %r
+class Stream:
+    __slots__ = ("fd",)
+    def __init__(self, fd):
+        self.fd = fd
+async def main():
+    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=4096)
+    listener.setblocking(False)
+    epoll, streams = select.epoll(), {}
+    epoll.register(listener, select.EPOLLIN)
+    while True:
+        await trio.lowlevel.wait_readable(epoll.fileno())
+        for fd, _ in epoll.poll(0, 64):
+            if fd == listener.fileno():
+                accepted = listener.accept()[0]
+                accepted.setblocking(False)
+                fd = accepted.detach()
+                streams[fd] = Stream(fd)
+                epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP)
+            elif os.read(fd, 65536):
+                os.write(fd, GREETING)
+            else:
+                epoll.unregister(fd)
+                del streams[fd]
+                os.close(fd)
 trio.run(main)
 """
 
@@ -78,8 +110,13 @@ def hypercorn(app: str) -> list[str]:
 
 
 LAYERS = {
+    "One task of Trio for all sockets: an epoll descriptor, an object each": (
+        "bare_fleet.py",
+        BARE_FLEET,
+        None,
+    ),
+    "trio_sse, on its own socket: the fleet": ("", "", None),
     "Trio: a task, a nursery, a memory channel": ("bare_trio.py", BARE_TRIO, None),
-    "trio_sse, on its own socket": ("", "", [sys.executable, "-m", "hypercorn", "-k", "trio", "-w", "0"]),
     "Hypercorn: a bare ASGI application": ("bare_asgi.py", BARE_ASGI, hypercorn("bare_asgi:app")),
     "Quart-Trio under Hypercorn: a bare stream": ("bare_quart.py", BARE_QUART, hypercorn("bare_quart:app")),
     "trio_sse, by way of Quart": ("", "", None),
@@ -93,7 +130,7 @@ def server(name: str, folder: Path, port: int) -> Iterator[int]:
     environment = dict(os.environ, REDIS_HOST="127.0.0.1", REDIS_PORT="1", SSE_LOG_LEVEL="error")
     if file:
         (folder / file).write_text(source % GREETING)
-    if name.startswith("Trio:"):
+    if file in ("bare_trio.py", "bare_fleet.py"):
         line = [sys.executable, str(folder / file), str(port)]
     elif name.startswith("trio_sse"):
         environment["SSE_DIRECT"] = str("Quart" not in name)
@@ -107,6 +144,51 @@ def server(name: str, folder: Path, port: int) -> Iterator[int]:
     finally:
         process.kill()
         process.wait()
+
+
+def parts(count: int) -> None:
+    """Open streams in this process, and print what each of them holds."""
+    import tracemalloc
+
+    import trio
+
+    from trio_sse.access.admission import Accepted
+    from trio_sse.server.fleet import Fleet, Opening
+    from trio_sse.server.poller import Poller
+    from trio_sse.service import Service
+    from trio_sse.settings import Settings
+
+    async def fill() -> None:
+        service = Service(Settings())
+        poller = Poller(lambda error: sys.exit(repr(error)))
+        fleet = Fleet(service, poller)
+        pairs = [socket.socketpair() for _ in range(count)]
+        fds = [near.detach() for near, _ in pairs]
+        tracemalloc.start()
+        for number, fd in enumerate(fds):
+            fleet.open(fd, Opening(Accepted(str(number), None, ()), b"", True))
+        traced = tracemalloc.take_snapshot().filter_traces(
+            [tracemalloc.Filter(False, file) for file in (tracemalloc.__file__, str(HERE))]
+        )
+        tracemalloc.stop()
+        connection, stream = service.hub.connections[-1], next(iter(poller._watched.values()))
+        print("| object | bytes |\n|---|---:|")
+        for what, thing in (("Stream", stream), ("Connection", connection), ("user id", connection.user_id)):
+            print(f"| {what} | {sys.getsizeof(thing)} |")
+        tables = {
+            "users: the hub": sys.getsizeof(service.hub._users),
+            "descriptors: the poller": sys.getsizeof(poller._watched),
+            "heartbeats: the wheel": sum(map(sys.getsizeof, service.hub._wheel._slots)),
+        }
+        for what, size in tables.items():
+            print(f"| its place in a table of {what} | {size / count:.0f} |")
+        print("\n| allocated in | bytes |\n|---|---:|")
+        for line in traced.statistics("filename")[:8]:
+            if line.size > 2 * count:
+                print(f"| {Path(line.traceback[0].filename).name} | {line.size / count:.0f} |")
+        poller.close()
+
+    trio.run(fill)
 
 
 def resident_kb(pid: int) -> int:
@@ -173,9 +255,12 @@ def measure(name: str, folder: Path, count: int) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if sys.argv[1:] == ["--parts"]:
+        parts(4000)
+        return
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
     print(f"`python benchmarks/layers.py {count}`\n")
     print("| layer | KB resident | us of CPU | KB in the kernel, both ends |\n|---|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
