@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support.inside import events, fleet_of, flush_now, note, settings, stream_pair, until
+from tests.support.inside import events, fleet_of, flush_now, note, read, settings, stream_pair, until
 from tests.support.secure import VERSIONS, Client, client_context, heard, server_context, shaken
 from trio_sse.access.admission import Accepted
 from trio_sse.delivery import sse
@@ -130,6 +130,22 @@ async def test_however_it_ends_nothing_is_left_of_it(
             assert client.ended is not busy
     assert left_behind(service) == []
     assert files() == before
+
+
+async def test_whoever_says_something_and_that_it_leaves_is_seen_at_once(service: Service) -> None:
+    """Also with a record half written, and with room for more by now."""
+    async with opened(service) as (fleet, client, far):
+        say(service, BIG)
+        (connection,) = service.hub.connections
+        stream = connection._outlet
+        assert isinstance(stream, SecureStream)
+        begun = os.read(far.socket.fileno(), 1 << 20)
+        await far.send_all(client.said(b"x") + client.left())
+        with trio.testing.assert_no_checkpoints():
+            stream.readable()
+        assert len(fleet) == 0
+        client.heard(begun + await read(far))
+        assert not client.ended
 
 
 async def test_nothing_refers_to_it_when_it_has_ended(service: Service) -> None:

@@ -10,7 +10,7 @@ from trio_sse.server.fleet import MAX_IGNORED, Fleet, Stream
 from trio_sse.server.tls import Tls
 
 READ = 4096
-"""Encrypted bytes read at a time. 27 of them may be a KeyUpdate, which costs as much as a message."""
+"""Encrypted bytes that are read at a time. A KeyUpdate is 27 bytes, and costs as much as a message."""
 
 
 class SecureStream(Stream):
@@ -36,7 +36,9 @@ class SecureStream(Stream):
             return
         self._tls.feed(received)
         try:
-            left = self._tls.read() == b""
+            while said := self._tls.read():
+                pass
+            left = said is not None
         except ssl.SSLError:
             left = True
         if not self._rest:  # otherwise it leaves with what is encrypted next

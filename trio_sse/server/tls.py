@@ -47,8 +47,8 @@ class Tls:
         return True
 
     def read(self) -> bytes | None:
-        """The client's data, as much as there is. None: there is none yet. b"": it has said that it sends no
-        more. Raises ssl.SSLError.
+        """The client's data, as much as there is. None: there is none yet. b"": none is left, and the client
+        has said that it sends no more. Raises ssl.SSLError.
 
         It is read until there is none. Only then does OpenSSL let go of its buffer.
         """
