@@ -4,8 +4,9 @@
     python benchmarks/layers.py --parts
 
 Each layer is a server of its own that answers `GET /sse` with a greeting and then waits for the client to
-leave. Prints a Markdown table: KB and microseconds per connection. With `--parts` it prints what one idle
-stream in the fleet holds, by object and by the file that allocated it.
+leave. Prints a Markdown table: KB and microseconds per connection. Then what one more key costs a stream of
+trio_sse: a topic of its own, and one that all follow. With `--parts` it prints what one idle stream in the
+fleet holds, by object and by the file that allocated it.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve()
 GREETING = b"retry: 3000\nevent: connected\ndata: {}\n\n"
-REQUEST = b"GET /sse?user_id=%d HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+REQUEST = "GET /sse?user_id={}{} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+FURTHER_KEYS = 20
 
 BARE_TRIO = """
 import sys, trio
@@ -109,13 +111,14 @@ def hypercorn(app: str) -> list[str]:
     return [sys.executable, "-m", "hypercorn", "-k", "trio", "-w", "0", "--backlog", "4096", app, "-b"]
 
 
+DIRECT = "trio_sse, on its own socket: the fleet"
 LAYERS = {
     "One task of Trio for all sockets: an epoll descriptor, an object each": (
         "bare_fleet.py",
         BARE_FLEET,
         None,
     ),
-    "trio_sse, on its own socket: the fleet": ("", "", None),
+    DIRECT: ("", "", None),
     "Trio: a task, a nursery, a memory channel": ("bare_trio.py", BARE_TRIO, None),
     "Hypercorn: a bare ASGI application": ("bare_asgi.py", BARE_ASGI, hypercorn("bare_asgi:app")),
     "Quart-Trio under Hypercorn: a bare stream": ("bare_quart.py", BARE_QUART, hypercorn("bare_quart:app")),
@@ -211,7 +214,23 @@ def kernel_kb() -> int:
     return slab + int(pages.split()[-1]) * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
-def connect(port: int, count: int) -> list[socket.socket]:
+Query = Callable[[int], str]
+"""What the query of stream number N has beside its user."""
+
+
+def nothing(_: int) -> str:
+    return ""
+
+
+def own_topics(number: int) -> str:
+    return "".join(f"&topic=orders/{number * FURTHER_KEYS + i}" for i in range(FURTHER_KEYS))
+
+
+def shared_topics(_: int) -> str:
+    return own_topics(0)
+
+
+def connect(port: int, count: int, query: Query = nothing) -> list[socket.socket]:
     """Open `count` streams, 64 at a time, each until its greeting has come."""
     opened: list[socket.socket] = []
     waiting: dict[int, socket.socket] = {}
@@ -219,7 +238,8 @@ def connect(port: int, count: int) -> list[socket.socket]:
     while len(opened) < count:
         while len(waiting) < 64 and len(opened) + len(waiting) < count:
             sock = socket.create_connection(("127.0.0.1", port))
-            sock.sendall(REQUEST % (len(opened) + len(waiting)))
+            number = len(opened) + len(waiting)
+            sock.sendall(REQUEST.format(number, query(number)).encode())
             waiting[sock.fileno()] = sock
             poll.register(sock, select.EPOLLIN)
         for fd, _ in poll.poll():
@@ -229,7 +249,7 @@ def connect(port: int, count: int) -> list[socket.socket]:
     return opened
 
 
-def measure(name: str, folder: Path, count: int) -> tuple[float, float, float]:
+def measure(name: str, folder: Path, count: int, query: Query = nothing) -> tuple[float, float, float]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with server(name, folder, port) as pid:
@@ -242,11 +262,11 @@ def measure(name: str, folder: Path, count: int) -> tuple[float, float, float]:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
-        for sock in connect(port, 200):  # whatever is made once is made now
+        for sock in connect(port, 200, query):  # whatever is made once is made now
             sock.close()
         time.sleep(0.5)
         before = resident_kb(pid), cpu_us(pid), kernel_kb()
-        opened = connect(port, count)
+        opened = connect(port, count, query)
         after = resident_kb(pid), cpu_us(pid), kernel_kb()
         for sock in opened:
             sock.close()
@@ -267,6 +287,12 @@ def main() -> None:
         for name in LAYERS:
             kb, us, kernel = measure(name, Path(folder), count)
             print(f"| {name} | {kb:.1f} | {us:.0f} | {kernel:.1f} |", flush=True)
+        print(f"\n| one more key, of {FURTHER_KEYS} | bytes resident | us of CPU |\n|---|---:|---:|")
+        one = measure(DIRECT, Path(folder), count)
+        for name, query in (("a topic of its own", own_topics), ("a topic that all follow", shared_topics)):
+            several = measure(DIRECT, Path(folder), count, query)
+            kb, us = ((several[i] - one[i]) / FURTHER_KEYS for i in (0, 1))
+            print(f"| {name} | {kb * 1024:.0f} | {us:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

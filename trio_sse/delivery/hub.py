@@ -27,7 +27,18 @@ MAX_PENDING_BYTES = 8 * 1024 * 1024
 
 Delivery = tuple[Batch, tuple[Connection, ...]]
 
-_Followers = Connection | dict[Connection, None]
+
+class _Crowd(dict[Connection, None]):
+    """Several followers of a target, and the text of it that they share."""
+
+    __slots__ = ("target",)
+
+    def __init__(self, target: Target, *connections: Connection) -> None:
+        super().__init__(dict.fromkeys(connections))
+        self.target = target
+
+
+_Followers = Connection | _Crowd
 
 
 class Hub:
@@ -102,15 +113,24 @@ class Hub:
         if self.closed:
             connection.close()
             return
-        for target in each(connection.follows):
-            followers = self._followers.setdefault(target, connection)
-            if isinstance(followers, dict):
-                followers[connection] = None
-            elif followers is not connection:
-                self._followers[target] = {followers: None, connection: None}
-        self._several += isinstance(connection.follows, tuple)
+        follows = connection.follows
+        if isinstance(follows, str):
+            connection.follows = self._add(follows, connection)
+        else:
+            connection.follows = tuple([self._add(target, connection) for target in follows])
+            self._several += 1
         self._wheel.add(connection)
         self._size += 1
+
+    def _add(self, target: Target, connection: Connection) -> Target:
+        """Register a follower of a target. Returns the target as the text that its followers share."""
+        followers = self._followers.setdefault(target, connection)
+        if isinstance(followers, _Crowd):
+            followers[connection] = None
+            return followers.target
+        if followers is not connection:
+            self._followers[target] = _Crowd(target, followers, connection)
+        return target
 
     def leave(self, connection: Connection) -> None:
         """Unregister a connection, close it, and release what it holds. Calling it again is harmless."""
@@ -119,7 +139,7 @@ class Hub:
             self._several -= isinstance(connection.follows, tuple)
             for target in each(connection.follows):
                 followers = self._followers[target]
-                if not isinstance(followers, dict):
+                if not isinstance(followers, _Crowd):
                     del self._followers[target]
                 else:
                     del followers[connection]
@@ -245,7 +265,7 @@ class Hub:
         count = 0
         for target in self._for_target:
             if (followers := self._followers.get(target)) is not None:
-                count += len(followers) if isinstance(followers, dict) else 1
+                count += len(followers) if isinstance(followers, _Crowd) else 1
         return count
 
     async def wait_taken(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from sys import intern
 
 Target = str
 """A user by its id, or a topic: see `topic`."""
@@ -15,8 +14,8 @@ _TOPIC = "\0"  # no id has a control character, so a user and a topic of one nam
 
 
 def topic(name: str) -> Target:
-    """The target of a topic. All streams of a topic share one text."""
-    return intern(_TOPIC + name)
+    """The target of a topic."""
+    return _TOPIC + name
 
 
 def topic_name(target: Target) -> str | None:
