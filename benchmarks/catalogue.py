@@ -50,6 +50,7 @@ def _centrifugo(name: str, title: str, engine: str) -> Service:
         publish="centrifugo",
         peer=True,
         env={"GOMAXPROCS": "1"},
+        can=frozenset({"tls", "tokens", "resume"}),
     )
 
 

@@ -16,11 +16,11 @@ def traffic(bench: Bench, run: Running, work: Work, silent: int = 0) -> Row:
     seconds = bench.length(work)
     count = work.count or int(work.rate * seconds)
     limit = seconds * 1.5 + 2
-    with bench.clients(run, conns, limit + 30, bench.drain, users=work.users, silent=silent) as client:
+    with bench.clients(run, conns, limit + 30, bench.drain, silent=silent, **work.loads) as client:
         time.sleep(SETTLE_SECONDS)
         cpu = machine.cpu_seconds(run.pid)
         redis_cpu = machine.cpu_seconds(bench.redis.pid)
-        published = bench.publish(run, limit, rate=work.rate, count=count, users=work.users, pad=work.pad)
+        published = bench.publish(run, limit, rate=work.rate, count=count, pad=work.pad, **work.sends)
         unsent = machine.unsent_bytes(run.port)
         expected = published["published"] * work.conns // work.users
         got = client.finish(expected)
@@ -64,6 +64,14 @@ def traffic(bench: Bench, run: Running, work: Work, silent: int = 0) -> Row:
 def deliver(bench: Bench, service: Service, work: Work) -> Row:
     with bench.start(service, Mode(tls=bench.certificate if work.tls else None)) as run:
         return traffic(bench, run, work)
+
+
+def topics(bench: Bench, service: Service, work: Work) -> Row:
+    """The same traffic twice, each in a new process: to streams of one key, and of several."""
+    one = deliver(bench, service, work.with_one_key())
+    row = deliver(bench, service, work)
+    keys = ("per_s", "p50_us", "p99_us", "max_us", "missing", "behind", "service_cores", "load")
+    return row | {f"one_{key}": one[key] for key in keys}
 
 
 def slow(bench: Bench, service: Service, work: Work) -> Row:

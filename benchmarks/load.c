@@ -1,10 +1,11 @@
 /* The load client: opens many event streams, reads them all, checks every sequence number.
 
-     load port=8085 path='/sse?user_id={user}' header= tokens= tls=0 conns=1000 users=1 silent=0 mark=connected
-          pending=64 quiet_ms=2000 drain=10 seconds=60 id_mark= epoch_mark= resume_path=
+     load port=8085 path='/sse?user_id={user}{topics}' header= tokens= tls=0 conns=1000 users=1 topics=0 shared=0 silent=0
+          mark=connected pending=64 quiet_ms=2000 drain=10 seconds=60 id_mark= epoch_mark= resume_path=
 
    Connection i asks for user i % users + 1, with line i of the file `tokens` as its token; `header` is a further
-   line of the request. When each has shown `mark` (or was refused) the line
+   line of the request. User u follows the topics u, u + users, u + 2 users …, or (shared) all follow 1, 2, 3 …, so
+   many as `topics` says. When each has shown `mark` (or was refused) the line
    "READY <connected> <seconds>" goes to stderr. The first `silent` connections never read after that.
    Then it counts until a line "end N" has come on standard input and N messages have arrived, or nothing has
    come for quiet_ms, or `drain` seconds have passed; at the latest after `seconds`, or when standard input closes
@@ -26,7 +27,7 @@ enum { PORTS_PER_ADDRESS = 20000 }; /* below the usual 28,231 ephemeral ports of
 #define WATCH (EPOLLIN | EPOLLRDHUP | EPOLLET)
 
 static Conn *conns;
-static long n_conns, silent, users, port, pending;
+static long n_conns, silent, users, topics, shared, port, pending;
 static long opened, closed, refused, resumed;
 static long reads, bytes, idle_bytes, ready_at;
 static enum { FIRST, AWAY, BACK } phase;
@@ -79,14 +80,16 @@ static void on_readable(Conn *c, bool hung_up) {
 }
 
 static void send_request(Conn *c) {
-    char user[24], path[4096], header[4096] = "", last_id[128] = "", request[8192];
+    char user[24], followed[4096], path[8192], header[4096] = "", last_id[128] = "", request[16384];
+    long number = (c - conns) % users + 1;
     const char *token = tokens ? tokens[c - conns] : "";
-    snprintf(user, sizeof user, "%ld", (c - conns) % users + 1);
+    snprintf(user, sizeof user, "%ld", number);
+    topics_of(followed, sizeof followed, shared ? 1 : number, topics, shared ? 1 : users);
     bool resumes = phase == BACK && c->id[0];
     resumed += resumes;
-    fill(path, sizeof path, resumes && *resume_path ? resume_path : path_template, c, user, token);
+    fill(path, sizeof path, resumes && *resume_path ? resume_path : path_template, c, user, token, followed);
     if (*header_template) {
-        fill(header, sizeof header - 2, header_template, c, user, token);
+        fill(header, sizeof header - 2, header_template, c, user, token, followed);
         strcat(header, "\r\n");
     }
     if (resumes && !*resume_path) snprintf(last_id, sizeof last_id, "Last-Event-ID: %s\r\n", c->id);
@@ -235,9 +238,11 @@ int main(int argc, char **argv) {
     port = arg_long(argc, argv, "port", "8085");
     n_conns = arg_long(argc, argv, "conns", "1");
     users = arg_long(argc, argv, "users", "1");
+    topics = arg_long(argc, argv, "topics", "0");
+    shared = arg_long(argc, argv, "shared", "0");
     silent = arg_long(argc, argv, "silent", "0");
     pending = arg_long(argc, argv, "pending", "64");
-    path_template = arg(argc, argv, "path", "/sse?user_id={user}");
+    path_template = arg(argc, argv, "path", "/sse?user_id={user}{topics}");
     header_template = arg(argc, argv, "header", "");
     resume_path = arg(argc, argv, "resume_path", "");
     ready_mark = arg(argc, argv, "mark", "connected");

@@ -7,15 +7,24 @@ import subprocess
 import machine
 from bench import Bench, Row
 from connects import idle, tokens
-from delivery import deliver, slow
+from delivery import deliver, slow, topics
 from load import floor
 from rates import highest
 from services import Service
-from storms import storm
+from storms import storm, storm_with_topics
 from works import Work
 
 FLOOR_SECONDS = 2.0
-KINDS = {"deliver": deliver, "idle": idle, "tokens": tokens, "slow": slow, "max": highest, "storm": storm}
+KINDS = {
+    "deliver": deliver,
+    "idle": idle,
+    "tokens": tokens,
+    "slow": slow,
+    "max": highest,
+    "storm": storm,
+    "topics": topics,
+    "storm topics": storm_with_topics,
+}
 
 
 def measure(bench: Bench, service: Service, work: Work) -> Row:

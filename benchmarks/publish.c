@@ -1,8 +1,10 @@
 /* The publisher: sends numbered, time-stamped notifications at a rate, or as fast as they are taken.
 
-     publish port=6379 to=redis channel=notifications rate=2000 count=20000 users=1 pad=0 seconds=30 window=1000 first=0
+     publish port=6379 to=redis channel=notifications rate=2000 count=20000 users=1 topics=0 also=1 pad=0 seconds=30 window=1000
+             first=0
 
-   Message i is for user i % users + 1 and carries #<i / users + first>T<ns>T. With a rate the stamp is the moment at
+   Message i is for user i % users + 1 and carries #<i / users + first>T<ns>T. With `topics` it is for one of so many
+   topics u, u + users, u + 2 users … of that user u, or (also=1) for the user, in turn. With a rate the stamp is the moment at
    which the message was DUE, so that time spent waiting in this program counts as latency too; with rate=0 it is
    the moment of writing. to=redis: RESP PUBLISH. to=nchan: POST /pub?user_id=N, pipelined on one connection.
    to=centrifugo: POST /api/batch with all that is due, at most `batch` messages, to the channel N; two requests
@@ -16,10 +18,22 @@ enum { OUT = 1 << 20, BIGGEST_PAD = 60000, IN = 1 << 16, HEAD = 128 };
 typedef enum { REDIS, NCHAN, CENTRIFUGO } Place;
 static char out[OUT], json[BIGGEST_PAD + 512], pad[BIGGEST_PAD + 1], in[IN];
 
+static long users, topics, also;
+
+/* The topic that the message with this sequence is for. 0: it is for the user. */
+static long topic_of(long user, long seq) {
+    long turn = topics ? seq % (topics + also) : 0;
+    return topics && turn >= also ? user + (turn - also) * users : 0;
+}
+
 /* Append one message to the output. Returns its length in bytes. */
 static int put(char *to, size_t room, Place place, const char *channel, long user, long seq, long stamp) {
+    long topic = topic_of(user, seq);
+    char to_whom[64];
+    if (topic) snprintf(to_whom, sizeof to_whom, "\"topic\":\"t%ld\"", topic);
+    else snprintf(to_whom, sizeof to_whom, "\"user_id\":%ld", user);
     int n = snprintf(json, sizeof json,
-                     "{\"user_id\":%ld,\"message\":\"#%ldT%ldT%s\",\"created_at\":\"2024-01-01T12:00:00Z\"}", user, seq,
+                     "{%s,\"message\":\"#%ldT%ldT%s\",\"created_at\":\"2024-01-01T12:00:00Z\"}", to_whom, seq,
                      stamp, pad);
     if (place == CENTRIFUGO)
         return snprintf(to, room, "{\"publish\":{\"channel\":\"%ld\",\"data\":%s}},", user, json);
@@ -76,7 +90,7 @@ int main(int argc, char **argv) {
     Place place = !strcmp(where, "nchan") ? NCHAN : !strcmp(where, "centrifugo") ? CENTRIFUGO : REDIS;
     const char *channel = arg(argc, argv, "channel", "notifications");
     double rate = arg_double(argc, argv, "rate", "0");
-    long wanted = arg_long(argc, argv, "count", "1"), count = wanted, users = arg_long(argc, argv, "users", "1");
+    long wanted = arg_long(argc, argv, "count", "1"), count = wanted;
     long window = arg_long(argc, argv, "window", "1000"), padding = arg_long(argc, argv, "pad", "0");
     long batch = arg_long(argc, argv, "batch", "500"), first = arg_long(argc, argv, "first", "0");
     long limit = arg_double(argc, argv, "seconds", "60") * SECOND;
@@ -84,6 +98,9 @@ int main(int argc, char **argv) {
     prctl(PR_SET_TIMERSLACK, 1000UL); /* wake up on time: 1 us instead of 50 */
 
     int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+    users = arg_long(argc, argv, "users", "1");
+    topics = arg_long(argc, argv, "topics", "0");
+    also = arg_long(argc, argv, "also", "1");
     struct sockaddr_in to = loopback(arg_long(argc, argv, "port", "6379"));
     if (connect(fd, (void *)&to, sizeof to)) die("connect to the place of publishing");
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);

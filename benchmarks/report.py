@@ -20,7 +20,7 @@ def _number(key: str, digits: int = 0, scale: float = 1) -> Cell:
 def _lost(row: Row, prefix: str = "") -> str:
     """Messages that should have arrived and had not when the wait ended."""
     missing, expected = row.get(prefix + "missing", 0), row.get("expected", 0)
-    if not missing and row.get("behind"):
+    if not missing and row.get("behind") and not prefix:
         return f"none; took {row['publisher']['published'] / row['publisher']['wanted']:.0%} only"
     if not missing:
         return "none"
@@ -32,10 +32,16 @@ def _others(row: Row) -> str:
     return "–" if cores is None else f"{cores:.2f}" + ("!" if cores > NOISE_CORES else "")
 
 
-def _caught_up(row: Row) -> str:
+def _caught_up(row: Row, prefix: str = "") -> str:
     if not row["resumes"]:
         return "cannot resume"
-    return "not all" if row["caught_up_s"] is None else f"{row['caught_up_s']:.2f}"
+    seconds = row[prefix + "caught_up_s"]
+    return "not all" if seconds is None else f"{seconds:.2f}"
+
+
+def _times(key: str) -> Cell:
+    """A figure with several keys, divided by the one with one key."""
+    return lambda row: f"{row[key] / row[f'one_{key}']:.2f}" if row[key] and row[f"one_{key}"] else "–"
 
 
 MS = 1000
@@ -85,6 +91,30 @@ COLUMNS: dict[str, list[tuple[str, Cell]]] = {
         ("with", _number("connect_cpu_us")),
         ("KB each, PSS, without", _number("without_kb_pss", 1)),
         ("with", _number("kb_pss", 1)),
+        ("others", _others),
+    ],
+    "topics": [
+        ("delivered/s, one key", _number("one_per_s")),
+        ("several", _number("per_s")),
+        ("times", _times("per_s")),
+        ("p99 ms, one key", _number("one_p99_us", 1, MS)),
+        ("several", _number("p99_us", 1, MS)),
+        ("times", _times("p99_us")),
+        ("cores: service, one key", _number("one_service_cores", 2)),
+        ("several", _number("service_cores", 2)),
+        ("lost, one key", lambda row: _lost(row, "one_")),
+        ("several", _lost),
+        ("others", _others),
+    ],
+    "storm topics": [
+        ("s until all are live, one key", _number("one_live_s", 2)),
+        ("several", _number("live_s", 2)),
+        ("times", _times("live_s")),
+        ("live and caught up, one key", lambda row: _caught_up(row, "one_")),
+        ("several", _caught_up),
+        ("CPU s, one key", _number("one_storm_cpu_s", 2)),
+        ("several", _number("storm_cpu_s", 2)),
+        ("missing", lambda row: f"{row['missing']:,}"),
         ("others", _others),
     ],
     "slow": [

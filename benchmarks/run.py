@@ -153,6 +153,9 @@ def _how(work: Work, bench: Bench, unable: list[str]) -> str:
         "storm": f"They return spread over {RETURN_SECONDS:g} s, whether or not the service keeps up. "
         "A service that cannot resume has only to get them all live.",
         "tokens": "Two runs, each in a new process.",
+        "topics": f"Two runs, each in a new process, with {bench.length(work):g} s of messages; {late} more. "
+        "One key: the streams follow a user alone, whom the messages are for.",
+        "storm topics": f"Two runs, each in a new process. They return spread over {RETURN_SECONDS:g} s.",
     }.get(work.kind, f"{bench.length(work):g} s of messages{size}; {late} more.")
     if work.count:
         text = f"{work.count:,} messages as fast as they are taken; {late}."
@@ -176,6 +179,7 @@ def _run(
             "conns": work.conns,
             "users": work.users,
             "pad": work.pad,
+            "topics": work.topics,
             "count": work.count,
             "how": _how(work, bench, [s.title for s in services if s not in able]),
             "rows": rows,

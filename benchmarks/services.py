@@ -62,7 +62,7 @@ class Client:
     it; with `resume` in place of the path it is sent there, else as Last-Event-ID.
     """
 
-    path: str = "/sse?user_id={user}"
+    path: str = "/sse?user_id={user}{topics}"
     token_path: str = "/sse"
     token_header: str = "Authorization: Bearer {token}"
     mark: str = "connected"
@@ -92,7 +92,7 @@ class Service:
     stats: bool = False
     about: str = ""
     env: dict[str, str] = field(default_factory=dict)
-    can: frozenset[str] = frozenset({"tls", "tokens", "resume"})
+    can: frozenset[str] = frozenset({"tls", "tokens", "resume", "topics"})
 
 
 @dataclass

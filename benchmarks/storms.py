@@ -9,7 +9,6 @@ from bench import SETTLE_SECONDS, Bench, Row
 from services import Mode, Running, Service
 from works import Work
 
-MISSED = 10  # messages per client while it is away
 RETURN_SECONDS = 1.0
 FIRST_RATE = 5_000  # messages/s, one for each client, so that each has an id to resume from
 AWAY_RATE = 20_000
@@ -32,22 +31,23 @@ def storm(bench: Bench, service: Service, work: Work) -> Row:
 
     Of a service that cannot resume, only the time until all are live is measured.
     """
+    missed = work.missed
     resumes = "resume" in service.can
-    mode = Mode(history=work.conns * (MISSED + 2) if resumes else 0)
+    mode = Mode(history=work.conns * (missed + 2) if resumes else 0)
     with (
         bench.start(service, mode) as run,
-        bench.clients(run, work.conns, 5 * LIMIT_SECONDS, bench.drain, users=work.users) as client,
+        bench.clients(run, work.conns, 5 * LIMIT_SECONDS, bench.drain, **work.loads) as client,
     ):
-        bench.publish(run, LIMIT_SECONDS, rate=FIRST_RATE, count=work.conns, users=work.users)
+        bench.publish(run, LIMIT_SECONDS, rate=FIRST_RATE, count=work.conns, **work.sends)
         _until_quiet(run)
         client.cut()
         _until_quiet(run)
-        missed = MISSED * work.conns
-        away = bench.publish(run, LIMIT_SECONDS, rate=AWAY_RATE, count=missed, users=work.users, first=1)
+        count = missed * work.conns
+        away = bench.publish(run, LIMIT_SECONDS, rate=AWAY_RATE, count=count, first=1, **work.sends)
         _until_quiet(run)
         cpu = machine.cpu_seconds(run.pid)
         back = client.come_back(RETURN_SECONDS)
-        got = client.finish(work.conns * (MISSED + 1) if resumes else 0)
+        got = client.finish(work.conns * (missed + 1) if resumes else 0)
         cpu = machine.cpu_seconds(run.pid) - cpu
         about = run.about()
     expected = work.conns + away["published"] if resumes else work.conns
@@ -71,10 +71,18 @@ def storm(bench: Bench, service: Service, work: Work) -> Row:
         "told_unknown": got["gap_unknown"],
         "counted_by_service": None,
         "accounted": missing == got["gap_dropped"],
-        "behind": away["published"] < missed,
+        "behind": away["published"] < count,
         "storm_cpu_s": round(cpu, 2),
         "duplicates": got["duplicates"],
         "refused": got["refused"],
         "load": got,
         "publisher": away,
     }
+
+
+def storm_with_topics(bench: Bench, service: Service, work: Work) -> Row:
+    """The same twice, each in a new process: with clients of one key, and of several."""
+    one = storm(bench, service, work.with_one_key())
+    row = storm(bench, service, work)
+    keys = ("live_s", "caught_up_s", "resumes", "live_p99_us", "missing", "storm_cpu_s", "load")
+    return row | {f"one_{key}": one[key] for key in keys}

@@ -19,6 +19,8 @@ COMPARED = {
     ],
     "storm": [("live_s", "s until all are live"), ("caught_up_s", "s until live and caught up")],
     "tokens": [("connects_per_s", "connects/s with a token"), ("kb_pss", "KB each, PSS, with a token")],
+    "topics": [("per_s", "delivered/s"), ("p99_us", "p99, us")],
+    "storm topics": [("live_s", "s until all are live"), ("caught_up_s", "s until live and caught up")],
     "slow": [("p99_us", "p99 beside a client that never reads, us")],
 }
 MORE_IS_BETTER = {"per_s", "max_rate", "connects_per_s"}
@@ -42,7 +44,7 @@ class Line:
 
 def incomplete(row: Row) -> bool:
     """Whether not all messages were taken and received: its figures are then for less work."""
-    return bool(row.get("missing") or row.get("without_missing") or row.get("behind"))
+    return any(row.get(key) for key in ("missing", "without_missing", "one_missing", "behind", "one_behind"))
 
 
 def lines(results: dict[str, Any]) -> list[Line]:

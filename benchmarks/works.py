@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -10,6 +10,9 @@ class Work:
     """`rate`: messages/s published in all (0: as fast as they are taken); `seconds`: (full, quick) length.
 
     `count`: messages in all, instead of rate x seconds. `pad`: bytes of padding in each message.
+    `missed`: messages for each client that comes back. `topics`: how many each stream follows beside its
+    user. They are its own, and messages are for the user and each of them in turn; `shared`: all streams,
+    each of another user, follow the same, and messages are for the first.
     `needs`: what a service must be able to do (`Service.can`). `about`: seconds for a service, (full, quick).
     """
 
@@ -21,6 +24,9 @@ class Work:
     rate: int = 0
     count: int = 0
     pad: int = 0
+    missed: int = 10
+    topics: int = 0
+    shared: bool = False
     seconds: tuple[float, float] = (8, 2)
     needs: frozenset[str] = frozenset()
     about: tuple[int, int] = (14, 6)
@@ -29,13 +35,29 @@ class Work:
     def tls(self) -> bool:
         return "tls" in self.needs
 
+    @property
+    def loads(self) -> dict[str, int]:
+        """How the load client asks: users, and topics of each."""
+        users = self.conns if self.shared else self.users
+        return {"users": users, "topics": self.topics, "shared": int(self.shared)}
+
+    @property
+    def sends(self) -> dict[str, int]:
+        """Whom the publisher writes to: users and topics of each, or the first topic that all share."""
+        topics = min(self.topics, 1) if self.shared else self.topics
+        return {"users": self.users, "topics": topics, "also": int(not self.shared)}
+
+    def with_one_key(self) -> Work:
+        """The same for streams that follow their user alone."""
+        return replace(self, topics=0, shared=False)
+
 
 def _fan(rate: int, conns: int) -> Work:
     title = f"fan-out: {rate:,} messages/s to {conns:,} connections of one user"
     return Work(f"fan-{rate}x{conns}", title, "deliver", conns, rate=rate)
 
 
-TLS = frozenset({"tls"})
+TLS, TOPICS = frozenset({"tls"}), frozenset({"topics"})
 WORKS = (
     _fan(150, 1000),
     _fan(500, 1000),
@@ -87,6 +109,39 @@ WORKS = (
         10000,
         10000,
         about=(50, 30),
+    ),
+    Work(
+        "topics-2000x1000",
+        "2,000 messages/s to a topic that 1,000 streams follow, beside two other topics and a user each",
+        "topics",
+        1000,
+        rate=2000,
+        topics=3,
+        shared=True,
+        needs=TOPICS,
+        about=(28, 14),
+    ),
+    Work(
+        "topics-each-100k",
+        "20,000 messages/s to 100,000 topics of one follower each: 1,000 streams follow 100 and a user each",
+        "topics",
+        1000,
+        1000,
+        20000,
+        topics=100,
+        needs=TOPICS,
+        about=(28, 14),
+    ),
+    Work(
+        "storm-4keys",
+        "5,000 clients of a user and three topics each are cut, miss 20 messages each, and come back at once",
+        "storm topics",
+        5000,
+        5000,
+        missed=20,
+        topics=3,
+        needs=TOPICS,
+        about=(80, 50),
     ),
     Work(
         "slow",

@@ -78,12 +78,12 @@ PATCHES = (
         test=_NEEDED + "test_the_seams",
     ),
     Patch(
-        what="a connection's socket and the bytes read from it are taken from asyncio (StreamReader._buffer)",
+        what="what passes connections on to TCPServer is called once without one",
         where="server.front",
-        library="asyncio of Python 3.11 to 3.14",
-        why="Under the asyncio worker streams are served on their own sockets too. read() would wait "
-        "if nothing has arrived.",
-        test=_NEEDED + "test_the_seams",
+        library="hypercorn 0.18",
+        why="It alone knows what connections are served with. So Trio reads all of them, from the first on,"
+        " under the asyncio worker too.",
+        test=_NEEDED + "test_connections_are_passed_on_unseen",
     ),
     Patch(
         what="h11.Connection, as hypercorn.protocol.h11 sees it",
@@ -111,7 +111,8 @@ PATCHES = (
         what="create_ssl_context of hypercorn.config.Config",
         where="server.certificates",
         library="hypercorn 0.18",
-        why="A renewed certificate is loaded without a restart.",
+        why="A renewed certificate is loaded without a restart. One session ticket is made, not two. No"
+        " handshake comes within a stream.",
         test=_NEEDED + "test_the_context_of_tls_is_asked_for_once_after_the_start",
     ),
     Patch(

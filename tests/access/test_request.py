@@ -328,6 +328,17 @@ def test_usable_topics_are_followed_exactly(topics: list[str]) -> None:
         assert answer.topics == tuple(dict.fromkeys(topics))
 
 
+@given(
+    st.from_regex(
+        rb"user_id=[a1._-]{1,130}(&topic=([a%2Ff/*+._-]|%[0-7][0-9A-F]){1,130}){0,5}", fullmatch=True
+    )
+)
+def test_what_is_written_as_usual_is_read_as_anything_else(query: bytes) -> None:
+    bounded = settings(max_topics=3)
+    usual, other = read_request(query, [], bounded), read_request(query + b"&and=more", [], bounded)
+    assert usual == other or (isinstance(usual, Refused) and isinstance(other, Refused))
+
+
 @given(st.sampled_from(["user_id", "topic", "last_event_id", "access_token"]), st.data())
 def test_a_name_of_ours_in_other_clothes_is_never_the_default_user(name: str, data: st.DataObject) -> None:
     dressed = "".join(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -338,3 +340,50 @@ async def test_it_ends_whenever_it_is_cancelled_between_pings_and_answers(hub: H
                 for _ in range(turns):
                     await trio.lowlevel.checkpoint()
                 nursery.cancel_scope.cancel()
+
+
+class Strange:
+    """A server that lets anybody subscribe, and sends something no Redis sends before each message."""
+
+    def __init__(self, said: bytes) -> None:
+        self.said = said
+        self.subscribed = 0
+
+    async def serve(self, client: trio.SocketStream) -> None:
+        async for data in client:
+            if b"SUBSCRIBE" not in data:
+                await client.send_all(b"-ERR unknown command\r\n")
+                continue
+            self.subscribed += 1
+            channel = b"$13\r\nnotifications\r\n"
+            payload = b'{"user_id":"ann"}'
+            await client.send_all(b"*3\r\n$9\r\nsubscribe\r\n" + channel + b":1\r\n")
+            if self.subscribed == 1:
+                await client.send_all(self.said)
+            message = b"*3\r\n$7\r\nmessage\r\n" + channel + b"$%d\r\n%b\r\n" % (len(payload), payload)
+            with contextlib.suppress(trio.BrokenResourceError):
+                await client.send_all(message)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n:5\r\n",  # a message that is a number
+        b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n*1\r\n:5\r\n",
+        b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$-1\r\n",
+        b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n-ERR no\r\n",
+        b"%1\r\n*1\r\n:1\r\n:2\r\n",  # a map whose key is a list
+        b"*0\r\n",
+        b"-ERR no\r\n",
+        b":5\r\n",
+        b"\0\0\0",
+    ],
+)
+async def test_whatever_redis_says_messages_come_on(hub: Hub, said: bytes, nursery: trio.Nursery) -> None:
+    """By way of a new link, if this one cannot be read any more."""
+    ann = Client(joined(hub, "ann"))
+    server = Strange(said)
+    (listener,) = await nursery.start(partial(trio.serve_tcp, server.serve, 0, host="127.0.0.1"))
+    async with running(hub, listener.socket.getsockname()[1]):
+        await until(lambda: "message" in ann.names)
+    assert server.subscribed <= 2

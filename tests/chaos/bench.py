@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeVar
 import trio
 
 from tests.chaos.client import Client, Dial
-from tests.chaos.ledger import EVERYBODY, Count, Gap, Lane, Ledger
+from tests.chaos.keys import EVERYBODY, Keys, somebody, topic
+from tests.chaos.ledger import Count, Gap, Lane, Ledger
 from tests.chaos.publisher import CHANNEL, STREAM, Parcel, Publisher
 from tests.chaos.servers import DURABLE, Server
 from tests.chaos.witness import Witness
@@ -30,6 +31,7 @@ LANES: Mapping[Source, tuple[Lane, ...]] = {
     "both": ("channel", "stream"),
 }
 PROBE_SECONDS = 0.1
+USERS_TO_A_TOPIC = 5
 LAST_SECONDS = 3
 """After so long the last message is taken for lost on the way, and there is another one."""
 
@@ -48,6 +50,7 @@ class Bench:
         self.directory = directory
         self.nursery = nursery
         self.users: list[str] = []
+        self.topics: list[str] = []
         self.clients: list[Witness] = []
         self.seconds: list[float] = []
         """How long it took until messages flowed again, fault by fault."""
@@ -67,7 +70,8 @@ class Bench:
         rate: float = 200,
         password: str | None = None,
     ) -> None:
-        """The usual: a Redis, a service, two clients for some users and one for others, and a publisher."""
+        """The usual: a Redis, a service, two clients for some users and one for others, of which every other
+        one follows topics too, and a publisher."""
         self.redis = await self.start_redis({**DURABLE, **({"requirepass": password} if password else {})})
         if password:
             settings = {**settings, "REDIS_PASSWORD": password}
@@ -78,7 +82,19 @@ class Bench:
 
     def open_ledger(self, users: int) -> None:
         self.users = [f"u{number}" for number in range(users)]
-        self.ledger = Ledger(self.users)
+        self.topics = [topic(f"t{number}") for number in range(max(3, users // USERS_TO_A_TOPIC))]
+        self.ledger = Ledger()
+
+    def follows(self, user: str) -> Keys:
+        """What a client of this user follows: every other one two topics beside the user."""
+        number = self.users.index(user)
+        if number % 2 == 0:
+            return (user,)
+        return (user, *((self.topics * 2)[number % len(self.topics) :][:2]))
+
+    def somebody(self) -> Keys:
+        """Who the next message is for."""
+        return somebody(self.users, self.topics)
 
     async def start_redis(self, options: Mapping[str, object] = DURABLE) -> Server:
         server = self.add_server(Server(self.directory / "redis", options))
@@ -108,9 +124,11 @@ class Bench:
         return partial(connect, port, receive_buffer=receive_buffer)
 
     async def start_clients(self, dial: Dial, users: Sequence[str] = (), *, twice: int = 3) -> list[Client]:
-        """A client for each user, two for each of the first `twice`. Returns when all are connected."""
+        """A client for each user, two for each of the first `twice`, and one of three topics without a user.
+        Returns when all are connected."""
         users = users or self.users
-        started = [Client(user, dial) for user in [*users, *users[:twice]]]
+        follows = [self.follows(user) for user in [*users, *users[:twice]]]
+        started = [Client(keys, dial) for keys in (*follows, tuple(self.topics[:3]))]
         for client in started:
             self.nursery.start_soon(client.run)
         for client in started:
@@ -128,7 +146,7 @@ class Bench:
         await self.flows_again(watched)
         self.seconds.clear()
         if rate:
-            self.nursery.start_soon(publisher.load, self.users, self.lanes, rate)
+            self.nursery.start_soon(publisher.load, self.somebody, self.lanes, rate)
 
     def until_closed(self, resource: AbstractContextManager[Resource]) -> Resource:
         return self._stack.enter_context(resource)
@@ -152,7 +170,7 @@ class Bench:
         How long that took is noted.
         """
         began = trio.current_time()
-        probes = [[self.publisher.put(EVERYBODY, lane)] for lane in self.lanes]
+        probes = [[self.publisher.put((EVERYBODY,), lane)] for lane in self.lanes]
         due = began + PROBE_SECONDS
         while not all(any(self._has_reached(probe, watched) for probe in tried) for tried in probes):
             await trio.sleep(0.01)
@@ -160,7 +178,7 @@ class Bench:
                 due += PROBE_SECONDS
                 for tried, lane in zip(probes, self.lanes, strict=True):
                     if tried[-1].accepted:
-                        tried.append(self.publisher.put(EVERYBODY, lane))
+                        tried.append(self.publisher.put((EVERYBODY,), lane))
         self.seconds.append(trio.current_time() - began)
 
     def _has_reached(self, probe: Parcel, watched: Sequence[Witness] = ()) -> bool:
@@ -174,7 +192,7 @@ class Bench:
         for lane in self.lanes:
             reached = False
             while not reached:
-                probe = self.publisher.put(EVERYBODY, lane)
+                probe = self.publisher.put((EVERYBODY,), lane)
                 with trio.move_on_after(LAST_SECONDS):
                     while not (not self.publisher.backlog and self._has_reached(probe)):
                         await trio.sleep(0.01)
@@ -183,17 +201,17 @@ class Bench:
     def count(self, clients: Iterable[Witness] | None = None) -> Count:
         total = Count()
         for client in self.clients if clients is None else clients:
-            total.add(self.ledger.count(client.user, client.sights))
+            total.add(self.ledger.count(client.follows, client.sights))
         return total
 
     def worst(self) -> list[str]:
         """The few clients with the most wrong, for whoever looks for the reason."""
         if not self.users:
             return []
-        counts = [(client, self.ledger.count(client.user, client.sights)) for client in self.clients]
+        counts = [(client, self.ledger.count(client.follows, client.sights)) for client in self.clients]
         counts.sort(key=lambda pair: (pair[1].faults, pair[1].covered, pair[1].gaps), reverse=True)
         return [
-            f"{client.user}: {count}, gaps: {reasons(client)}, {client.connections} connections,"
+            f"{client.follows}: {count}, gaps: {reasons(client)}, {client.connections} connections,"
             f" last id {client.last_id}"
             for client, count in counts[:3]
         ]

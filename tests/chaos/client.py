@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import h11
 import trio
 
+from tests.chaos.keys import Keys, query
 from tests.chaos.witness import Witness
 from tests.support.client import EventParser, linger_none
 
@@ -28,8 +29,8 @@ class RefusedError(Exception):
 class Client(Witness):
     """Connects again whenever its connection ends, with the last id it saw."""
 
-    def __init__(self, user: str, dial: Dial) -> None:
-        super().__init__(user)
+    def __init__(self, follows: Keys, dial: Dial) -> None:
+        super().__init__(follows)
         self._dial = dial
         self._may_read = trio.Event()
         self._may_read.set()
@@ -82,7 +83,7 @@ class Client(Witness):
         headers = [("host", "localhost"), ("accept", "text/event-stream")]
         if self.last_id:
             headers.append(("last-event-id", self.last_id))
-        request = h11.Request(method="GET", target=f"/sse?user_id={self.user}", headers=headers)
+        request = h11.Request(method="GET", target=f"/sse?{query(self.follows)}", headers=headers)
         await stream.send_all((http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
         while True:
             part = http.next_event()
@@ -96,7 +97,7 @@ class Client(Witness):
                 http.receive_data(data)
             elif isinstance(part, h11.Response):
                 if part.status_code != 200:
-                    raise RefusedError(f"user {self.user} was answered {part.status_code}")
+                    raise RefusedError(f"a client of {self.follows} was answered {part.status_code}")
             elif isinstance(part, h11.Data):
                 for event in parser.feed(bytes(part.data)):
                     self.see(event.name, event.data, event.id or self.last_id)

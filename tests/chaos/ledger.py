@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from tests.chaos.keys import EVERYBODY, Keys
+
 Lane = Literal["channel", "stream"]
 """The way of a message into the service. Between lanes no order is promised, within each it is."""
 
-EVERYBODY = "*"
+CLOCKS = 0.1
+"""Seconds by which the clocks of Redis, the service and the clients may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What an attempt sends. Times are on the clock of the clients."""
+
+    keys: Keys
+    state: str = ""
+    """What it is the state of, if it is: a newer one for the same keys may take its place."""
+    sent: float = 0
+    expires: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +34,8 @@ class Seen:
 
     serial: int
     replayed: bool = False
+    at: float = math.inf
+    """When."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +58,10 @@ class Count:
     replayed: int = 0
     covered: int = 0
     """Missing, and a gap stands in their place."""
+    superseded: int = 0
+    """Missing, and a newer one had been sent when the client saw what came next."""
+    expired: int = 0
+    """Missing, and over when the client saw what came next."""
     lost: int = 0
     """Missing in silence."""
     duplicated: int = 0
@@ -57,7 +79,8 @@ class Count:
     @property
     def exact(self) -> bool:
         """Whether every message is accounted for once, and nothing else was seen."""
-        return not self.faults and self.published == self.live + self.replayed + self.covered
+        seen = self.live + self.replayed
+        return not self.faults and self.published == seen + self.covered + self.superseded + self.expired
 
     def add(self, other: Count) -> None:
         for field in fields(self):
@@ -67,36 +90,41 @@ class Count:
 class Ledger:
     """Every attempt to publish has a number of its own, so a publisher that tries again makes no duplicate.
 
-    An attempt ends as accepted, or as void: refused, or nobody knows. Clients may see a void one or not.
+    An attempt ends as accepted, or as void: refused, or nobody knows. Clients may see a void one or not. A
+    message for several keys is for all who follow one of them, once.
     """
 
-    def __init__(self, users: Iterable[str]) -> None:
+    def __init__(self) -> None:
         self.accepted = 0
-        self._expected: dict[str, dict[Lane, list[int]]] = {
-            user: {"channel": [], "stream": []} for user in users
+        self._messages: dict[int, Message] = {}
+        self._void: set[int] = set()
+        self._places: dict[int, int] = {}
+        self._by_key: dict[Lane, dict[str, list[int]]] = {
+            "channel": defaultdict(list),
+            "stream": defaultdict(list),
         }
-        self._serial = 0
-        self._void: dict[int, str] = {}
 
-    def attempt(self, user: str) -> int:
+    def attempt(self, message: Message) -> int:
         """A number for the next attempt. It is void until it is accepted."""
-        self._serial += 1
-        self._void[self._serial] = user
-        return self._serial
+        serial = len(self._messages) + 1
+        self._messages[serial] = message
+        self._void.add(serial)
+        return serial
 
     def accept(self, serial: int, lane: Lane) -> None:
         """Redis has it. Call this in the order in which Redis has them."""
-        user = self._void.pop(serial)
+        self._void.remove(serial)
+        self._places[serial] = self.accepted
         self.accepted += 1
-        for name in self._expected if user == EVERYBODY else (user,):
-            self._expected[name][lane].append(serial)
+        for key in self._messages[serial].keys:
+            self._by_key[lane][key].append(serial)
 
-    def count(self, user: str, sights: Iterable[Sight]) -> Count:
-        """Compare what a client of `user` saw, in its order, with what it was to see."""
-        count = Count()
-        tracks = [_Track(serials) for serials in self._expected[user].values() if serials]
+    def count(self, follows: Keys, sights: Iterable[Sight]) -> Count:
+        """Compare what a client that follows these keys saw, in its order, with what it was to see."""
+        count, keys = Count(), {*follows, EVERYBODY}
+        tracks = [track for by_key in self._by_key.values() if (track := self._track(by_key, keys)).serials]
         place = {serial: (track, at) for track in tracks for at, serial in enumerate(track.serials)}
-        unsure = {serial for serial, whose in self._void.items() if whose in (user, EVERYBODY)}
+        unsure = {serial for serial in self._void if not keys.isdisjoint(self._messages[serial].keys)}
         void: set[int] = set()
         # What the gaps since the last message said, together. None if one of them did not know.
         said: int | None = 0
@@ -108,9 +136,10 @@ class Ledger:
                     track.declared = True
             elif sight.serial in place:
                 track, at = place[sight.serial]
-                track.see(at, sight.replayed, count)
-                if said and len(tracks) == 1 and not 0 <= said - track.just_missed <= len(unsure):
-                    count.miscounted += 1
+                track.see(at, sight, count)
+                if said and len(tracks) == 1:
+                    more = said - track.just_missed
+                    count.miscounted += not 0 <= more <= len(unsure) + track.just_excused
                 said = 0
             elif sight.serial not in unsure:
                 count.foreign += 1
@@ -119,23 +148,32 @@ class Ledger:
             else:
                 void.add(sight.serial)
         for track in tracks:
-            track.miss(len(track.serials), count)
+            track.miss(len(track.serials), math.inf, count)
             count.published += len(track.serials)
         return count
+
+    def _track(self, by_key: dict[str, list[int]], keys: Iterable[str]) -> _Track:
+        serials = {serial for key in keys for serial in by_key.get(key, ())}
+        return _Track(sorted(serials, key=self._places.__getitem__), self._messages)
 
 
 class _Track:
     """The messages of one lane, and how far a client has come."""
 
-    def __init__(self, serials: list[int]) -> None:
+    def __init__(self, serials: list[int], messages: dict[int, Message]) -> None:
         self.serials = serials
         self.declared = False
         self.just_missed = 0
+        """Messages that a gap must have counted, just before the last one seen."""
+        self.just_excused = 0
+        """Superseded and expired ones there."""
         self._next = 0
         self._seen: set[int] = set()
+        own = [messages[serial] for serial in serials]
+        self._expires = [message.expires for message in own]
+        self._renewed = _renewed(own)
 
-    def see(self, at: int, replayed: bool, count: Count) -> None:
-        self.just_missed = 0
+    def see(self, at: int, sight: Seen, count: Count) -> None:
         if at in self._seen:
             count.duplicated += 1
             return
@@ -143,18 +181,38 @@ class _Track:
         if at < self._next:
             count.disordered += 1
             return
-        self.miss(at, count)
+        self.miss(at, sight.at, count)
         self._next = at + 1
-        if replayed:
+        if sight.replayed:
             count.replayed += 1
         else:
             count.live += 1
 
-    def miss(self, until: int, count: Count) -> None:
-        """All from where the client is up to `until` are missing."""
-        self.just_missed = until - self._next
+    def miss(self, until: int, now: float, count: Count) -> None:
+        """All from where the client is up to `until` are missing. It sees what comes next `now`."""
+        self.just_missed = 0
+        missing = range(self._next, until)
+        for at in missing:
+            if self._renewed[at] < now:
+                count.superseded += 1
+            elif self._expires[at] < now + CLOCKS:
+                count.expired += 1
+            else:
+                self.just_missed += 1
+        self.just_excused = len(missing) - self.just_missed
         if self.declared:
             count.covered += self.just_missed
         else:
             count.lost += self.just_missed
         self.declared = False
+
+
+def _renewed(messages: list[Message]) -> list[float]:
+    """When a newer one of the same state was sent, for each."""
+    newest: dict[tuple[Keys, str], float] = {}
+    times = []
+    for message in reversed(messages):
+        state = (message.keys, message.state)
+        times.append(newest.get(state, math.inf) if message.state else math.inf)
+        newest[state] = message.sent
+    return times[::-1]

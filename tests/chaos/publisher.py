@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,7 +13,8 @@ from typing import Any
 import hiredis
 import trio
 
-from tests.chaos.ledger import Lane, Ledger
+from tests.chaos.keys import Keys, addressed
+from tests.chaos.ledger import Lane, Ledger, Message
 from tests.chaos.resp import BrokenLinkError, Command, Link
 
 CHANNEL, STREAM = "chaos", "chaos:stream"
@@ -26,11 +28,24 @@ OUTBOX = 400
 class Parcel:
     """A message on its way into Redis. `serial` is the number of the latest attempt."""
 
-    user: str
+    keys: Keys
     lane: Lane
     padding: int
+    state: str = ""
+    """See `ledger.Message`. Its name in Redis has the lane in it: between lanes there is no order."""
+    ttl: float | None = None
+    """Seconds."""
     serial: int = 0
     accepted: bool = False
+
+    def message(self) -> Message:
+        """What the next attempt sends, now."""
+        now = trio.current_time()
+        return Message(self.keys, self.state, now, math.inf if self.ttl is None else now + self.ttl)
+
+
+Kind = dict[str, Any]
+"""Arguments of `Publisher.put`: none, `state` or `ttl`."""
 
 
 class Publisher:
@@ -53,6 +68,8 @@ class Publisher:
         self.max_length: int | None = None
         self.paused = False
         self.padding = 0
+        self.kind: Callable[[], Kind] = dict
+        """What sets the next message of `load` apart."""
         self._ledger = ledger
         self._where = where
         self._password = password
@@ -68,21 +85,21 @@ class Publisher:
         """Messages of which Redis has not said yet that it has them."""
         return len(self._outbox) + len(self._unsure)
 
-    def put(self, user: str, lane: Lane) -> Parcel:
-        parcel = Parcel(user, lane, self.padding)
+    def put(self, keys: Keys, lane: Lane, *, state: str = "", ttl: float | None = None) -> Parcel:
+        parcel = Parcel(keys, lane, self.padding, state, ttl)
         self._outbox.append(parcel)
         self._waiting.set()
         return parcel
 
-    async def load(self, users: Sequence[str], lanes: Sequence[Lane], rate: float) -> None:
-        """Messages for random users, `rate` each second, until cancelled."""
+    async def load(self, keys: Callable[[], Keys], lanes: Sequence[Lane], rate: float) -> None:
+        """Messages, `rate` each second, until cancelled. `keys` says for whom the next one is."""
         owed = 0.0
         while True:
             await trio.sleep(0.02)
             owed = min(owed + rate * 0.02, OUTBOX)
             while owed >= 1 and not self.paused and len(self._outbox) < OUTBOX:
                 owed -= 1
-                self.put(random.choice(users), random.choice(lanes))
+                self.put(keys(), random.choice(lanes), **self.kind())
 
     async def run(self) -> None:
         """Send what is in the outbox, until cancelled."""
@@ -112,7 +129,7 @@ class Publisher:
             await self._resolve(self._link)
         batch = [self._outbox.popleft() for _ in range(min(AT_ONCE, len(self._outbox)))]
         for parcel in batch:
-            parcel.serial = self._ledger.attempt(parcel.user)
+            parcel.serial = self._ledger.attempt(parcel.message())
         self._unsure = batch
         try:
             replies = await self._link.pipeline([self._command(parcel) for parcel in batch])
@@ -170,9 +187,13 @@ class Publisher:
         self._ledger.accept(parcel.serial, parcel.lane)
 
     def _command(self, parcel: Parcel) -> Command:
-        message: dict[str, Any] = {"user_id": parcel.user, "n": parcel.serial}
+        message: dict[str, Any] = {**addressed(parcel.keys), "n": parcel.serial}
         if parcel.padding:
             message["padding"] = "x" * parcel.padding
+        if parcel.state:
+            message["key"] = f"{parcel.lane} {parcel.state}"
+        if parcel.ttl is not None:
+            message["ttl"] = parcel.ttl
         payload = json.dumps(message, separators=(",", ":"))
         if parcel.lane == "channel":
             return ("PUBLISH", CHANNEL, payload)

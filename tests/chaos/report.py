@@ -18,6 +18,7 @@ COLUMNS = (
     "received live",
     "replayed",
     "covered by `gap`",
+    "superseded, expired",
     "lost",
     "duplicated",
     "flows again after",
@@ -32,7 +33,8 @@ def line(result: Result) -> str:
     count = result.count
     return (
         f"{'FAILED' if result.problem else 'ok':8} {name} published {count.published} = live {count.live}"
-        f" + replayed {count.replayed} + covered {count.covered}, lost {count.lost},"
+        f" + replayed {count.replayed} + covered {count.covered} + superseded {count.superseded}"
+        f" + expired {count.expired}, lost {count.lost},"
         f" duplicated {count.duplicated}, gaps {count.gaps}, flows again after {_seconds(result)},"
         f" took {result.took:.1f} s"
     )
@@ -49,12 +51,13 @@ def table(results: Iterable[Result]) -> str:
                 count.live,
                 count.replayed,
                 count.covered,
+                count.superseded + count.expired,
                 count.lost,
                 count.duplicated,
             )
         ]
         if result.left_out:
-            numbers = ["left out", *"—————"]
+            numbers = ["left out", *"——————"]
         rows.append(
             "| " + " | ".join([result.scenario.fault, result.source, *numbers, _seconds(result)]) + " |"
         )

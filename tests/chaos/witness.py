@@ -6,14 +6,15 @@ import json
 
 import trio
 
+from tests.chaos.keys import Keys, topics_of
 from tests.chaos.ledger import Gap, Seen, Sight
 
 
 class Witness:
-    """Notes the events of one client of `user`, as they are dispatched."""
+    """Notes the events of one client that follows these keys, as they are dispatched."""
 
-    def __init__(self, user: str) -> None:
-        self.user = user
+    def __init__(self, follows: Keys) -> None:
+        self.follows = follows
         self.sights: list[Sight] = []
         self.serials: set[int] = set()
         self.connections = 0
@@ -31,7 +32,7 @@ class Witness:
         self.last_id = last_id
         if name == "message":
             serial = json.loads(data)["n"]
-            self.sights.append(Seen(serial, replayed=self._replays > 0))
+            self.sights.append(Seen(serial, replayed=self._replays > 0, at=trio.current_time()))
             self.serials.add(serial)
             self._replays -= 1
         elif name == "gap":
@@ -39,6 +40,7 @@ class Witness:
             self.sights.append(Gap(said["reason"], said["dropped"]))
         elif name == "connected":
             said = json.loads(data)
+            assert said.get("topics", []) == sorted(topics_of(self.follows))
             self._replays = said["replayed"]
             self.heartbeat_seconds = said["heartbeat_seconds"]
             self.connections += 1

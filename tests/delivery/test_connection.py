@@ -32,6 +32,7 @@ from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.history import PAGE_BYTES, History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.notices import heartbeat
+from trio_sse.delivery.receipts import Receipt
 from trio_sse.delivery.resume import Start
 from trio_sse.delivery.states import State
 
@@ -76,6 +77,25 @@ def test_a_connection_holds_ten_messages_if_told_so_and_counts_the_rest() -> Non
     assert [event.data for event in said[:10]] == [str(number) for number in range(1, 11)]
     assert [event.json()["dropped"] for event in said[10:]] == [3]
     assert counters.dropped == 3
+
+
+@pytest.mark.parametrize("disconnect", [False, True])
+def test_what_one_read_brought_for_a_full_client_is_dropped_at_once(disconnect: bool) -> None:
+    """Sixty clients that do not read, and a thousand messages: one by one it takes seconds."""
+    counters = Counters()
+    connection = live(2, counters=counters, disconnect=disconnect)
+    offered = batch(*range(1, 1001))
+    offered.receipts = {number: Receipt() for number in (1, 2, 3, 500, 1000)}
+    connection.offer(offered)
+    assert [(one.buffered, one.dropped) for one in offered.receipts.values()] == [(1, 0)] * 2 + [(0, 1)] * 3
+    said = events(connection.take_waiting())
+    if disconnect:
+        assert [event.data for event in said] == ["1", "2"]
+        assert (counters.dropped, counters.disconnected) == (0, 1)
+    else:
+        assert [event.data for event in said[:2]] == ["1", "2"]
+        assert (said[2].json()["dropped"], said[2].id) == (998, f"{PROCESS}.1000")
+        assert counters.dropped == 998
 
 
 def test_a_gap_stands_where_messages_are_missing(connection: Connection) -> None:
@@ -264,6 +284,7 @@ def test_until_it_begins_a_connection_is_told_nothing_but_heartbeats(busy: bool)
     published(hub, 2)
     flush_now(hub)
     hub.announce_gap("redis_reconnected")
+    flush_now(hub)
     connection.tell("heartbeat", BEAT)
     connection.tell("heartbeat", BEAT)
     client.take_page()
@@ -390,6 +411,7 @@ def test_a_gap_that_is_announced_while_a_client_catches_up_is_told_in_its_place_
     client = Client(joined(hub, after=0), busy=True)
     flush_now(hub)
     hub.announce_gap("redis_reconnected")
+    flush_now(hub)
     published(hub, 1)
     flush_now(hub)
     client.catch_up()

@@ -374,3 +374,27 @@ def test_received_and_declared_lost_is_what_was_published_in_order_and_once(
     everything = b"".join(reader.client.received for reader in readers + gone)
     dropped = [event.json()["dropped"] for event in events(everything) if event.event == "gap"]
     assert hub.counters.dropped == sum(dropped)
+
+
+def test_a_gap_for_lost_redis_stands_behind_the_messages_before_it() -> None:
+    """Also when a flush of those is under way: who left in between would resume behind messages it never
+    got."""
+    hub = new_hub()
+    quick, slow = Client(joined(hub, "ann")), Client(joined(hub, "ann"))
+    slow.busy = True
+    hub.dispatch(note("ann", data=b"1"))
+    under_way = hub.take()
+    hub.dispatch(note("ann", data=b"2"))
+    hub.announce_gap("redis_reconnected")
+    hub.dispatch(note("ann", data=b"3"))
+    for gathered, connections in under_way:
+        for connection in connections:
+            connection.offer(gathered)
+    hub.flushed()
+    flush_now(hub)
+    slow.catch_up()
+    for client in (quick, slow):
+        said = events(client.received)
+        assert [event.event for event in said] == ["message", "message", "gap", "message"]
+        assert [event.id for event in said] == [f"{PROCESS}.{number}" for number in (1, 2, 3, 4)]
+    assert hub.counters.dropped == 0

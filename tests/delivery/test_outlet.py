@@ -280,6 +280,29 @@ async def test_a_client_that_takes_a_little_in_time_is_not_cut_off(
         assert received == len(BIG.data)
 
 
+async def test_a_client_that_takes_it_from_other_hands_is_not_cut_off(
+    sockets: Sockets, connection: Connection, mock_clock: MockClock
+) -> None:
+    """New messages take the room before the task that waits for it has had its turn."""
+    async with trio.open_nursery() as nursery:
+        outlet = on_socket(sockets, connection, nursery)
+        connection.offer(BIG)
+        with mock.patch("trio.lowlevel.wait_writable", _never):
+            for _ in range(5):
+                await wait_all_tasks_blocked()
+                mock_clock.jump(19)
+                assert sockets[1].recv(150_000)
+                outlet.take(batch(2))
+            assert nursery.child_tasks
+            await wait_all_tasks_blocked()
+            mock_clock.jump(21)
+            await trio.sleep_forever()
+
+
+async def _never(_: int) -> None:
+    await trio.sleep_forever()
+
+
 async def test_from_the_end_of_its_stream_on_a_client_has_the_timeout_for_all_that_is_left(
     sockets: Sockets, connection: Connection, mock_clock: MockClock
 ) -> None:
@@ -359,6 +382,7 @@ async def test_bytes_stay_whole_and_in_order_whatever_the_socket_takes(
     published = 0
     with (
         mock.patch("trio_sse.delivery.outlet.os.write", write),
+        mock.patch("trio_sse.delivery.outlet._write_last", write),
         mock.patch("trio.lowlevel.wait_writable", _turn),
     ):
         async with trio.open_nursery() as nursery:

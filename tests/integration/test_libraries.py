@@ -130,6 +130,19 @@ def test_servers_accept_by_a_name_that_is_looked_up_after_the_start(
     assert called not in before
 
 
+def test_connections_are_passed_on_unseen() -> None:
+    """`Front` calls what passes them on with None, to learn what `TCPServer` gets beside a connection. If
+    this fails, None may not get there."""
+    under_asyncio = inspect.getsource(vars(hypercorn.asyncio.run)["worker_serve"])
+    callback = under_asyncio.split("async def _server_callback(", 1)[1].split("servers = []", 1)[0]
+    body = callback.split(":\n", 1)[1]
+    assert body.count("reader") == body.count("writer") == 1
+    assert "TCPServer(app, loop, config, context, lifespan_state, reader, writer)" in body
+    under_trio = inspect.getsource(vars(hypercorn.trio.run)["worker_serve"])
+    handler = " ".join(under_trio.split("trio.serve_listeners,", 1)[1].split())
+    assert handler.startswith("partial( TCPServer, app, config, context, ")
+
+
 def test_asyncio_goes_on_accepting_out_of_descriptors() -> None:
     """Up to its backlog of failures, each with a traceback in the log. If this fails, look whether
     `Doors._start_server` is needed still."""
@@ -152,8 +165,8 @@ def test_trio_logs_a_traceback_out_of_descriptors() -> None:
 async def test_heads_are_read_by_an_h11_that_is_looked_up_for_each_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`http1.bounded_heads` stands in for `h11` there. If this fails, heads are unbounded over TLS and in
-    later requests: find where Hypercorn makes its connections now."""
+    """`http1.bounded_heads` stands in for `h11` there. If this fails, heads are unbounded in later
+    requests: find where Hypercorn makes its connections now."""
     made = []
 
     class Noted(h11.Connection):

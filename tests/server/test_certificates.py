@@ -209,6 +209,8 @@ async def test_a_renewed_context_keeps_the_rules_of_the_first(
     assert context.current is not first
     assert context.current.minimum_version == first.minimum_version == ssl.TLSVersion.TLSv1_2
     assert context.current.options == first.options
+    assert context.current.options & ssl.OP_NO_RENEGOTIATION
+    assert context.current.num_tickets == first.num_tickets == certificates.TICKETS
     assert context.current.get_ciphers() == first.get_ciphers()
 
 

@@ -6,8 +6,10 @@ import asyncio
 import gc
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
+from unittest import mock
 
 import hypercorn.asyncio.run
 import hypercorn.trio.run
@@ -20,12 +22,14 @@ from structlog.testing import capture_logs
 
 from tests.support import inside
 from tests.support.inside import PATIENCE_SECONDS, events, exchange, get, process_kept, read, served, settings
+from tests.support.secure import Client, client_context, files, heard
 from tests.support.tokens import ec_key, key_server, token
 from trio_sse.access import key_set
 from trio_sse.access.admission import Accepted
 from trio_sse.access.request import StreamRequest
 from trio_sse.asgi import Application
 from trio_sse.delivery.connection import Connection
+from trio_sse.server.fleet import Fleet
 from trio_sse.server.front import Front
 from trio_sse.server.http1 import Head
 from trio_sse.service import Service
@@ -211,7 +215,13 @@ async def test_a_hypercorn_without_a_place_for_the_front_is_told_and_left_alone(
     assert "streams are served by Quart" in lines[0]["event"]
 
 
-def under_asyncio(app: Application, test: Callable[[int, asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+def under_asyncio(
+    app: Application,
+    test: Callable[[int, asyncio.Event], Coroutine[Any, Any, None]],
+    *,
+    secure: bool = False,
+    max_requests: int | None = None,
+) -> None:
     """Run `test` beside Hypercorn's asyncio worker, as plain `hypercorn trio_sse:app` has it.
 
     It gets the port, and the event that asks the worker to stop."""
@@ -220,6 +230,9 @@ def under_asyncio(app: Application, test: Callable[[int, asyncio.Event], Corouti
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
     config.errorlog = None
+    config.max_requests = max_requests
+    if secure:
+        config.certfile, config.keyfile = map(str, files())
 
     async def main() -> None:
         stop = asyncio.Event()
@@ -236,10 +249,11 @@ def under_asyncio(app: Application, test: Callable[[int, asyncio.Event], Corouti
         asyncio.run(main())
 
 
-async def ask(port: int, request: bytes, until: bytes | None = None) -> bytes:
+async def ask(port: int, request: bytes, until: bytes | None = None, *, secure: bool = False) -> bytes:
     for _ in range(1000):
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            tls = client_context() if secure else None
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
             break
         except ConnectionRefusedError:
             await asyncio.sleep(0.005)
@@ -249,15 +263,26 @@ async def ask(port: int, request: bytes, until: bytes | None = None) -> bytes:
     return received
 
 
-@pytest.mark.parametrize("values", [{"direct": True}, {"direct": False}], ids=["direct", "quart"])
-def test_the_asyncio_worker_serves_the_same(values: dict[str, Any]) -> None:
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("max_requests", [None, 1000], ids=["uncounted", "counted"])
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "quart"])
+def test_the_asyncio_worker_serves_the_same(direct: bool, max_requests: int | None, secure: bool) -> None:
+    opened = []
+
+    def noted(fleet: Fleet, *arguments: Any) -> None:
+        opened.append(arguments)
+        really_open(fleet, *arguments)
+
     async def test(port: int, _stop: asyncio.Event) -> None:
         for _ in range(3):
-            assert b'"ok"' in await ask(port, get("/healthz", CLOSE))
-            assert b"event: connected" in await ask(port, get("/sse"), until=HELLO_END)
-        assert (await ask(port, get("/nothing", CLOSE))).startswith(b"HTTP/1.1 404")
+            assert b'"ok"' in await ask(port, get("/healthz", CLOSE), secure=secure)
+            assert b"event: connected" in await ask(port, get("/sse"), until=HELLO_END, secure=secure)
+        assert (await ask(port, get("/nothing", CLOSE), secure=secure)).startswith(b"HTTP/1.1 404")
 
-    under_asyncio(application(**values), test)
+    really_open = Fleet.open
+    with mock.patch.object(Fleet, "open", noted):
+        under_asyncio(application(direct=direct), test, secure=secure, max_requests=max_requests)
+    assert len(opened) == (3 if direct and max_requests is None else 0)
 
 
 def test_the_asyncio_worker_ends_its_streams_when_it_stops() -> None:
@@ -335,3 +360,111 @@ async def test_whoever_asks_for_nothing_does_not_hold_up_the_stop(
         await read(stream, answer)
         assert b'"ok"' in await exchange(port, get("/healthz", CLOSE))  # by now the first has come in
     await stream.aclose()
+
+
+async def opened_with_tls(port: int, *alpn: str) -> trio.SSLStream[trio.SocketStream]:
+    sock = await trio.open_tcp_stream("127.0.0.1", port)
+    context = client_context(ssl.TLSVersion.TLSv1_3, *alpn)
+    stream = trio.SSLStream(sock, context, https_compatible=True)
+    await stream.do_handshake()
+    return stream
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "quart"])
+async def test_over_tls_all_is_the_same(direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    really_open = Fleet.open
+
+    def noted(fleet: Fleet, *arguments: Any) -> None:
+        really_open(fleet, *arguments)
+        sizes.append(len(fleet))
+
+    monkeypatch.setattr(Fleet, "open", noted)
+    async with served(application(direct=direct, drain_seconds=0.1), files=files()) as port:
+        for request, answer in (
+            (get("/healthz", CLOSE), b'"ok"'),
+            (get("/sse?user_id=*", CLOSE), b"HTTP/1.1 400"),
+            (get("/nothing", CLOSE), b"HTTP/1.1 404"),
+            (get("/healthz", *["a: b"] * 101), b"HTTP/1.1 431"),
+        ):
+            stream = await opened_with_tls(port, "http/1.1")
+            await stream.send_all(request)
+            assert answer in await read(stream)
+            await stream.transport_stream.aclose()
+        pieces = await opened_with_tls(port)
+        for piece in (b"GET /sse?user_id=ann HT", b"TP/1.1\r\nHost: x", b"\r\n\r\n"):
+            await pieces.send_all(piece)
+            await trio.sleep(0.01)
+        whole = await opened_with_tls(port)
+        await whole.send_all(get("/sse?user_id=ann"))
+        old = await opened_with_tls(port)
+        await old.send_all(get("/sse?user_id=ann", version="1.0"))
+        for stream in (pieces, whole, old):
+            assert b"event: connected" in await read(stream, HELLO_END)
+        assert sizes == ([1, 2, 3] if direct else [])
+    for stream in (pieces, whole, old):
+        rest = await read(stream)
+        assert b"event: draining" in rest
+        assert rest.endswith(b"0\r\n\r\n") is (stream is not old)
+        await stream.transport_stream.aclose()
+
+
+@pytest.mark.parametrize("how_far", ["nothing", "half a hello", "no request", "half a head"])
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "quart"])
+async def test_a_handshake_does_not_hold_up_the_stop(
+    monkeypatch: pytest.MonkeyPatch, direct: bool, how_far: str
+) -> None:
+    monkeypatch.setattr("trio_sse.server.front.STOP_GRACE_SECONDS", 3600)
+    monkeypatch.setattr(Config, "keep_alive_timeout", 3600)
+    monkeypatch.setattr(Config, "ssl_handshake_timeout", 3600)
+    async with served(application(direct=direct, drain_seconds=0), files=files()) as port:
+        if how_far in ("nothing", "half a hello"):
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            if how_far == "half a hello":
+                await stream.send_all(Client().said()[:50])
+        else:
+            secure = await opened_with_tls(port)
+            if how_far == "half a head":
+                await secure.send_all(b"GET /healthz HT")
+            stream = secure.transport_stream
+        other = await opened_with_tls(port)
+        await other.send_all(get("/healthz", CLOSE))
+        assert b'"ok"' in await read(other)  # by now the first has come in
+        await other.transport_stream.aclose()
+    await stream.aclose()
+
+
+async def test_over_tls_a_stop_does_not_wait_for_http2_without_a_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trio_sse.server.front.STOP_GRACE_SECONDS", 3600)
+    monkeypatch.setattr(Config, "keep_alive_timeout", 3600)
+    async with served(application(drain_seconds=0), files=files()) as port:
+        silent, stream = await opened_with_tls(port, "h2"), await opened_with_tls(port, "h2")
+        await stream.send_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0")
+        await read(stream, b"\0\0\0\x04\x01\0\0\0\0")
+    for one in (silent, stream):
+        await one.transport_stream.aclose()
+
+
+async def test_whoever_waits_for_keys_gets_a_stream_of_its_own_over_tls_too() -> None:
+    key = ec_key()
+    with key_server() as keys:
+        keys.offer(one=key)
+        keys.may_answer.clear()
+        values = {"auth": "jwt", "jwt_jwks_url": keys.url, "drain_seconds": 0}
+        async with served(application(**values), files=files()) as port:
+            client = Client()
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            while not client.shaken:
+                await stream.send_all(client.said())
+                client.shaken = client.shake(bytes(await stream.receive_some()))
+            bearer = f"Authorization: Bearer {token(key, {'kid': 'one'})}"
+            await stream.send_all(client.said(get("/sse", bearer)))
+            await trio.to_thread.run_sync(keys.being_asked.wait)
+            keys.may_answer.set()
+            assert b"event: connected" in await heard(client, stream, HELLO_END)
+        rest = await heard(client, stream)
+        assert rest.endswith(b"0\r\n\r\n")
+        assert client.ended, "the fleet says close_notify, Hypercorn does not"
+        await stream.aclose()

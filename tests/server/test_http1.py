@@ -21,6 +21,7 @@ from trio_sse.server.http1 import (
     OtherRequest,
     Replayed,
     TooLarge,
+    plain_request,
     read_head,
     stream_head,
     whole_response,
@@ -364,3 +365,20 @@ async def test_bytes_put_back_are_read_again_before_new_ones() -> None:
         await replayed.send_eof()
         assert await far.receive_some(10) == b""
         await replayed.aclose()
+
+
+def test_fields_are_looked_for_as_if_all_had_been_read() -> None:
+    lines = b"Host: x\r\nX-A:\r\nx-a:\tb \r\nCOOKIE: a=1\r\nX-Host:y\r\nCookie: host: z\r\n"
+    head = plain_request(b"GET /sse?host:=1 HTTP/1.1\r\n" + lines + b"\r\n", 8192)
+    assert head is not None
+    assert head.fields == {b"host": b"x", b"x-a": b", b", b"cookie": b"a=1; host: z", b"x-host": b"y"}
+    assert [head.fields.get(name, b"") for name in (b"x-a", b"cookie", b"a")] == [
+        b", b",
+        b"a=1; host: z",
+        b"",
+    ]
+    assert len(head.fields) == 4
+    assert b"host" in head.fields
+    assert b"a" not in head.fields
+    with pytest.raises(KeyError):
+        head.fields[b"a"]

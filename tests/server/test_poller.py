@@ -78,6 +78,19 @@ async def test_each_is_told_of_its_own_until_nothing_is_left(
         reader.close()
 
 
+async def test_what_is_left_is_told_in_the_same_turn(
+    poller: Poller, log: list[str], nursery: trio.Nursery
+) -> None:
+    reader = Reader(poller, log)
+    reader.far.send(b"1234567")
+    nursery.start_soon(poller.run)
+    while not log:
+        await trio.lowlevel.checkpoint()
+    assert reader.received == b"1234567"
+    reader.cut()
+    reader.close()
+
+
 async def test_one_may_take_the_place_of_another(
     poller: Poller, log: list[str], nursery: trio.Nursery
 ) -> None:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -354,8 +355,12 @@ def process_kept() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def served(application: Any, root_path: str = "") -> AsyncIterator[int]:
-    """`application` under Hypercorn's Trio worker, and its port. Leaving asks the worker to stop."""
+async def served(
+    application: Any, root_path: str = "", files: tuple[Path, Path] | None = None
+) -> AsyncIterator[int]:
+    """`application` under Hypercorn's Trio worker, and its port. Leaving asks the worker to stop.
+
+    `files`: certificate and key, for TLS."""
     stop = trio.Event()
     listener = socket.create_server(("127.0.0.1", 0))
     port: int = listener.getsockname()[1]
@@ -363,6 +368,8 @@ async def served(application: Any, root_path: str = "") -> AsyncIterator[int]:
     config.bind = [f"fd://{listener.detach()}"]
     config.errorlog = None
     config.root_path = root_path
+    if files is not None:
+        config.certfile, config.keyfile = map(str, files)
     config.graceful_timeout = 3600  # the service ends what is open by itself
     with process_kept(), trio.fail_after(3 * PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
@@ -384,7 +391,9 @@ async def exchange(port: int, request: bytes, until: bytes | None = None) -> byt
         return await read(stream, until)
 
 
-async def read(stream: trio.SocketStream, until: bytes | None = None) -> bytes:
+async def read(
+    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], until: bytes | None = None
+) -> bytes:
     received = b""
     with trio.fail_after(PATIENCE_SECONDS):
         while until is None or until not in received:

@@ -10,9 +10,9 @@ from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-from trio_sse.access.cors import Headers, cors_headers, wrong_host
+from trio_sse.access.cors import Headers, cors_headers, is_open, wrong_host
 from trio_sse.access.problem import Refused, refused
-from trio_sse.delivery.messages import EVERYBODY, topic_problem, user_id_problem
+from trio_sse.delivery.messages import EVERYBODY, MAX_USER_ID, topic_problem, user_id_problem
 from trio_sse.delivery.resume import Start
 from trio_sse.settings import Settings
 
@@ -24,7 +24,7 @@ Fields = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
 """Header fields as `joined` returns them, or as lines, with names in any case."""
 
 # What nearly every client sends. It does not need the general parser.
-_PLAIN_QUERY = re.compile(rb"user_id=([A-Za-z0-9._-]+)")
+_PLAIN_QUERY = re.compile(rb"user_id=([A-Za-z0-9._-]+)((?:&topic=[A-Za-z0-9._/%-]+)*)")
 
 
 class StreamRequest(NamedTuple):
@@ -48,13 +48,16 @@ class StreamRequest(NamedTuple):
 def read_request(query: bytes, headers: Fields, settings: Settings) -> StreamRequest | Refused:
     """Read the query and the header fields. Never raises."""
     fields = headers if isinstance(headers, Mapping) else joined(headers)
-    cors = cors_headers(fields.get(b"origin", b"").decode("latin-1"), settings)
-    if misdirected := wrong_host(fields.get(b"host", b"").decode("latin-1"), settings):
+    origin = "" if is_open(settings) else fields.get(b"origin", b"").decode("latin-1")
+    cors = cors_headers(origin, settings)
+    host = "" if "*" in settings.allowed_hosts else fields.get(b"host", b"").decode("latin-1")
+    if misdirected := wrong_host(host, settings):
         return refused(HTTPStatus.MISDIRECTED_REQUEST, misdirected, cors)
     start = Start(fields.get(b"last-event-id", b"").decode("utf-8", "replace") or None)
     token: str | None = None
-    topics: tuple[str, ...] = ()
-    if plain := _PLAIN_QUERY.fullmatch(query):
+    plain = _PLAIN_QUERY.fullmatch(query)
+    topics = _plain_topics(plain[2].decode(), settings.max_topics) if plain else None
+    if plain and topics is not None:
         user_id: str | None = plain[1].decode()
     else:
         try:
@@ -71,6 +74,17 @@ def read_request(query: bytes, headers: Fields, settings: Settings) -> StreamReq
         return refused(400, problem_text, cors)
     unfilled = None if user_id is None else _unfilled(user_id)
     return StreamRequest(user_id or None, start, token, fields, cors, unfilled, topics)
+
+
+def _plain_topics(parameters: str, most: int) -> tuple[str, ...] | None:
+    """The topics in `&topic=orders%2F17&topic=news`. None if the general parser is to judge them."""
+    if not parameters:
+        return ()
+    parameters = parameters.replace("%2F", "/")
+    topics = tuple(dict.fromkeys(parameters.split("&topic=")[1:]))
+    if "%" in parameters or len(topics) > most or max(map(len, topics)) > MAX_USER_ID:
+        return None
+    return topics
 
 
 class _QueryError(ValueError):

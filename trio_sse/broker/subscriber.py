@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import math
 import random
+from typing import Any
 
 import structlog
 import trio
 import trio_asyncio
+from redis.exceptions import InvalidResponse
 
 from trio_sse.broker.errors import advice, is_refusal
 from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, Link, answer_within, open_link, replicates
@@ -206,8 +208,14 @@ class Subscriber:
         flusher."""
         hub, intake, parse = self._hub, self._intake, takeover.parse
         with intake:
-            while (response := parse(False)) is not NOTHING:
-                if type(response) is list and len(response) == 3 and response[0] == b"message":
+            while True:
+                try:
+                    response = parse(False)
+                except TypeError as error:  # a RESP 3 map whose key is no text
+                    raise InvalidResponse(str(error)) from error
+                if response is NOTHING:
+                    break
+                if _is_message(response):
                     intake.receive(response[2])
                     if hub.pending_bytes > MAX_PENDING_BYTES:
                         return True
@@ -222,9 +230,19 @@ class Subscriber:
         while True:
             response = await read(disable_decoding=True, timeout=math.inf, disconnect_on_error=False)
             self._last_answer = trio.current_time()
-            if response[0] == b"message":
+            if _is_message(response):
                 self._intake.receive(response[2])
                 if hub.pending_bytes > MAX_PENDING_BYTES:
                     await trio_asyncio.trio_as_aio(hub.wait_taken)()
             if not answered.is_set():
                 answered.set()
+
+
+def _is_message(response: Any) -> bool:
+    """Whether a reply is a message of the channel. Redis sends nothing else that looks like one."""
+    return (
+        type(response) is list
+        and len(response) == 3
+        and response[0] == b"message"
+        and type(response[2]) is bytes
+    )

@@ -193,11 +193,7 @@ class Connection:
                 for receipt in batch.receipts.values():
                     receipt.took += 1
         else:
-            for frame, sequence in zip(batch.frames, batch.sequences, strict=True):
-                queued = self._queue(frame, sequence, batch.marks.get(sequence) if batch.marks else None)
-                if batch.receipts and sequence in batch.receipts:
-                    batch.receipts[sequence].buffered += queued
-                    batch.receipts[sequence].dropped += not queued
+            self._queue_all(batch)
 
     def tell(self, kind: str, batch: Batch) -> None:
         """Send a notice. While the client is behind, the latest of each kind waits.
@@ -209,12 +205,6 @@ class Connection:
             self._say(kind, batch)
         elif not self.closed:
             self._keep_notice(kind, batch.data)
-
-    def tell_marked(self, kind: str, batch: Batch) -> None:
-        """Send a notice that the history keeps too. A connection that catches up finds it there, in its
-        place."""
-        if self.state is _LIVE:
-            self._say(kind, batch)
 
     def take_waiting(self) -> bytes:
         """What waits, in order, a page at most while catching up. b"" when nothing does."""
@@ -309,10 +299,37 @@ class Connection:
             self._owed = Owed()
         self._owed.notices[kind] = frame
 
+    def _queue_all(self, batch: Batch) -> None:
+        receipts, marks = batch.receipts, batch.marks
+        numbered = zip(batch.frames, batch.sequences, strict=True)
+        for place, (frame, sequence) in enumerate(numbered, 1):
+            queued = self._queue(frame, sequence, marks.get(sequence) if marks else None)
+            if receipts and sequence in receipts:
+                receipts[sequence].buffered += queued
+                receipts[sequence].dropped += not queued
+            if not queued and marks is None:
+                self._drop_rest(batch, place)
+                return
+
+    def _drop_rest(self, batch: Batch, place: int) -> None:
+        """There was no room for the message before this place, so there is none for those that follow. A read
+        of Redis may bring a thousand: one by one, for many slow clients, they would hold up everybody."""
+        count = len(batch.sequences) - place
+        if count and self.state is _LIVE and self._owed is not None:
+            self._owed.drop(batch.last, after=self.since, count=count)
+            self._common.counters.dropped += count
+        for sequence, receipt in (batch.receipts or {}).items():
+            if sequence > batch.sequences[place - 1]:
+                receipt.dropped += 1
+
     def _queue(self, frame: bytes, sequence: int, mark: Mark | None) -> bool:
         """Let it wait. Returns whether there was room."""
         if self.state is not _LIVE:  # an earlier frame of the same batch had no room
             return False
+        if mark is not None and mark.notice is not None:
+            self._keep_notice(mark.notice, frame)
+            self.since = sequence
+            return True
         owed, common = self._owed, self._common
         part = (sequence, frame, math.inf if mark is None else mark.expires)
         if mark is not None and mark.slot is not None:
@@ -323,8 +340,11 @@ class Connection:
                 self.since = sequence
                 return True
         channel = self._channel or self.open_channel()
+        parts: tuple[Part, ...] = (part,)
+        if owed is not None and _has_room(channel):  # what is owed may be much
+            parts = (*owed.said(common.history, sequence), part)
         try:
-            channel[0].send_nowait((part,) if owed is None else (*owed.said(common.history, sequence), part))
+            channel[0].send_nowait(parts)
         except trio.WouldBlock:
             if common.disconnect:
                 common.counters.disconnected += 1
@@ -355,6 +375,11 @@ class Connection:
         frames = [frame for _, frame, expires in parts if expires > now]
         common.counters.expired += len(parts) - len(frames)
         return b"".join(frames)
+
+
+def _has_room(channel: Channel) -> bool:
+    holds = channel[0].statistics()
+    return holds.current_buffer_used < holds.max_buffer_size
 
 
 _sequence = itemgetter(0)

@@ -7,7 +7,7 @@ import heapq
 import math
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from operator import itemgetter
 from sys import getsizeof
@@ -56,6 +56,7 @@ class History:
         self.entry_floor: EntryId = (0, 0)
         """Every entry after it that was read is kept."""
         self._perishable = 0  # the sequence of the newest message that expires
+        self._for_several = 0  # the sequence of the newest message with several targets
         self._known_since = math.inf  # on the clock: every message that came later is kept
         self._messages = messages
         self._seconds = seconds
@@ -112,6 +113,8 @@ class History:
             shelf.entries.append(kept)
         if expires != math.inf:
             self._perishable = sequence
+        if len(places) > 1:
+            self._for_several = sequence
         self._bytes += size
         now = self._clock() if self._now is None else self._now
         self._kept.append((sequence, now + self._seconds - age, places, size))
@@ -178,31 +181,29 @@ class History:
 
     def count(self, follows: Followed, after: int) -> int:
         """How many messages for those who follow this came after the sequence `after` and are kept."""
-        shelves = self._newer(follows, after)
-        if self._perishable <= after and (isinstance(follows, str) or len(shelves) < 2):
-            return sum(shelf.newer(after) for shelf in shelves)
+        found = self._newer(follows, after)
+        if self._perishable <= after and (self._for_several <= after or isinstance(follows, str)):
+            return sum([len(shelf.entries) - place for shelf, place in found])
         now = self._clock()
-        kept = (entry for shelf in shelves for entry in shelf.entries[shelf.find(after) :])
+        kept = (entry for shelf, place in found for entry in shelf.entries[place:])
         return len({entry[0] for entry in kept if not _is_over(entry, now)})
 
     def page(self, follows: Followed, after: int, max_bytes: int = PAGE_BYTES) -> tuple[bytes, int]:
         """The next messages for those who follow this, after the sequence `after`, each once, and the
         sequence up to which they reach: `latest` at the end of what is kept. At least one message, and about
         `max_bytes`."""
-        shelves = self._newer(follows, after)
-        own = [islice(shelf.entries, shelf.find(after), None) for shelf in shelves]
-        entries = own[0] if len(own) == 1 else heapq.merge(*own, key=itemgetter(0))
+        found = self._newer(follows, after)
         frames = []
-        last, now = after, self._clock()
-        for entry in entries:
+        last, now = after, self._clock() if self._perishable > after else -math.inf
+        for entry in _in_order(found):
             sequence, frame = entry[0], entry[1]
-            if sequence == last or _is_over(entry, now):
+            if sequence == last or (len(entry) > 2 and _is_over(entry, now)):
                 continue  # it was reached in another way, or is of no use any more
             last = sequence
             frames.append(frame)
             max_bytes -= len(frame)
             if max_bytes <= 0:
-                through = sequence if any(shelf.newer(sequence) for shelf in shelves) else self.latest
+                through = sequence if any(shelf.newer(sequence) for shelf, _ in found) else self.latest
                 return b"".join(frames), through
         return b"".join(frames), self.latest
 
@@ -211,7 +212,7 @@ class History:
         kept."""
         numbers: set[int] = set()
         now = self._clock()
-        for shelf in self._newer(follows, self.floor):
+        for shelf, _ in self._newer(follows, self.floor):
             own = (entry[0] for entry in reversed(shelf.entries[shelf.start :]) if not _is_over(entry, now))
             numbers.update(islice(own, count))
         latest = sorted(numbers)[-count:] if count else []
@@ -244,10 +245,28 @@ class History:
         place = bisect_right(entries, entry, self._entry_ids.start, key=itemgetter(1))
         return entries[place - 1][0] if place > self._entry_ids.start else self.floor
 
-    def _newer(self, follows: Followed, after: int) -> list[_Shelf[bytes]]:
-        """The shelves that have something after this sequence."""
-        shelves = map(self._shelves.get, (*each(follows), None))
-        return [shelf for shelf in shelves if shelf is not None and shelf.newer(after)]
+    def _newer(self, follows: Followed, after: int) -> list[tuple[_Shelf[bytes], int]]:
+        """The shelves that have something after this sequence, with the place where it begins."""
+        found = []
+        for target in (*each(follows), None):
+            if (shelf := self._shelves.get(target)) is not None:
+                place = shelf.find(after)
+                if place < len(shelf.entries):
+                    found.append((shelf, place))
+        return found
+
+
+_FEW = 1000
+
+
+def _in_order(found: list[tuple[_Shelf[bytes], int]]) -> Iterable[tuple[int, bytes]]:
+    """What the shelves have from these places on, in the order of the sequences."""
+    if len(found) == 1:
+        shelf, place = found[0]
+        return islice(shelf.entries, place, None)
+    if sum([len(shelf.entries) - place for shelf, place in found]) <= _FEW:  # sorted in a fifth of the time
+        return sorted([entry for shelf, place in found for entry in shelf.entries[place:]], key=itemgetter(0))
+    return heapq.merge(*[islice(shelf.entries, place, None) for shelf, place in found], key=itemgetter(0))
 
 
 def _is_over(entry: tuple[Any, ...], now: float) -> bool:

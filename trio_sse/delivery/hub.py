@@ -177,15 +177,20 @@ class Hub:
         if targets is None:
             if not self._size:
                 return False
-            if self._for_all is None:
-                self._for_all = Batch.of(frame, sequence, receipt, mark)
-            else:
-                self._for_all.add(frame, sequence, receipt, mark)
+            self._gather_for_all(frame, sequence, receipt, mark)
         elif not self._gather(targets, frame, sequence, receipt, mark):
             return False
         self.pending_bytes += len(frame)
         self._wake()
         return True
+
+    def _gather_for_all(
+        self, frame: bytes, sequence: int, receipt: Receipt | None, mark: Mark | None
+    ) -> None:
+        if self._for_all is None:
+            self._for_all = Batch.of(frame, sequence, receipt, mark)
+        else:
+            self._for_all.add(frame, sequence, receipt, mark)
 
     def _gather(
         self,
@@ -309,12 +314,13 @@ class Hub:
         self._flushing.clear()
 
     def announce_gap(self, reason: str) -> None:
-        """Send every connection a gap: messages may be missing, and how many is not known. Clients that
-        resume later find it in its place."""
+        """Send every connection a gap, behind the messages that were dispatched before: messages may be
+        missing, and how many is not known. Clients that resume later find it in its place."""
         _, frame = self.history.append(None, lambda position: gap(reason, None, id=position), own=True)
-        batch = Batch.notice(frame)
-        for connection in self.connections:
-            connection.tell_marked(reason, batch)
+        if self._size:
+            self._gather_for_all(frame, self.history.latest, None, Mark(notice=reason))
+            self.pending_bytes += len(frame)
+            self.pending.set()
 
     def beat(self, most: int = 500) -> float:
         """Send the heartbeats that are due, about `most` at most. Returns when to call again, in clock

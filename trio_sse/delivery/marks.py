@@ -18,6 +18,8 @@ class Mark(msgspec.Struct, gc=False, frozen=True):
     slot: Slot | None = None
     expires: float = math.inf
     """On the hub's clock."""
+    notice: str | None = None
+    """The kind of a notice of the service that has its place among the messages."""
 
 
 Part = tuple[int, bytes, float]

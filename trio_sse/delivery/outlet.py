@@ -75,7 +75,7 @@ class SocketOutlet:
     the connection (see sockets.KeepAlive). At the end of the stream the owner is told, and closes the socket.
     """
 
-    __slots__ = ("_chunked", "_deadline", "_draining", "_owner", "_rest", "backlog", "fd")
+    __slots__ = ("_chunked", "_deadline", "_draining", "_moved", "_owner", "_rest", "backlog", "fd")
 
     def __init__(self, fd: int, backlog: Backlog, owner: Owner, *, chunked: bool) -> None:
         self.fd = fd
@@ -86,6 +86,7 @@ class SocketOutlet:
         self._deadline = math.inf  # finite from the end of the stream on
         self._draining: trio.CancelScope | None = None
         self._rest = _NOTHING
+        self._moved = 0.0  # when the socket last took something, while there is a rest
 
     def begin(self, head: bytes, body: bytes) -> None:
         """Write the head of the response and the first bytes of its body, if there are any yet."""
@@ -124,6 +125,7 @@ class SocketOutlet:
         sent = self._write_some(data)
         if sent < len(data):
             self._rest = memoryview(data)[sent:]
+            self._moved = trio.current_time()
             self.pull()
 
     def _write_some(self, data: bytes | memoryview) -> int:
@@ -141,8 +143,9 @@ class SocketOutlet:
         """Write the rest, then what waits, but only one page of a replay. Returns whether all of it left."""
         paged = False
         while True:
-            if self._rest:
-                self._rest = self._rest[self._write_some(self._rest) :]
+            if self._rest and (sent := self._write_some(self._rest)):
+                self._rest = self._rest[sent:]
+                self._moved = trio.current_time()
             if self._rest or (paged and self.backlog.catching_up):
                 return False
             waiting = self.backlog.take_waiting()
@@ -170,15 +173,24 @@ class SocketOutlet:
 
     async def _writable(self) -> bool:
         """Wait until the socket takes more. False: it did not in time, and the stream has ended."""
+        timeout, began = self._owner.timeout, trio.current_time()
         while True:
-            until = min(trio.current_time() + self._owner.timeout, self._deadline)
-            with trio.move_on_at(until):
+            # New messages are written as soon as there is room, so a slow but steady client may leave none
+            # for as long as this waits.
+            until = max(began, self._moved) + timeout
+            with trio.move_on_at(min(until, self._deadline)):
                 await trio.lowlevel.wait_writable(self.fd)
                 return True
-            if trio.current_time() >= self._deadline or not is_unacknowledged(self.fd):
-                abort(self.fd)
-                self._owner.ended(self)
-                return False
+            now = trio.current_time()
+            if now < self._deadline:
+                if now < self._moved + timeout:
+                    continue
+                if is_unacknowledged(self.fd):
+                    began = now
+                    continue
+            abort(self.fd)
+            self._owner.ended(self)
+            return False
 
     def _framed(self, data: bytes) -> bytes:
         """`data` as the socket gets it."""
@@ -189,7 +201,7 @@ class SocketOutlet:
         return sse.LAST_CHUNK if self._chunked else b""
 
     def _end(self) -> None:
-        self._write_some(self._last_words())
+        _write_last(self.fd, self._last_words())
         self._owner.ended(self)
 
 
@@ -197,8 +209,25 @@ _NOTHING = memoryview(b"")
 _GIVEN_BACK = -1
 
 
+def _write_last(fd: int, data: bytes) -> None:
+    """Write what leaves with the end of the connection, in one packet: the owner is about to close it."""
+    if not data:
+        return
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)  # as good for any other family
+    try:
+        sock.send(data, socket.MSG_MORE)
+    except OSError:
+        pass
+    finally:
+        sock.detach()
+
+
 def abort(fd: int) -> None:
     """Shut down the socket `fd` in both directions, even while tasks wait for it. The caller still closes
     it."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
-        sock.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(OSError):
+        sock = socket.socket(fileno=fd)  # no duplicate: there may be no further descriptor
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        finally:
+            sock.detach()

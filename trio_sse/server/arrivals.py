@@ -17,11 +17,15 @@ from trio_sse.server.fleet import Fleet, Stream
 from trio_sse.server.http1 import plain_request, whole_response
 from trio_sse.server.poller import Poller
 from trio_sse.server.requests import is_for_a_stream, opening_of, peer_of
+from trio_sse.server.secure import READ as READ_SECURE
 from trio_sse.server.secure import SecureStream
 from trio_sse.server.tls import Tls
 from trio_sse.service import Service
 
 _READ = 65536
+
+MAX_UNASKED = 65536
+"""Encrypted bytes from a client that has sent no data yet: its handshake, and its certificates if any."""
 
 HandOver = Callable[[socket.socket, Tls | None, bytes, float], None]
 
@@ -89,8 +93,11 @@ class Arrival:
 
     def receive(self) -> bytes | None:
         """What the client has sent. None: nothing yet. b"": it left, or must leave."""
+        return self._read(_READ)
+
+    def _read(self, most: int) -> bytes | None:
         try:
-            return os.read(self.fd, _READ)
+            return os.read(self.fd, most)
         except BlockingIOError:
             return None
         except OSError:
@@ -105,17 +112,19 @@ class Arrival:
 class SecureArrival(Arrival):
     """A connection whose handshake is under way, or that has sent nothing since."""
 
-    __slots__ = ("_shaken", "tls")
+    __slots__ = ("_received", "_shaken", "tls")
 
     def __init__(self, fd: int, silent: Silent, arrivals: Arrivals, tls: Tls) -> None:
         super().__init__(fd, silent, arrivals)
         self.tls: Tls = tls
+        self._received = 0
         self._shaken = False
 
     def receive(self) -> bytes | None:
-        received = super().receive()
+        received = self._read(READ_SECURE)
         if not received:
             return received
+        self._received += len(received)
         tls = self.tls
         tls.feed(received)
         said = None
@@ -126,6 +135,8 @@ class SecureArrival(Arrival):
             if self._shaken:
                 said = tls.read()
         except ssl.SSLError:
+            said = b""
+        if said is None and self._received > MAX_UNASKED:
             said = b""
         # What must be written otherwise leaves with the answer: session tickets are no write of their own.
         return said or (said if self._wrote(tls.take_outgoing()) else b"")

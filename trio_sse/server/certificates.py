@@ -27,8 +27,8 @@ WATCH_SECONDS = 5.0
 """Seconds between two checks of the files. A renewal is not urgent; a check takes a few microseconds."""
 
 TICKETS = 1
-"""Session tickets for each client. OpenSSL would make two. One resumes one handshake; making it takes a tenth
-of one."""
+"""Session tickets for each client. OpenSSL would make two. One resumes one handshake, and making it takes a
+tenth of one."""
 
 _of_hypercorn = Config.create_ssl_context
 

@@ -99,7 +99,8 @@ class Fleet:
         try:
             self._poller.watch(fd, stream)
             stream.begin(opening.head, connection.take_waiting())
-            connection.attach(stream)
+            if stream.fd >= 0:  # else the client left meanwhile, and the connection with it
+                connection.attach(stream)
         except BaseException:
             self.ended(stream)
             raise

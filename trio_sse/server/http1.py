@@ -142,15 +142,17 @@ class PlainFields(Mapping[bytes, bytes]):
         """The same in lower case, so that names are found whatever their case."""
 
     def get(self, name: bytes, default: Any = None) -> Any:
-        found = default
         start = b"\n%b:" % name  # neither a target nor a value has a line end in it
         at = self._lower.find(start)
-        while at >= 0:
-            at += len(start)
-            value = self._received[at : self._received.index(b"\r", at)].strip(b"\t ")
-            found = value if found is default else join(name, found, value)
-            at = self._lower.find(start, at)
-        return found
+        if at < 0:
+            return default
+        value = self._value(at + len(start))
+        while (at := self._lower.find(start, at + 1)) >= 0:
+            value = join(name, value, self._value(at + len(start)))
+        return value
+
+    def _value(self, start: int) -> bytes:
+        return self._received[start : self._received.index(b"\r", start)].strip(b"\t ")
 
     def __getitem__(self, name: bytes) -> bytes:
         value = self.get(name)
@@ -211,8 +213,8 @@ class BoundedConnection(h11.Connection):
 
 @contextlib.contextmanager
 def bounded_heads() -> Iterator[None]:
-    """Make Hypercorn read requests with BoundedConnection: those over TLS, and all but the first of a
-    connection."""
+    """Make Hypercorn read requests with BoundedConnection: all but the first of a connection, and all with
+    SSE_DIRECT=false."""
     ours = {"h11": with_own(h11, Connection=BoundedConnection)}
     with standing_in({hypercorn.protocol.h11: ours}, "only h11 bounds the heads that Hypercorn reads"):
         yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from functools import partial
 
@@ -57,10 +56,10 @@ def socket_of(stream: PlainOrSecure) -> trio.socket.SocketType:
 
 def peer_of(fd: int) -> str:
     """The address at the other end of a socket. UNIX at a Unix socket; "" if the client is gone already."""
-    with socket.socket(fileno=os.dup(fd)) as sock:
-        if sock.family == socket.AF_UNIX:
-            return UNIX
-        try:
-            return str(sock.getpeername()[0])
-        except OSError:
-            return ""
+    sock = socket.socket(fileno=fd)  # no duplicate: there may be no further descriptor
+    try:
+        return UNIX if sock.family == socket.AF_UNIX else str(sock.getpeername()[0])
+    except OSError:
+        return ""
+    finally:
+        sock.detach()

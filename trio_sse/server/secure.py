@@ -9,7 +9,8 @@ from trio_sse.delivery.connection import Connection
 from trio_sse.server.fleet import MAX_IGNORED, Fleet, Stream
 from trio_sse.server.tls import Tls
 
-_READ = 16384  # bounds what one client can make the service decrypt before others have their turn
+READ = 4096
+"""Encrypted bytes that are read at a time. 27 of them may be a KeyUpdate, which costs as much as a message."""
 
 
 class SecureStream(Stream):
@@ -23,7 +24,7 @@ class SecureStream(Stream):
 
     def readable(self) -> None:
         try:
-            received = os.read(self.fd, _READ)
+            received = os.read(self.fd, READ)
         except BlockingIOError:
             return
         except OSError:
@@ -47,7 +48,8 @@ class SecureStream(Stream):
             self.cut()
 
     def _write(self, data: bytes) -> None:
-        super()._write(self._seal(data))
+        if sealed := self._seal(data):
+            super()._write(sealed)
 
     def _framed(self, data: bytes) -> bytes:
         return self._seal(super()._framed(data))

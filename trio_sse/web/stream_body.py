@@ -1,4 +1,4 @@
-"""A stream as the body of a response that Quart sends: over HTTP/2, over TLS, under other servers."""
+"""A stream as the body of a response that Quart sends: over HTTP/2, and under other servers."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import trio
 
 from tests.chaos.bench import Bench, LeftOutError
 from tests.chaos.client import RefusedError
+from tests.chaos.keys import query
 from tests.chaos.witness import Witness
 
 HERE = Path(__file__).parent
@@ -24,9 +25,10 @@ END_SECONDS = 10
 async def start(bench: Bench, kind: str, port: int) -> list[Witness]:
     """One client of this kind for each user. Returns when all are connected. Raises LeftOutError."""
     host = "{}.test" if kind == "chromium" else "127.0.0.1"
-    urls = [f"http://{host.format(user)}:{port}/sse?user_id={user}" for user in bench.users]
+    follows = [bench.follows(user) for user in bench.users]
+    urls = [f"http://{host.format(keys[0])}:{port}/sse?{query(keys)}" for keys in follows]
     command = _chromium() if kind == "chromium" else await _node(bench.directory, NODE[kind])
-    witnesses = [Witness(user) for user in bench.users]
+    witnesses = [Witness(keys) for keys in follows]
     bench.nursery.start_soon(
         _listen, [*command, json.dumps(urls)], bench.directory / "foreign.log", witnesses
     )
@@ -73,7 +75,7 @@ async def _listen(command: Sequence[str], log: Path, witnesses: Sequence[Witness
             *lines, rest = (rest + data).split(b"\n")
             for number, name, text, last_id in map(json.loads, lines):
                 if name == "closed":
-                    raise RefusedError(f"the client of {witnesses[number].user} has given up")
+                    raise RefusedError(f"the client of {witnesses[number].follows} has given up")
                 witnesses[number].see(name, text, last_id)
         raise RuntimeError(f"the clients have ended:\n{await trio.Path(log).read_text()}")
     finally:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Mapping
 
 import trio
 
 from tests.chaos import netns
 from tests.chaos.bench import Bench
-from tests.chaos.publisher import Publisher
+from tests.chaos.publisher import Kind, Publisher
 from tests.chaos.scenario import scenario
 
 PADDING, RATE = 16_000, 700
@@ -18,7 +19,7 @@ SECONDS = 3
 """How long slow clients do not read."""
 
 
-async def _slow(bench: Bench, settings: Mapping[str, str] = {}) -> None:
+async def _slow(bench: Bench, settings: Mapping[str, str] = {}, *, kind: Callable[[], Kind] = dict) -> None:
     """Some clients stop reading, again and again, while there is far more for them than any buffer holds."""
     bench.redis = await bench.start_redis()
     service = await bench.start_service(settings)
@@ -26,6 +27,7 @@ async def _slow(bench: Bench, settings: Mapping[str, str] = {}) -> None:
     await bench.start_clients(bench.to(service.port), bench.users[2:])
     slow = await bench.start_clients(bench.to(service.port, receive_buffer=SMALL_BUFFER), bench.users[:2])
     publisher = Publisher(bench.ledger, bench.redis.where)
+    publisher.kind = kind
     await bench.start_publisher(publisher, RATE)
     for _ in range(1 if bench.quick else 4):
         for client in slow:
@@ -54,6 +56,20 @@ async def slow_disconnect(bench: Bench) -> None:
 async def slow_cut_off(bench: Bench) -> None:
     await _slow(bench, {"SSE_WRITE_TIMEOUT_SECONDS": "1"})
     assert any(client.connections > 1 for client in bench.clients), "some were to be cut off"
+
+
+def _state_or_not() -> Kind:
+    """Every other message is an event, the others are state, or are over soon."""
+    kinds: list[Kind] = [{}, {}, {"state": random.choice("abc")}, {"ttl": SECONDS / 6}]
+    return random.choice(kinds)
+
+
+@scenario("the same, half of the messages with a `key` or a `ttl`", "channel", "stream", stream_gaps=True)
+async def slow_state(bench: Bench) -> None:
+    await _slow(bench, kind=_state_or_not)
+    count = bench.count()
+    assert count.superseded, "some were to be superseded"
+    assert count.expired, "some were to expire"
 
 
 @scenario("clients away for longer than anything is kept", "channel", "stream", stream_gaps=True)

@@ -36,7 +36,7 @@ async def _last_look(bench: Bench, client: str, settings: Mapping[str, str]) -> 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_kill_redis, bench, kills, messages // (kills + 1), near)
         for number in range(messages):
-            bench.publisher.put(bench.users[number % USERS], random.choice(bench.lanes))
+            bench.publisher.put(bench.somebody(), random.choice(bench.lanes))
             if number % AT_ONCE == AT_ONCE - 1:
                 await trio.sleep(0.002)
                 while bench.publisher.backlog > BACKLOG:

@@ -32,7 +32,7 @@ async def start_again(bench: Bench, ended: Service, settings: Mapping[str, str] 
 @scenario("one of two workers killed (SSE_WORKERS=2), all started again", "channel", "stream", "both")
 async def worker_killed(bench: Bench) -> None:
     settings = {"SSE_WORKERS": "2", "SSE_DRAIN_SECONDS": "1"}
-    await bench.assemble(settings, rate=600)
+    await bench.assemble(settings, rate=300)
     for _ in range(1 if bench.quick else 5):
         await bench.traffic(0.5 if bench.quick else 3)
         service = bench.services[-1]
