@@ -29,7 +29,7 @@ Delivery = tuple[Batch, tuple[Connection, ...]]
 
 
 class _Crowd(dict[Connection, None]):
-    """Several followers of a target, and the text of it that they share."""
+    """Several followers of a target, and its text, which all but the first of them share."""
 
     __slots__ = ("target",)
 
@@ -123,7 +123,7 @@ class Hub:
         self._size += 1
 
     def _add(self, target: Target, connection: Connection) -> Target:
-        """Register a follower of a target. Returns the target as the text that its followers share."""
+        """Register a follower of a target. Returns the target, as the text that others have too, if any."""
         followers = self._followers.setdefault(target, connection)
         if isinstance(followers, _Crowd):
             followers[connection] = None

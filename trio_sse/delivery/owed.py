@@ -34,6 +34,11 @@ class Owed:
         self._lost: list[_Lost] = []
         self._newest = 0  # of `latest`
 
+    @property
+    def dropped(self) -> int:
+        """How many messages had no room."""
+        return sum([lost.count for lost in self._lost])
+
     def drop(self, sequence: int, *, after: int, count: int = 1) -> None:
         """This message, and those right before it if `count` is more than one, had no room. `after` is the
         last one that had."""
