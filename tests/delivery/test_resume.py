@@ -503,6 +503,26 @@ def test_what_came_since_then_and_is_no_longer_kept_is_told() -> None:
     assert Past(messages=3).begin(Start(seconds=3.5)) == ["connected", "gap", "7", "9", "new"]
 
 
+@pytest.mark.parametrize(
+    ("channel", "said"), [(False, ["connected", "0"]), (True, ["connected", "gap", "0", "1"])]
+)
+def test_the_log_does_not_know_what_came_by_the_channel_before(channel: bool, said: list[str]) -> None:
+    now = 100.0
+    hub = new_hub(clock=lambda: now, seconds=1000, has_log=True)
+    hub.history.filled_from((0, 0))
+    hub.history.subscribed()
+    now += 1
+    hub.dispatch(note("ann", data=b"0"), (1, 0))
+    if channel:
+        hub.dispatch(note("ann", data=b"1"))
+    connection = unbegun(hub, "ann")
+    Resumer(hub.history, heartbeat_seconds=30.0).begin(connection, Start(seconds=5))
+    assert [
+        event.data if event.event == "message" else event.event
+        for event in events(Client(connection).received)
+    ] == said
+
+
 def test_who_resumes_begins_where_it_was_whatever_its_query_says() -> None:
     start = Start(f"{PROCESS}.8", rewind=99, seconds=99)
     assert Past().begin(start) == ["connected", "9", "new"]

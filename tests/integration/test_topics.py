@@ -283,6 +283,21 @@ async def test_a_stream_begins_with_what_came_since(
         assert await numbers(stream, 4) == [0, 1, 2, 3]
 
 
+@commands
+async def test_since_before_what_was_trimmed_away_is_told(
+    start: Services, variant: Variant, valkey: int
+) -> None:
+    key = f"trimmed-{variant}"
+    with redis.Redis(port=valkey, db=1) as back_end:
+        for n in range(5):
+            back_end.xadd(key, {"payload": json.dumps({"topic": "t", "n": n})}, maxlen=3, approximate=False)
+    service = start(variant, SSE_REDIS_STREAM=key)
+    async with streaming(service.port, target="/sse?topic=t&since=3600") as stream:
+        gap = await stream.event()
+        assert (gap.name, gap.json["reason"]) == ("gap", "history_expired")
+        assert await numbers(stream, 3) == [2, 3, 4]
+
+
 async def test_a_stream_begins_with_the_newest_of_each_key(served: Service) -> None:
     await keep(
         served,

@@ -70,7 +70,7 @@ class LogReader:
     async def _find_place(self) -> None:
         info = await read_info(self._link, self._key)
         if self._place is None:
-            await self._fill_memory(info.last)
+            await self._fill_memory(info)
             self._place = Place(info.last, info.added)
             if len(self._hub):  # they came while Redis was away: what they missed is not known
                 self._hub.announce_gap("redis_reconnected")
@@ -86,12 +86,12 @@ class LogReader:
         place.last = place.broken_off = last
         place.added = info.added if last == info.last else None
 
-    async def _fill_memory(self, newest: EntryId) -> None:
+    async def _fill_memory(self, info: Info) -> None:
         """Keep the newest entries as if they had just been read."""
         settings, history = self._settings, self._hub.history
         oldest_kept = time.time() - settings.history_seconds
         found: list[tuple[EntryId, bytes]] = []
-        end, seen, size, floor, pace = newest, 0, 0, None, Pace()
+        end, seen, size, floor, pace = info.last, 0, 0, None, Pace()
         while floor is None:
             page = await read_back(self._link, self._key, end, (0, 0), pace)
             for entry, payload in page:
@@ -109,10 +109,12 @@ class LogReader:
             if not pace.full:
                 break
         now = time.time()
-        if floor is None:
-            history.filled_from(end)
-        else:
+        if floor is not None:
             history.filled_from(floor, now - floor[0] / 1000)
+        elif info.untrimmed:
+            history.filled_from(end)
+        else:  # nobody knows what was trimmed away
+            history.filled_from(end, 0 if info.first is None else now - info.first[0] / 1000)
         while found:
             entry, payload = found.pop()  # frees the payload: what is kept is a copy
             try:
@@ -120,7 +122,7 @@ class LogReader:
             except messages.MessageError:
                 continue
             self._hub.remember(notification, entry, max(0.0, now - entry[0] / 1000))
-        history.read_up_to(newest)
+        history.read_up_to(info.last)
 
     async def follow(self) -> None:
         """Give the hub each entry that is added, from where reading stopped, until Redis is lost."""

@@ -58,6 +58,7 @@ class History:
         self._perishable = 0  # the sequence of the newest message that expires
         self._for_several = 0  # the sequence of the newest message with several targets
         self._known_since = math.inf  # on the clock: every message that came later is kept
+        self._subscribed = math.inf  # on the clock: every message of the channel that came later is known
         self._messages = messages
         self._seconds = seconds
         self._max_bytes = max_bytes
@@ -142,7 +143,9 @@ class History:
 
     def subscribed(self) -> None:
         """From now on every message of the channel is appended."""
-        self._known_since = min(self._known_since, self._clock())
+        now = self._clock()
+        self._known_since = min(self._known_since, now)
+        self._subscribed = min(self._subscribed, now)
 
     def read_up_to(self, entry: EntryId) -> None:
         """The log has been read up to this entry, whether it was a message or not."""
@@ -224,7 +227,10 @@ class History:
         then = self._clock() - seconds
         place = bisect_left(self._kept, then + self._seconds, key=itemgetter(1))
         sequence = self._kept[place][0] - 1 if place < len(self._kept) else self.latest
-        return sequence, self._known_since <= then
+        known = self._known_since
+        if self.sources.channel_since is not None:  # the log does not have what came by the channel before
+            known = max(known, self._subscribed)
+        return sequence, known <= then
 
     def at(self, sequence: int) -> EntryId | None:
         """The log's last entry up to `sequence`. None if that is not known, or no longer."""

@@ -129,6 +129,7 @@ class Hub:
             followers[connection] = None
             return followers.target
         if followers is not connection:
+            target = next(one for one in each(followers.follows) if one == target)  # its text
             self._followers[target] = _Crowd(target, followers, connection)
         return target
 
