@@ -123,7 +123,7 @@ class Hub:
         self._size += 1
 
     def _add(self, target: Target, connection: Connection) -> Target:
-        """Register a follower of a target. Returns the target, as the text that others have too if there are any."""
+        """Register a follower of a target. Returns the text of it that others have."""
         followers = self._followers.setdefault(target, connection)
         if isinstance(followers, _Crowd):
             followers[connection] = None
@@ -302,19 +302,22 @@ class Hub:
     def _merged(self, for_target: dict[Target, Batch], for_all: Batch | None) -> list[Delivery]:
         """Deliveries where connections may be reached in several ways: each gets one batch. Those that are
         reached in the same ways share it."""
-        reached: dict[tuple[Target, ...], list[Connection]] = {}
-        for target in for_target if for_all is None else self._followers:
+        # Takes time for what is reached, however many targets a connection follows.
+        ways_to: dict[Connection, list[Target]] = {}
+        if for_all is not None:
+            ways_to = {connection: [] for connection in self.connections}
+        for target in for_target:
             for connection in _each(self._followers.get(target, ())):
-                follows = connection.follows
-                if isinstance(follows, str):
-                    follows = (follows,)
-                ways = tuple([one for one in follows if one in for_target])
-                if target != (ways if for_all is None else follows)[0]:
-                    continue  # it is reached by the first
-                reached.setdefault(ways, []).append(connection)
+                if (ways := ways_to.get(connection)) is None:
+                    ways_to[connection] = [target]
+                else:
+                    ways.append(target)
+        reached: dict[tuple[Target, ...], list[Connection]] = {}
+        for connection, ways in ways_to.items():
+            reached.setdefault(tuple(ways), []).append(connection)
         deliveries = []
-        for ways, connections in reached.items():
-            batches = [for_target[one] for one in ways]
+        for shared, connections in reached.items():
+            batches = [for_target[one] for one in shared]
             if for_all is not None:
                 batches.append(for_all)
             batch = batches[0] if len(batches) == 1 else Batch.merged(*batches)
