@@ -285,13 +285,15 @@ class Hub:
             self._taken = None
         self.pending_bytes = 0
         self.flushing = True
-        if self._several and (len(for_target) > 1 or for_all is not None):
-            return self._merged(for_target, for_all)
-        deliveries = []
+        deliveries: list[Delivery] = []
         if for_all is None:
             for target, batch in for_target.items():
                 if followers := self._followers.get(target):
                     deliveries.append((batch, _each(followers)))
+            if self._several and _reach_some_twice(deliveries):
+                return self._merged(for_target, None)
+        elif self._several:
+            return self._merged(for_target, for_all)
         else:
             for target, followers in self._followers.items():
                 own = for_target.get(target)
@@ -354,6 +356,11 @@ class Hub:
         self.closed = self.draining = True
         for connection in self.connections:
             connection.close()
+
+
+def _reach_some_twice(deliveries: list[Delivery]) -> bool:
+    offers = sum([len(connections) for _, connections in deliveries])
+    return len(deliveries) > 1 and offers > len(set(chain.from_iterable([who for _, who in deliveries])))
 
 
 def _each(followers: _Followers | tuple[()]) -> tuple[Connection, ...]:
