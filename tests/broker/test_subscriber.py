@@ -245,7 +245,7 @@ async def test_a_redis_that_comes_later_is_found(hub: Hub) -> None:
         assert f"127.0.0.1:{port}" in (subscriber.problem or "")
         with embedded.valkey(port):
             await until(lambda: subscriber.problem is None)
-        assert client.names == ["gap"]
+            await until(lambda: client.names == ["gap"])
         await until(lambda: subscriber.problem)
 
 

@@ -123,7 +123,7 @@ class Hub:
         self._size += 1
 
     def _add(self, target: Target, connection: Connection) -> Target:
-        """Register a follower of a target. Returns the target, as the text that others have too, if any."""
+        """Register a follower of a target. Returns the text of it that others have."""
         followers = self._followers.setdefault(target, connection)
         if isinstance(followers, _Crowd):
             followers[connection] = None
@@ -291,13 +291,15 @@ class Hub:
             self._taken = None
         self.pending_bytes = 0
         self.flushing = True
-        if self._several and (len(for_target) > 1 or for_all is not None):
-            return self._merged(for_target, for_all)
-        deliveries = []
+        deliveries: list[Delivery] = []
         if for_all is None:
             for target, batch in for_target.items():
                 if followers := self._followers.get(target):
                     deliveries.append((batch, _each(followers)))
+            if self._several and _reach_some_twice(deliveries):
+                return self._merged(for_target, None)
+        elif self._several:
+            return self._merged(for_target, for_all)
         else:
             for target, followers in self._followers.items():
                 own = for_target.get(target)
@@ -308,19 +310,22 @@ class Hub:
     def _merged(self, for_target: dict[Target, Batch], for_all: Batch | None) -> list[Delivery]:
         """Deliveries where connections may be reached in several ways: each gets one batch. Those that are
         reached in the same ways share it."""
-        reached: dict[tuple[Target, ...], list[Connection]] = {}
-        for target in for_target if for_all is None else self._followers:
+        # Takes time for what is reached, however many targets a connection follows.
+        ways_to: dict[Connection, list[Target]] = {}
+        if for_all is not None:
+            ways_to = {connection: [] for connection in self.connections}
+        for target in for_target:
             for connection in _each(self._followers.get(target, ())):
-                follows = connection.follows
-                if isinstance(follows, str):
-                    follows = (follows,)
-                ways = tuple([one for one in follows if one in for_target])
-                if target != (ways if for_all is None else follows)[0]:
-                    continue  # it is reached by the first
-                reached.setdefault(ways, []).append(connection)
+                if (ways := ways_to.get(connection)) is None:
+                    ways_to[connection] = [target]
+                else:
+                    ways.append(target)
+        reached: dict[tuple[Target, ...], list[Connection]] = {}
+        for connection, ways in ways_to.items():
+            reached.setdefault(tuple(ways), []).append(connection)
         deliveries = []
-        for ways, connections in reached.items():
-            batches = [for_target[one] for one in ways]
+        for shared, connections in reached.items():
+            batches = [for_target[one] for one in shared]
             if for_all is not None:
                 batches.append(for_all)
             batch = batches[0] if len(batches) == 1 else Batch.merged(*batches)
@@ -358,6 +363,11 @@ class Hub:
         self.closed = self.draining = True
         for connection in self.connections:
             connection.close()
+
+
+def _reach_some_twice(deliveries: list[Delivery]) -> bool:
+    offers = sum([len(connections) for _, connections in deliveries])
+    return len(deliveries) > 1 and offers > len(set(chain.from_iterable([who for _, who in deliveries])))
 
 
 def _each(followers: _Followers | tuple[()]) -> tuple[Connection, ...]:
