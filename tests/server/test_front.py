@@ -434,6 +434,14 @@ async def test_a_handshake_does_not_hold_up_the_stop(
     await stream.aclose()
 
 
+async def test_who_agreed_upon_http2_is_not_answered_in_http1() -> None:
+    async with served(application(drain_seconds=0), files=files()) as port:
+        stream = await opened_with_tls(port, "h2")
+        await stream.send_all(get("/sse"))
+        assert b"HTTP/1" not in await read(stream)
+        await stream.transport_stream.aclose()
+
+
 async def test_over_tls_a_stop_does_not_wait_for_http2_without_a_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
