@@ -154,7 +154,7 @@ async def test_the_user_is_the_token_s() -> None:
     answer = await accepted(b"user_id=ann", bearer(token(sub="ann")), **JWT)
     assert answer.user_id == "ann"
     assert answer.seconds is not None
-    assert 3600 < answer.seconds <= 3630
+    assert 1800 < answer.seconds <= 3630, "it was made when the tests were collected"
 
 
 @pytest.mark.parametrize("query", [b"user_id=bob", b"user_id=1", b"user_id=ANN", b"user_id=ann%20"])
@@ -236,7 +236,7 @@ async def test_a_stream_follows_what_its_token_grants(
     answer = await accepted(query, token_, **PUBLIC)
     assert (answer.user_id, answer.topics) == (user_id, topics)
     assert answer.seconds is not None
-    assert 3600 < answer.seconds <= 3630
+    assert 1800 < answer.seconds <= 3630, "it was made when the tests were collected"
 
 
 @pytest.mark.parametrize(
