@@ -111,6 +111,27 @@ def test_the_keys_that_wait_are_bounded(hub: Hub, monkeypatch: pytest.MonkeyPatc
     assert said(client) == [1, 2, 3, 2, "new"]
 
 
+def test_the_bytes_of_states_that_wait_are_bounded(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each slow client gets a copy of its own when they leave."""
+    monkeypatch.setattr(connection_module, "MOST_STATE_BYTES", 3000)
+    client = slow(hub, capacity=1)
+    for number in range(6):
+        publish(hub, key=f"k{number}", message=f"{number}" * 1000)
+    publish(hub, key="k0", message="new")
+    publish(hub, key="k6", message="6" * 900)
+    client.catch_up()
+    assert [text if isinstance(text, int) else text[:3] for text in said(client)] == [
+        "111",
+        "222",
+        3,
+        "new",
+        "666",
+    ]
+    for number in range(6):
+        publish(hub, key=f"k{number}", message="again")
+    assert said(client)[-6:] == ["again"] * 6
+
+
 def test_what_has_expired_is_neither_taken_from_the_buffer_nor_replayed(hub: Hub, clock: Clock) -> None:
     client = slow(hub, capacity=5)
     publish(hub, message="short", ttl=5)

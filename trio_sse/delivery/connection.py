@@ -30,7 +30,9 @@ Channel = tuple[trio.MemorySendChannel[tuple[Part, ...]], trio.MemoryReceiveChan
 _open_channel = trio.open_memory_channel[tuple[Part, ...]]
 
 MOST_SLOTS = 1000
-"""How many slots of state may wait for one client. Messages of further ones wait as all others do."""
+MOST_STATE_BYTES = 1 << 20
+"""How many slots of state may wait for one client, and how many bytes in all. Messages of further ones wait
+as all others do."""
 
 _NEWEST = 1 << 62
 _NO_SLOT = -1
@@ -335,7 +337,8 @@ class Connection:
         if mark is not None and mark.slot is not None:
             if owed is None:
                 owed = self._owed = Owed()
-            if mark.slot in owed.latest or len(owed.latest) < MOST_SLOTS:
+            room = len(owed.latest) < MOST_SLOTS and owed.state_bytes + len(frame) <= MOST_STATE_BYTES
+            if room or mark.slot in owed.latest:
                 common.counters.superseded += owed.keep(mark.slot, part)
                 self.since = sequence
                 return True

@@ -24,13 +24,15 @@ class _Lost:
 class Owed:
     """Belongs to one connection. Made when something has to wait, and dropped when it has been sent."""
 
-    __slots__ = ("_lost", "_newest", "latest", "notices")
+    __slots__ = ("_lost", "_newest", "latest", "notices", "state_bytes")
 
     def __init__(self) -> None:
         self.notices: dict[str, bytes] = {}
         """The latest notice of each kind."""
         self.latest: dict[Slot, Part] = {}
         """The newest message of each slot, oldest first."""
+        self.state_bytes = 0
+        """Bytes of all of them."""
         self._lost: list[_Lost] = []
         self._newest = 0  # of `latest`
 
@@ -56,6 +58,7 @@ class Owed:
         the place of an older one."""
         older = self.latest.pop(slot, None)
         self.latest[slot] = part
+        self.state_bytes += len(part[1]) - (len(older[1]) if older else 0)
         self._newest = part[0]
         return older is not None
 
