@@ -336,7 +336,7 @@ async def test_a_snapshot_that_was_cut_off_begins_anew(served: Service) -> None:
         await cut.request(target, (), "1.1")
         events = [await cut.event() for _ in range(keys // 2)]
         assert {event.id for event in events} == {""}, "it has nothing to come back with"
-        tell(served, {"topic": "cut", "key": "k0", "n": keys})
+        await keep(served, {"topic": "cut", "key": "k0", "n": keys})
         cut.reset()
     async with streaming(served.port, target=target) as stream:
         assert await numbers(stream, keys) == list(range(1, keys + 1))
