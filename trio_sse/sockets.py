@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import math
+import os
 import random
 import socket
 from collections.abc import Callable
@@ -85,6 +86,16 @@ def spreading(listener: Socket, outage: float) -> Callable[[Socket], None]:
 
 def _as_it_is(sock: Socket) -> None:
     pass
+
+
+def receive(fd: int, most: int) -> bytes | None:
+    """Read without waiting. None: nothing has come yet. b"": the client has left."""
+    try:
+        return os.read(fd, most)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
 
 
 def is_unacknowledged(fd: int) -> bool:

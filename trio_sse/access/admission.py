@@ -86,8 +86,8 @@ class Admission:
             await self._verifier.run()
 
     async def admit(self, query: bytes, headers: Fields, peer: Callable[[], str]) -> Accepted | Refused:
-        """Decide about `GET /sse?<query>`. `peer` returns the address of the
-        socket's other end. Waits only while keys are fetched. Never raises, whatever the bytes.
+        """Decide about `GET /sse?<query>`. `peer` returns the address of the socket's other end. Waits only
+        while keys are fetched. Never raises, whatever the bytes.
 
         Limits are checked here. The stream is counted when it is opened.
         """

@@ -16,7 +16,7 @@ from redis.exceptions import MovedError
 from trio_sse import logs, options
 from trio_sse.broker.errors import ReplicaError, advice
 from trio_sse.broker.link import ERRORS, Link, answer_within, call, open_link, replicates
-from trio_sse.delivery.messages import EVERYBODY, RESERVED_EVENTS, too_deep, user_id_problem
+from trio_sse.delivery.messages import EVERYBODY, RESERVED_EVENTS, name_problem, too_deep
 from trio_sse.settings import Settings
 
 ANSWER_SECONDS = 5.0
@@ -116,8 +116,8 @@ def _problem(
     keys = () if key is None else (key,)
     for option, names in (("--user", users), ("--topic", topics), ("--key", keys)):
         for name in names:
-            if problem := user_id_problem(name):  # one rule for all names
-                return f"{option}: {problem.replace('user_id', 'it')}"
+            if problem := name_problem("it", name):
+                return f"{option}: {problem}"
     if any("*" in topic for topic in topics):
         return "--topic: a message is for topics by name, without *"
     if event is not None and (not event or not event.isprintable()):

@@ -11,11 +11,9 @@ import jwt
 
 from trio_sse import options
 from trio_sse.access.tokens import MAX_TOKEN_BYTES
-from trio_sse.delivery.messages import EVERYBODY, user_id_problem
+from trio_sse.delivery.messages import EVERYBODY, name_problem
 from trio_sse.settings import Settings
 from trio_sse.settings.model import found
-
-DEFAULT_TOPICS_CLAIM = "topics"
 
 _PUBLIC = {"SSE_JWT_PUBLIC_KEY_FILE", "SSE_JWT_JWKS_URL"}
 _USED = ("jwt_secret", "jwt_user_claim", "jwt_topics_claim", "jwt_audience", "jwt_issuer")
@@ -45,9 +43,11 @@ def token(user: str | None, topics: tuple[str, ...], expires: str, **given: str 
     if user is None and not topics:
         raise click.UsageError("name at least one of --user and --topics")
     for name, text in [("--user", user), *(("--topics", topic) for topic in topics)]:
-        problem = None if text is None else user_id_problem(text)
-        if problem or (name == "--user" and text == EVERYBODY):
-            raise click.UsageError(f"{name}: {(problem or 'it means everybody').replace('user_id', 'it')}")
+        problem = None if text is None else name_problem("it", text)
+        if name == "--user" and text == EVERYBODY:
+            problem = "it means everybody"
+        if problem:
+            raise click.UsageError(f"{name}: {problem}")
     seconds = _seconds(expires)
     # The secret has no effect, which the settings refuse, unless tokens are asked for.
     settings = options.read({**given, "auth": "jwt"}) if _has_secret(given) else _without_secret()
@@ -65,7 +65,7 @@ def claims(
     if user is not None:
         said[settings.jwt_user_claim] = user
     if topics:
-        said[getattr(settings, "jwt_topics_claim", DEFAULT_TOPICS_CLAIM)] = list(dict.fromkeys(topics))
+        said[settings.jwt_topics_claim] = list(dict.fromkeys(topics))
     if settings.jwt_audience:
         said["aud"] = settings.jwt_audience[0]
     if settings.jwt_issuer is not None:

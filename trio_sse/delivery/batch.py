@@ -10,6 +10,9 @@ from trio_sse.delivery import sse
 from trio_sse.delivery.marks import Mark
 from trio_sse.delivery.receipts import Receipt
 
+NEWEST = 1 << 62
+"""The sequence of what counts as newer than every message."""
+
 
 class Batch(msgspec.Struct, gc=False):  # one is made for most messages, so it has no __init__ of Python
     """Frames for the same streams, oldest first, with the sequence of each.
@@ -41,7 +44,7 @@ class Batch(msgspec.Struct, gc=False):  # one is made for most messages, so it h
     @classmethod
     def notice(cls, frame: bytes) -> Batch:
         """A single frame without a sequence, such as a heartbeat. It counts as newer than everything."""
-        return cls([frame], [_NEWEST])
+        return cls([frame], [NEWEST])
 
     @classmethod
     def merged(cls, *batches: Batch) -> Batch:
@@ -98,6 +101,3 @@ class Batch(msgspec.Struct, gc=False):  # one is made for most messages, so it h
         if start == len(self.frames):
             return None
         return Batch(self.frames[start:], self.sequences[start:], self.receipts, self.marks)
-
-
-_NEWEST = 1 << 62

@@ -11,7 +11,7 @@ from typing import Protocol
 import trio
 
 from trio_sse.counters import Counters
-from trio_sse.delivery.batch import Batch
+from trio_sse.delivery.batch import NEWEST, Batch
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import PAGE_BYTES, History
 from trio_sse.delivery.marks import Mark, Part
@@ -34,8 +34,7 @@ MOST_STATE_BYTES = 1 << 20
 """How many slots of state may wait for one client, and how many bytes in all. Messages of further ones wait
 as all others do."""
 
-_NEWEST = 1 << 62
-_NO_SLOT = -1
+NO_SLOT = -1
 
 _WAITING, _CATCHING_UP, _LIVE, _CLOSED, _LEFT = State  # looked up for every message
 
@@ -76,8 +75,8 @@ class Connection:
     slow client does not delay others. While the outlet of a live connection takes nothing, up to `capacity`
     messages wait in a memory channel, which is there only as long as it is needed. Messages beyond that are
     dropped and counted, and a `gap` stands where they are missing. A message that is state waits beside the
-    channel, until a newer one takes its place. With `disconnect` the stream ends instead,
-    and the client resumes. It also resumes when the stream ends while it catches up.
+    channel, until a newer one takes its place. With `disconnect` the stream ends instead, and the client
+    resumes. It also resumes when the stream ends while it catches up.
     """
 
     __slots__ = (
@@ -97,7 +96,7 @@ class Connection:
         self.follows = follows
         self.since = 0
         """The sequence of the last message that is no longer owed to this connection."""
-        self.slot = _NO_SLOT
+        self.slot = NO_SLOT
         """Its slot in the hub's wheel of heartbeats. Negative: it is not in the hub. Only the wheel changes
         it."""
         self.state = _WAITING
@@ -372,7 +371,7 @@ class Connection:
             self._owed = None
             if owed.latest:
                 parts += owed.latest.values()
-            parts += owed.said(common.history, _NEWEST)
+            parts += owed.said(common.history, NEWEST)
             parts.sort(key=_sequence)
         now = common.history.now()
         frames = [frame for _, frame, expires in parts if expires > now]

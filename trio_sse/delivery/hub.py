@@ -99,11 +99,6 @@ class Hub:
         """Users with at least one connection."""
         return [target for target in self._followers if topic_name(target) is None]
 
-    @property
-    def topics(self) -> list[str]:
-        """Topics that at least one connection follows."""
-        return [name for target in self._followers if (name := topic_name(target)) is not None]
-
     def join(self, connection: Connection) -> None:
         """Register a connection. It gets what is dispatched from now on, once it has begun.
 
@@ -150,8 +145,7 @@ class Hub:
 
     def remember(self, notification: Notification, entry: EntryId, age: float) -> None:
         """Keep a log entry from before this process, for clients that resume."""
-        mark = self._mark(notification)
-        expires = math.inf if mark is None else mark.expires
+        expires = self._mark(notification).expires
         if expires > self.history.now():
             self.history.append(
                 notification.targets, notification.frame, entry=entry, age=age, expires=expires
@@ -182,19 +176,17 @@ class Hub:
             id, frame = self.history.append(targets, notification.frame, entry=entry)  # noqa: A001
         else:
             mark = self._mark(notification)
-            expires = math.inf if mark is None else mark.expires
-            if expires <= self.history.now():
-                self._was_late(receipt)
+            expires = mark.expires
+            if expires <= self.history.now():  # nobody gets it
+                self.counters.expired += 1
+                self._say_at_flush(receipt, self.history.text(self.history.latest))
                 return False
             id, frame = self.history.append(  # noqa: A001
                 targets, notification.frame, entry=entry, expires=expires
             )
             self._keep_newest(notification, expires)
         sequence = self.history.latest
-        if receipt is not None:
-            receipt.id = id
-            self._unflushed.append(receipt)
-            self._wake()
+        self._say_at_flush(receipt, id)
         if targets is None:
             if not self._size:
                 return False
@@ -232,18 +224,15 @@ class Hub:
                     gathered.add(frame, sequence, receipt, mark)
         return here
 
-    def _was_late(self, receipt: Receipt | None) -> None:
-        """A message had expired when it came: nobody gets it."""
-        self.counters.expired += 1
+    def _say_at_flush(self, receipt: Receipt | None, id: str | None) -> None:  # noqa: A002
+        """The receipt, if there is one, is complete with the next flush."""
         if receipt is not None:
-            receipt.id = self.history.text(self.history.latest)
+            receipt.id = id
             self._unflushed.append(receipt)
             self._wake()
 
-    def _mark(self, notification: Notification) -> Mark | None:
+    def _mark(self, notification: Notification) -> Mark:
         key, expires_at = notification.key, notification.expires_at
-        if key is None and expires_at is None:
-            return None
         expires = math.inf if expires_at is None else self.history.now() + expires_at - time.time()
         return Mark(None if key is None else (notification.targets, key), expires)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from trio_sse.delivery.connection import Connection
+from trio_sse.delivery.connection import NO_SLOT, Connection
 
 BEAT_TOGETHER_SECONDS = 0.05
 """Heartbeats due within so many seconds are sent together: a wake-up costs more than a heartbeat."""
 
 _ROUNDING = 1e-6
-_NO_SLOT = -1
 
 
 class Wheel:
@@ -41,7 +40,7 @@ class Wheel:
         if connection.slot < 0:
             return False
         self._slots[connection.slot].remove(connection)
-        connection.slot = _NO_SLOT
+        connection.slot = NO_SLOT
         return True
 
     def take_due(self, most: int) -> list[Connection]:

@@ -21,6 +21,7 @@ from trio_sse.server.secure import READ as READ_SECURE
 from trio_sse.server.secure import SecureStream
 from trio_sse.server.tls import Tls
 from trio_sse.service import Service
+from trio_sse.sockets import receive
 
 _READ = 65536
 
@@ -93,15 +94,7 @@ class Arrival:
 
     def receive(self) -> bytes | None:
         """What the client has sent. None: nothing yet. b"": it left, or must leave."""
-        return self._read(_READ)
-
-    def _read(self, most: int) -> bytes | None:
-        try:
-            return os.read(self.fd, most)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
+        return receive(self.fd, _READ)
 
     def answer(self, response: bytes) -> None:
         """Send the whole response. The socket is empty: it takes all of it."""
@@ -121,7 +114,7 @@ class SecureArrival(Arrival):
         self._shaken = False
 
     def receive(self) -> bytes | None:
-        received = self._read(READ_SECURE)
+        received = receive(self.fd, READ_SECURE)
         if not received:
             return received
         self._received += len(received)
@@ -198,10 +191,6 @@ class Arrivals:
         arrival.deadline = self._silent.deadline()
         self._silent.add(arrival)
 
-    def read(self, arrival: Arrival) -> None:
-        """Something came from this one."""
-        self._answered(arrival)
-
     def cut(self, arrival: Arrival) -> None:
         """Close a connection, unless it is no arrival any more."""
         arrival.silent.remove(arrival)
@@ -223,7 +212,7 @@ class Arrivals:
 
     def _add(self, arrival: Arrival) -> None:
         try:
-            if self._answered(arrival):  # most requests have come by now
+            if self.read(arrival):  # most requests have come by now
                 return
             self._poller.watch(arrival.fd, arrival)
         except Exception as error:  # noqa: BLE001  it ends this one alone
@@ -232,7 +221,7 @@ class Arrivals:
             return
         arrival.silent.add(arrival)
 
-    def _answered(self, arrival: Arrival) -> bool:
+    def read(self, arrival: Arrival) -> bool:
         """Read what came. Returns whether the connection is no arrival any more."""
         received = arrival.receive()
         if received is None:

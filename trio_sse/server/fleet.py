@@ -12,6 +12,7 @@ from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.outlet import SocketOutlet
 from trio_sse.server.poller import Poller
 from trio_sse.service import Service
+from trio_sse.sockets import receive
 
 MAX_IGNORED = 65536
 """Bytes a client may send after its request. They are not answered: the connection closes after the
@@ -42,15 +43,19 @@ class Stream(SocketOutlet):
         self._ignored = 0
 
     def readable(self) -> None:
-        try:
-            received = len(os.read(self.fd, 4096))
-        except BlockingIOError:
-            return
-        except OSError:
-            received = 0
-        self._ignored += received
+        self._ignore(4096)
+
+    def _ignore(self, most: int) -> bytes:
+        """Read what came, and count it as ignored. Returns it, or b"" if nothing did or if the stream has
+        ended with it."""
+        received = receive(self.fd, most)
+        if received is None:
+            return b""
+        self._ignored += len(received)
         if not received or self._ignored > MAX_IGNORED:
             self.cut()
+            return b""
+        return received
 
     def cut(self) -> None:
         self._owner.ended(self)

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple, NoReturn
 
 import hypercorn.asyncio.run
 import hypercorn.trio.run
-import structlog
 import trio
 import trio_asyncio
 from hypercorn.asyncio.tcp_server import TCPServer as AsyncioTCPServer
@@ -46,8 +45,6 @@ from trio_sse.server.requests import admit, is_for_a_stream, refuse, socket_of
 from trio_sse.server.secure import SecureStream
 from trio_sse.server.tls import Begun, Tls
 from trio_sse.service import Service
-
-log = structlog.stdlib.get_logger("trio_sse.server.front")
 
 STOP_GRACE_SECONDS = 1.0
 """Seconds that requests have to end by themselves once the stop has begun, including the hundred streams of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from trio_sse.access.cors import Headers
 from trio_sse.access.problem import Refused, refused
 from trio_sse.access.request import join, joined
 from trio_sse.patches import standing_in, with_own
+from trio_sse.sockets import receive
 
 _READ = 65536
 _PLAIN_BYTES = 8192
@@ -227,22 +227,12 @@ async def _read(stream: PlainOrSecure, deadline: float) -> bytes:
             return bytes(await stream.receive_some(_READ))
         return b""
     fd = stream.socket.fileno()
-    try:
-        return os.read(fd, _READ)  # most requests have arrived by now
-    except BlockingIOError:
-        pass
-    except OSError:
-        return b""
+    received = receive(fd, _READ)  # most requests have arrived by now
     with trio.move_on_at(deadline):
-        while True:
+        while received is None:
             await trio.lowlevel.wait_readable(fd)
-            try:
-                return os.read(fd, _READ)
-            except BlockingIOError:
-                continue
-            except OSError:
-                return b""
-    return b""
+            received = receive(fd, _READ)
+    return received or b""
 
 
 def stream_head(headers: Headers, config: Config, *, http11: bool) -> bytes:

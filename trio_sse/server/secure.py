@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 
 from trio_sse.delivery.connection import Connection
-from trio_sse.server.fleet import MAX_IGNORED, Fleet, Stream
+from trio_sse.server.fleet import Fleet, Stream
 from trio_sse.server.tls import Tls
 
 READ = 4096
@@ -23,16 +22,9 @@ class SecureStream(Stream):
         self._tls = tls
 
     def readable(self) -> None:
-        try:
-            received = os.read(self.fd, READ)
-        except BlockingIOError:
-            return
-        except OSError:
-            received = b""
         # The encrypted bytes are counted: what carries no data costs time too, such as a KeyUpdate.
-        self._ignored += len(received)
-        if not received or self._ignored > MAX_IGNORED:
-            self.cut()
+        received = self._ignore(READ)
+        if not received:
             return
         self._tls.feed(received)
         try:
