@@ -225,19 +225,6 @@ def test_events_are_received_or_declared_and_of_states_the_newest_is_received(
     assert missing == len(unheard)
 
 
-def test_gaps_between_which_nothing_is_kept_any_more_are_one(hub: Hub) -> None:
-    client = slow(hub, capacity=1)
-    publish(hub, message="first")
-    for number in range(100):
-        publish(hub, message="lost")
-        publish(hub, key=f"k{number % 2}", message=number)
-    owed = hub.connections[0]._owed
-    assert owed is not None
-    assert len(owed._lost) <= 6
-    client.catch_up()
-    assert said(client) == ["first", 99, 98, 1, 99]
-
-
 @given(STEPS, st.integers(1, 3), st.data())
 def test_wherever_a_slow_client_is_cut_off_no_event_is_missing_without_a_word(
     steps: list[tuple[str, str]], capacity: int, data: st.DataObject

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.support.fleets import files
 from tests.support.inside import get, read, settings
 from tests.support.secure import VERSIONS, Client, client_context, heard, server_context
 from tests.support.tokens import SECRET
@@ -74,7 +74,7 @@ class Door:
 @asynccontextmanager
 async def door_of(**values: Any) -> AsyncIterator[Door]:
     door = Door(**values)
-    before = len(os.listdir("/proc/self/fd"))
+    before = files()
     async with trio.open_nursery() as nursery:
         await nursery.start(door.fleet.run)
         nursery.start_soon(door.arrivals.expire)
@@ -83,7 +83,7 @@ async def door_of(**values: Any) -> AsyncIterator[Door]:
     for begun in door.secure:
         begun.stream.transport_stream.socket.close()
     assert len(door.arrivals) == len(door.fleet) == len(door.service.hub) == 0
-    assert len(os.listdir("/proc/self/fd")) == before - 1, "the poller's own is closed too"
+    assert files() == before - 1, "the poller's own is closed too"
 
 
 @pytest.mark.parametrize("early", [True, False])

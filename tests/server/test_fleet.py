@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from itertools import count
 from typing import Any
@@ -14,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
+from tests.support.fleets import BIG, LIMITED, files, left_behind
 from tests.support.inside import (
     events,
     fleet_of,
@@ -33,24 +33,10 @@ from trio_sse.server.fleet import MAX_IGNORED, Opening
 from trio_sse.server.poller import Poller
 from trio_sse.service import Service
 
-LIMITED = {"max_connections": 5, "max_stream_seconds": 3600}
-BIG = b"x" * 1_000_000
-"""More than a socket takes at once."""
-
 
 @pytest.fixture
 def service() -> Service:
     return Service(settings(**LIMITED))
-
-
-def left_behind(service: Service) -> list[object]:
-    """What a stream takes from the service, as far as it is still taken."""
-    limits = service.admission.limits
-    return [*service.hub.connections, *service.hub.users, *limits._counted, *service.resumer.pending]
-
-
-def files() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 async def test_it_says_connected_and_then_what_is_published(service: Service) -> None:

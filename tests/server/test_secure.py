@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
+from tests.support.fleets import BIG, LIMITED, files, left_behind
 from tests.support.inside import events, fleet_of, flush_now, note, read, settings, stream_pair, until
 from tests.support.secure import VERSIONS, Client, client_context, heard, server_context, shaken
 from trio_sse.access.admission import Accepted
@@ -29,25 +30,12 @@ from trio_sse.server.secure import SecureStream
 from trio_sse.server.tls import Tls
 from trio_sse.service import Service
 
-LIMITED = {"max_connections": 5, "max_stream_seconds": 3600}
-BIG = b"x" * 1_000_000
-"""More than a socket takes at once."""
-
 versions = pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
 
 
 @pytest.fixture
 def service() -> Service:
     return Service(settings(**LIMITED))
-
-
-def left_behind(service: Service) -> list[object]:
-    limits = service.admission.limits
-    return [*service.hub.connections, *service.hub.users, *limits._counted, *service.resumer.pending]
-
-
-def files() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 def open_stream(

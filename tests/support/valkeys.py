@@ -110,18 +110,23 @@ async def relay(port: int) -> AsyncIterator[Relay]:
 
     async def serve(client: trio.SocketStream) -> None:
         front.clients.append(client)
-        async with (
-            client,
-            await trio.open_tcp_stream("127.0.0.1", port) as server,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(_pump, client, server, nursery.cancel_scope)
-            nursery.start_soon(_pump, server, client, nursery.cancel_scope)
+        await _pass_on(port, client)
 
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(trio.serve_tcp, serve, front.port, host="127.0.0.1"))
         yield front
         nursery.cancel_scope.cancel()
+
+
+async def _pass_on(port: int, client: trio.abc.Stream) -> None:
+    """Until either end of the connection ends it."""
+    async with (
+        client,
+        await trio.open_tcp_stream("127.0.0.1", port) as server,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(_pump, client, server, nursery.cancel_scope)
+        nursery.start_soon(_pump, server, client, nursery.cancel_scope)
 
 
 async def _pump(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream, scope: trio.CancelScope) -> None:
@@ -137,17 +142,9 @@ async def tls_in_front_of(port: int, cert: Path, key: Path) -> AsyncIterator[int
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(cert, key)
 
-    async def serve(client: trio.SSLStream[trio.SocketStream]) -> None:
-        async with (
-            client,
-            await trio.open_tcp_stream("127.0.0.1", port) as server,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(_pump, client, server, nursery.cancel_scope)
-            nursery.start_soon(_pump, server, client, nursery.cancel_scope)
-
     async with trio.open_nursery() as nursery:
         front = free_port()
+        serve = partial(_pass_on, port)
         await nursery.start(partial(trio.serve_ssl_over_tcp, serve, front, context, host="127.0.0.1"))
         yield front
         nursery.cancel_scope.cancel()
