@@ -66,3 +66,17 @@ class Bench:
         elif run.service.publish == "nchan":
             where["window"] = NCHAN_WINDOW
         return self.tools.publish(seconds, **where, **what)
+
+
+def account(got: dict[str, Any], expected: int, missing: int, counted: int | None) -> Row:
+    """What of the messages came, and who said what about the rest: the streams by gaps, and the service
+    itself by `counted`."""
+    return {
+        "expected": expected,
+        "received": got["received"],
+        "missing": missing,
+        "told": got["gap_dropped"],
+        "told_unknown": got["gap_unknown"],
+        "counted_by_service": counted,
+        "accounted": missing == got["gap_dropped"],
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import machine
-from bench import SETTLE_SECONDS, Bench, Row
+from bench import SETTLE_SECONDS, Bench, Row, account
 from services import Mode, Running, Service
 from works import Work
 
@@ -32,13 +32,7 @@ def traffic(bench: Bench, run: Running, work: Work, silent: int = 0) -> Row:
         "command": run.shown,
         "about": run.about(),
         "per_s": got["per_s"],
-        "expected": expected,
-        "received": got["received"],
-        "missing": missing,
-        "told": got["gap_dropped"],
-        "told_unknown": got["gap_unknown"],
-        "counted_by_service": dropped,
-        "accounted": missing == got["gap_dropped"],
+        **account(got, expected, missing, dropped),
         "behind": published["published"] < count,
         "service_cpu_s": round(cpu, 2),
         "service_cores": round(cpu / got["span_s"], 3) if got["span_s"] else None,

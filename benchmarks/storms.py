@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import machine
-from bench import SETTLE_SECONDS, Bench, Row
+from bench import SETTLE_SECONDS, Bench, Row, account
 from services import Mode, Running, Service
 from works import Work
 
@@ -64,13 +64,7 @@ def storm(bench: Bench, service: Service, work: Work) -> Row:
         "live_p99_us": got["live_p99_us"],
         "back": back,
         "resumed": got["resumed"],
-        "expected": expected,
-        "received": got["received"],
-        "missing": missing,
-        "told": got["gap_dropped"],
-        "told_unknown": got["gap_unknown"],
-        "counted_by_service": None,
-        "accounted": missing == got["gap_dropped"],
+        **account(got, expected, missing, None),
         "behind": away["published"] < count,
         "storm_cpu_s": round(cpu, 2),
         "duplicates": got["duplicates"],
