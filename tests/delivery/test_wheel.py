@@ -54,6 +54,19 @@ def test_however_long_it_was_empty_nobody_is_early() -> None:
     assert wheel.take_due(1) == [connection]
 
 
+def test_one_that_comes_while_others_are_due_is_not_among_them() -> None:
+    """The wheel is looked at a moment after the time that it said."""
+    clock = Clock()
+    wheel, old, new = Wheel(PERIOD, clock), live(), live()
+    clock.now = 7.01
+    wheel.add(old)
+    wheel.take_due(1)
+    clock.now = wheel.next_time() + 0.2 * BEAT_TOGETHER_SECONDS
+    wheel.add(new)
+    assert wheel.take_due(10) == [old]
+    assert wheel.next_time() > clock.now + PERIOD - EARLY
+
+
 def test_many_are_taken_in_turns_none_twice() -> None:
     clock = Clock()
     wheel = Wheel(PERIOD, clock)
