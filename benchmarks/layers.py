@@ -156,6 +156,7 @@ def parts(count: int) -> None:
     import trio
 
     from trio_sse.access.admission import Accepted
+    from trio_sse.delivery.resume import Start
     from trio_sse.server.fleet import Fleet, Opening
     from trio_sse.server.poller import Poller
     from trio_sse.service import Service
@@ -169,17 +170,17 @@ def parts(count: int) -> None:
         fds = [near.detach() for near, _ in pairs]
         tracemalloc.start()
         for number, fd in enumerate(fds):
-            fleet.open(fd, Opening(Accepted(str(number), None, ()), b"", True))
+            fleet.open(fd, Opening(Accepted(str(number), Start(), ()), b"", True))
         traced = tracemalloc.take_snapshot().filter_traces(
             [tracemalloc.Filter(False, file) for file in (tracemalloc.__file__, str(HERE))]
         )
         tracemalloc.stop()
         connection, stream = service.hub.connections[-1], next(iter(poller._watched.values()))
         print("| object | bytes |\n|---|---:|")
-        for what, thing in (("Stream", stream), ("Connection", connection), ("user id", connection.user_id)):
+        for what, thing in (("Stream", stream), ("Connection", connection), ("user id", connection.follows)):
             print(f"| {what} | {sys.getsizeof(thing)} |")
         tables = {
-            "users: the hub": sys.getsizeof(service.hub._users),
+            "users: the hub": sys.getsizeof(service.hub._followers),
             "descriptors: the poller": sys.getsizeof(poller._watched),
             "heartbeats: the wheel": sum(map(sys.getsizeof, service.hub._wheel._slots)),
         }
