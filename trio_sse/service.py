@@ -10,7 +10,7 @@ import trio
 from trio_sse.access.admission import Accepted, Admission, overloaded_words
 from trio_sse.access.publishers import Publishers
 from trio_sse.broker.publisher import Publisher
-from trio_sse.broker.subscriber import Subscriber
+from trio_sse.broker.source import Source
 from trio_sse.counters import Counters
 from trio_sse.delivery import sse
 from trio_sse.delivery.batch import Batch
@@ -51,7 +51,14 @@ class Service:
         snapshot = Snapshot(settings.snapshot_keys, settings.snapshot_bytes)
         heartbeat_seconds = settings.heartbeat_seconds
         self.hub = Hub(self.counters, self.history, heartbeat_seconds=heartbeat_seconds, snapshot=snapshot)
-        self.resumer = Resumer(self.history, heartbeat_seconds=heartbeat_seconds, snapshot=snapshot)
+        source = Source(settings, self.hub)
+        self.hub.interest = source.interest
+        self.resumer = Resumer(
+            self.history,
+            heartbeat_seconds=heartbeat_seconds,
+            snapshot=snapshot,
+            interest=source.interest,
+        )
         self._common = Common(
             self.counters,
             self.history,
@@ -61,7 +68,7 @@ class Service:
         )
         self.lifetimes = Lifetimes()
         self.stopping = Stopping(self.hub, settings.drain_seconds)
-        self.subscriber = Subscriber(settings, self.hub, self.resumer)
+        self.subscriber = source.subscriber(self.resumer)
         self.publisher = Publisher(settings, self.hub, self.subscriber)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -12,7 +12,7 @@ from redis.exceptions import MovedError, ResponseError
 
 from trio_sse.broker.errors import ReplicaError, advice
 from trio_sse.broker.link import ERRORS, answer_within, call, open_link, replicates
-from trio_sse.broker.subscriber import Subscriber
+from trio_sse.broker.source import AnySubscriber
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.receipts import Receipt
 from trio_sse.settings import Settings
@@ -80,7 +80,7 @@ class Published(NamedTuple):
 class Publisher:
     """Publishes to the log if there is one, else to the channel."""
 
-    def __init__(self, settings: Settings, hub: Hub, subscriber: Subscriber) -> None:
+    def __init__(self, settings: Settings, hub: Hub, subscriber: AnySubscriber) -> None:
         self._settings = settings
         self._hub = hub
         self._subscriber = subscriber

@@ -123,6 +123,12 @@ class History:
             self.evict()
         return id, frame
 
+    def skip(self) -> int:
+        """Give no message the next sequence: an id that was given before stands for what was before. Returns
+        the sequence."""
+        self.latest += 1
+        return self.latest
+
     def begin_read(self) -> None:
         """Until `end_read`, messages count as having come now, and nothing is evicted. Both for each message
         would take as long as the rest of `append`."""

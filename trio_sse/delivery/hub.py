@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 
 import trio
@@ -14,12 +14,14 @@ from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import HEARTBEAT, Connection
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import History
+from trio_sse.delivery.interest import Interest
 from trio_sse.delivery.marks import Mark
 from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.notices import gap, heartbeat
 from trio_sse.delivery.receipts import Receipt, Receipts
 from trio_sse.delivery.snapshot import Snapshot
-from trio_sse.delivery.targets import Target, each, topic_name
+from trio_sse.delivery.states import State
+from trio_sse.delivery.targets import ALL, Target, each, topic_name
 from trio_sse.delivery.wheel import Wheel
 
 MAX_PENDING_BYTES = 8 * 1024 * 1024
@@ -61,6 +63,8 @@ class Hub:
         self.history = history
         self.snapshot = Snapshot(0, 0) if snapshot is None else snapshot  # an empty one is false
         """The newest message of each key."""
+        self.interest: Interest | None = None
+        """Where it is to be told what streams follow."""
         self.closed = False
         self.draining = False
         """Whether the service is about to stop, and takes no new streams."""
@@ -119,13 +123,17 @@ class Hub:
 
     def _add(self, target: Target, connection: Connection) -> Target:
         """Register a follower of a target. Returns the text of it that others have."""
-        followers = self._followers.setdefault(target, connection)
+        followers = self._followers.get(target)
+        if followers is None:
+            self._followers[target] = connection
+            if self.interest is not None:
+                self.interest.followed(target)
+            return target
         if isinstance(followers, _Crowd):
             followers[connection] = None
             return followers.target
-        if followers is not connection:
-            target = next(one for one in each(followers.follows) if one == target)  # its text
-            self._followers[target] = _Crowd(target, followers, connection)
+        target = next(one for one in each(followers.follows) if one == target)  # its text
+        self._followers[target] = _Crowd(target, followers, connection)
         return target
 
     def leave(self, connection: Connection) -> None:
@@ -137,6 +145,8 @@ class Hub:
                 followers = self._followers[target]
                 if not isinstance(followers, _Crowd):
                     del self._followers[target]
+                    if self.interest is not None:
+                        self.interest.unfollowed(target)
                 else:
                     del followers[connection]
                     if len(followers) == 1:
@@ -327,6 +337,25 @@ class Hub:
         for receipt in self._flushing:
             receipt.done.set()
         self._flushing.clear()
+
+    def announce_gap_to(self, reason: str, targets: Iterable[Target]) -> None:
+        """Send those who follow one of these targets, or all of them, a gap as `announce_gap` does. Clients
+        that resume later do not find it."""
+        targets = tuple(targets)
+        if ALL in targets:
+            self.announce_gap(reason)
+            return
+        _, frame = self.history.append((), lambda position: gap(reason, None, id=position), own=True)
+        if self._gather(targets, frame, self.history.latest, None, Mark(notice=reason)):
+            self.pending_bytes += len(frame)
+            self.pending.set()
+            notice = Batch.notice(frame)
+            for connection in dict.fromkeys(chain.from_iterable(map(self._each_of, targets))):
+                if connection.state is not State.LIVE:
+                    connection.tell(reason, notice)
+
+    def _each_of(self, target: Target) -> tuple[Connection, ...]:
+        return _each(self._followers.get(target, ()))
 
     def announce_gap(self, reason: str) -> None:
         """Send every connection a gap, behind the messages that were dispatched before: messages may be

@@ -8,10 +8,12 @@ from functools import partial
 import structlog
 
 from trio_sse.delivery import messages
+from trio_sse.delivery.copies import Copies
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.flusher import settle
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.log_limits import LogLimit
+from trio_sse.delivery.messages import AS_IT_SAYS, Targets
 
 log = structlog.stdlib.get_logger("trio_sse.delivery.intake")
 _debug = partial(logging.getLogger("trio_sse.delivery.intake").isEnabledFor, logging.DEBUG)
@@ -32,6 +34,7 @@ class Intake:
         self._hub = hub
         self._max_bytes = max_message_bytes
         self._log_limit = LogLimit(REPORT_SECONDS)
+        self._copies = Copies(hub.history.now)
 
     def __enter__(self) -> None:
         self._hub.begin_read()
@@ -40,8 +43,9 @@ class Intake:
         self._hub.end_read()
         settle(self._hub)
 
-    def receive(self, payload: bytes | None, entry: EntryId | None = None) -> None:
-        """Take a payload of the channel, or of the log's `entry`. None: the entry has no payload.
+    def receive(self, payload: bytes | None, entry: EntryId | None = None, to: Targets = AS_IT_SAYS) -> None:
+        """Take a payload of a channel, which is for `to`, or of the log's `entry`. None: the entry has no
+        payload.
 
         A payload that cannot be delivered is counted and logged.
         """
@@ -49,10 +53,12 @@ class Intake:
         try:
             if payload is None:
                 raise messages.MessageError("an entry of SSE_REDIS_STREAM without the field `payload`")  # noqa: TRY301
-            notification = messages.decode(payload, self._max_bytes, entry)
+            notification = messages.decode(payload, self._max_bytes, entry, to)
         except messages.MessageError as error:
             hub.counters.rejected += 1
             self._report(str(error), payload or b"")
+            return
+        if notification.copy is not None and not self._copies.is_new(notification.copy):
             return
         receipt = hub.receipts.claim(payload) if hub.receipts.expected else None
         # Of several processes most have nobody for a message. To find out that the line is not wanted takes

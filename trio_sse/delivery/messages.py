@@ -28,6 +28,16 @@ _MIN_INTEGER = -_MAX_INTEGER // 10
 
 EVERYBODY = "*"
 
+COPY = "trio_sse.copy"
+"""The last field of a message that was published to several channels, one of which brought it here: a text
+that its copies have in common."""
+
+Targets = tuple[Target, ...] | None
+"""What a message is for. None: everybody."""
+
+AS_IT_SAYS: Targets = ()
+"""In place of targets: those that the message itself names."""
+
 # Event names of notices, and those that a browser dispatches on every EventSource.
 RESERVED_EVENTS = frozenset(
     {"connected", "snapshot", "heartbeat", "gap", "draining", "overloaded", "auth_expired", "open", "error"}
@@ -52,6 +62,8 @@ class Notification(msgspec.Struct, frozen=True, gc=False):  # made in a fifth of
     """Whether there is no such state any more."""
     expires_at: float | None = None
     """When it is of no use any more, in seconds since 1970. None: never."""
+    copy: bytes | None = None
+    """What all copies of a message have in common that was published to several channels."""
 
     @property
     def users(self) -> tuple[str, ...] | None:
@@ -82,6 +94,7 @@ class _Routed(msgspec.Struct, gc=False):
     key: msgspec.Raw = msgspec.Raw(b"")
     ttl: msgspec.Raw = msgspec.Raw(b"")
     expires_at: msgspec.Raw = msgspec.Raw(b"")
+    copy: msgspec.Raw = msgspec.field(default=msgspec.Raw(b""), name=COPY)
 
 
 class _Envelope(_Routed, gc=False):
@@ -108,9 +121,14 @@ _time: msgspec.json.Decoder[float | datetime | None] = msgspec.json.Decoder(floa
 _key: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
 
 
-def decode(payload: bytes, max_bytes: int, entry: EntryId | None = None) -> Notification:
+def decode(
+    payload: bytes, max_bytes: int, entry: EntryId | None = None, to: Targets = AS_IT_SAYS
+) -> Notification:
     """Read a payload from Redis. `created_at` (RFC 3339, UTC) is added when it is missing: the current time,
     or for a log entry the time in its id `entry`, which is the same each time it is read.
+
+    `to` is what the channel is for that brought it. It counts, and the payload need name no target, unless it
+    is a copy (COPY): that is for all that it names.
 
     If a field is there twice, the last one counts. Raises MessageError when the payload is over `max_bytes`,
     not UTF-8, not JSON (RFC 8259), nested more than MAX_DEPTH deep, not an object, or its `user_id`, `topic`
@@ -130,18 +148,22 @@ def decode(payload: bytes, max_bytes: int, entry: EntryId | None = None) -> Noti
         raise MessageError(_other_encoding(payload) or f"not UTF-8 (byte {error.start})") from None
     except (msgspec.DecodeError, RecursionError):
         user_id, topics, routed = _read_exactly(payload)
-    targets, event = _targets(user_id, topics), _event_name(routed.event) if routed.event else None
+    copy = _copy_of(routed.copy) if routed.copy else None
+    targets = _targets(user_id, topics) if to == AS_IT_SAYS or copy else to
+    event = _event_name(routed.event) if routed.event else None
     key, forgets, expires_at = None, False, None
     if routed.key and (key := _key_of(routed.key)) is not None:
         forgets = bytes(_state.decode(payload).message) == b"null"
     if routed.ttl or routed.expires_at:
         expires_at = _expires_at(routed.ttl, routed.expires_at, entry)
+    if copy is not None:
+        payload = _without_copy(payload, copy)
     if not routed.created_at:
         end = payload.rindex(b"}")
         payload = b'%b,"created_at":"%b"}' % (payload[:end], _created_at(entry).encode())
-    if key is None and expires_at is None:
+    if key is None and expires_at is None and copy is None:
         return Notification(targets, event, payload)
-    return Notification(targets, event, payload, key, forgets, expires_at)
+    return Notification(targets, event, payload, key, forgets, expires_at, copy)
 
 
 def _read_exactly(payload: bytes) -> tuple[_Names, _Names, _Routed]:
@@ -223,6 +245,26 @@ def name_problem(what: str, name: str) -> str | None:
     if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
         return f"{what} has control characters"
     return None
+
+
+def _copy_of(raw: msgspec.Raw) -> bytes | None:
+    """What the copies of a message have in common. None if the field is the publisher's own."""
+    copy = bytes(raw)
+    return copy if _COPY.fullmatch(copy) else None
+
+
+def with_copy(payload: bytes, copy: str) -> bytes:
+    """A JSON object that says of which message it is a copy. `copy` is 22 characters of base64url."""
+    return b'%b,"%b":"%b"}' % (payload[: payload.rindex(b"}")], COPY.encode(), copy.encode())
+
+
+def _without_copy(payload: bytes, copy: bytes) -> bytes:
+    """The JSON object as it was before `with_copy`."""
+    end = b',"%b":%b}' % (COPY.encode(), copy)
+    return payload.removesuffix(end) + b"}" if payload.endswith(end) else payload
+
+
+_COPY = re.compile(rb'"[A-Za-z0-9_-]{22}"')
 
 
 def _key_of(raw: msgspec.Raw) -> str | None:

@@ -7,12 +7,14 @@ import random
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 from trio_sse.delivery import notices
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.event_ids import EntryId, Position, entry_text, parse
 from trio_sse.delivery.history import History
+from trio_sse.delivery.interest import Interest
 from trio_sse.delivery.replay import Rest
 from trio_sse.delivery.snapshot import Snapshot
 from trio_sse.delivery.targets import topics_of, user_of
@@ -108,8 +110,14 @@ class Resumer:
     answers."""
 
     def __init__(
-        self, history: History, *, heartbeat_seconds: float, snapshot: Snapshot | None = None
+        self,
+        history: History,
+        *,
+        heartbeat_seconds: float,
+        snapshot: Snapshot | None = None,
+        interest: Interest | None = None,
     ) -> None:
+        """With an `interest`, a target has messages only while it is subscribed."""
         self.pending: dict[Connection, PendingReplay] = {}
         """Those that can be answered now."""
         self.deferred: dict[Connection, PendingReplay] = {}
@@ -117,11 +125,18 @@ class Resumer:
         self.any_pending = asyncio.Event()
         """Set while there are pending replays."""
         self._history = history
+        self._interest = interest
         self._heartbeat_seconds = heartbeat_seconds
         self._snapshot = Snapshot(0, 0) if snapshot is None else snapshot  # an empty one is false
 
     def begin(self, connection: Connection, start: Start) -> None:
-        """Let `connection` begin where its client asks to."""
+        """Let `connection` begin where its client asks to, once all it follows is subscribed."""
+        if self._interest is None:
+            self._begin(connection, start)
+        else:
+            self._interest.when_subscribed(connection, partial(self._begin, connection, start))
+
+    def _begin(self, connection: Connection, start: Start) -> None:
         history = self._history
         if start == _NOW:
             self._go_on(connection, FromMemory(history.latest))
@@ -136,6 +151,8 @@ class Resumer:
         else:
             place = FromMemory(history.rewound(connection.follows, start.rewind))
         if isinstance(place, FromMemory):
+            if place.gap is None and not self._knows(connection, start, place):
+                place = FromMemory(place.after, "history_expired")
             newest = None
             if start.snapshot and start.last_event_id is None:
                 newest = self._snapshot.frames(connection.follows, history.now())
@@ -144,6 +161,14 @@ class Resumer:
             self._add(
                 PendingReplay(weakref.ref(connection), place.after, place.gap, greet=True, whole=place.whole)
             )
+
+    def _knows(self, connection: Connection, start: Start, place: FromMemory) -> bool:
+        """Whether all messages from there on are known, or a `gap` will be told later."""
+        if self._interest is None or (since := self._interest.since(connection.follows)) is None:
+            return True
+        if start.last_event_id is not None:
+            return since.sequence <= place.after
+        return start.seconds is None or since.at <= self._history.now() - start.seconds
 
     def fell_behind(self, connection: Connection, at: EntryId | None) -> None:
         """The next messages of `connection` are no longer in memory: it catches up too slowly. `at` is the
@@ -211,6 +236,8 @@ class Resumer:
         """`connection` has left. Harmless if it has no pending replay."""
         self.pending.pop(connection, None)
         self.deferred.pop(connection, None)
+        if self._interest is not None:
+            self._interest.forget(connection)
 
     def _add(self, replay: PendingReplay) -> None:
         if connection := replay.connection:

@@ -12,6 +12,9 @@ Followed = Target | tuple[Target, ...]
 
 _TOPIC = "\0"  # no id has a control character, so a user and a topic of one name are two things
 
+ALL: Target = _TOPIC + "*"
+"""Everybody, where that must be a target too. No topic has this name."""
+
 
 def topic(name: str) -> Target:
     """The target of a topic."""

@@ -32,26 +32,38 @@ def of(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
 def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
     """One line for each Redis setting that has no effect because of the others."""
     given = _given(settings, environment)
-    if settings.redis_sentinels:
+    elsewhere = "REDIS_CLUSTER" if settings.redis_cluster else "REDIS_SENTINELS"
+    if settings.redis_cluster:
+        if settings.redis_sentinels:
+            yield "REDIS_CLUSTER and REDIS_SENTINELS both say where Redis is: leave one out."
+        if settings.redis_routing == "shared":
+            yield (
+                "REDIS_CLUSTER needs SSE_REDIS_ROUTING=by-key: one shared channel is on one node, or on all. "
+                "For a shared channel, name one node of the cluster as REDIS_HOST."
+            )
+    if settings.redis_routing == "by-key" and settings.redis_stream is not None:
+        yield "SSE_REDIS_ROUTING=by-key has channels alone: leave SSE_REDIS_STREAM out."
+    if settings.redis_sentinels or settings.redis_cluster:
         if settings.redis_url is not None and (settings.redis_server.host or settings.redis_server.path):
             yield (
-                "REDIS_SENTINELS and REDIS_URL both say where Redis is. Beside REDIS_SENTINELS, REDIS_URL is "
+                f"{elsewhere} and REDIS_URL both say where Redis is. Beside {elsewhere}, REDIS_URL is "
                 "written without an address, such as rediss://user:password@/1, or left out."
             )
         for name in sorted(given & {"redis_host", "redis_port"}):
-            yield f"{_SINGLE[name]} has no effect beside REDIS_SENTINELS, which name a master: leave it out."
+            yield f"{_SINGLE[name]} has no effect beside {elsewhere}, which names the address: leave it out."
     else:
         if settings.redis_url is not None and not (settings.redis_server.host or settings.redis_server.path):
             yield (
                 "REDIS_URL=(hidden) is not accepted: it has no host (a #, /, ? or @ in a password is written "
                 "%23, %2F, %3F, %40). Accepted: redis://, rediss:// or unix:// and an address."
             )
+    if not settings.redis_sentinels:
         for name in ("redis_sentinel_master", "redis_sentinel_username", "redis_sentinel_password"):
             if name in settings.model_fields_set:
                 yield f"{name.upper()} has no effect without REDIS_SENTINELS: set both or none."
     if settings.redis_url is not None:
         for name in sorted(given - _same_as_url(settings)):
-            if name in ("redis_host", "redis_port") and settings.redis_sentinels:
+            if name in ("redis_host", "redis_port") and (settings.redis_sentinels or settings.redis_cluster):
                 continue  # told above
             if name == "redis_main_db" and not uses_database(settings):
                 continue  # harmless: see remarks()

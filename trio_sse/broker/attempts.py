@@ -1,0 +1,80 @@
+"""Trying again: what is lost with Redis is begun anew, after a pause that grows. asyncio only."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from trio_sse.broker.errors import advice, is_refusal
+from trio_sse.broker.link import ERRORS
+from trio_sse.settings import Settings
+
+log = structlog.stdlib.get_logger("trio_sse.broker.attempts")
+
+BACKOFF_SECONDS = (0.1, 5.0)
+
+
+class Attempts:
+    """Serves one Redis for as long as it can be reached, and on any of ERRORS begins again."""
+
+    def __init__(self, settings: Settings, address: str) -> None:
+        self._settings = settings
+        self._address = address
+        self._low, self._high = BACKOFF_SECONDS
+        self._ceiling = self._low
+        self.succeeded = False
+        """Whether the present attempt has: see `success`."""
+        self.problem = "Redis: not connected yet"
+        """Why the last attempt has not. For the log: it has the address of Redis."""
+        self.code = "redis_not_tried"
+        """The kind of `problem`, fit for public answers."""
+        self.first = True
+        """Whether no attempt has had an outcome yet."""
+        self.tried: Callable[[], None] = lambda: None
+        """Called after the first attempt, whatever its outcome."""
+
+    def success(self) -> None:
+        """Redis does what this attempt asked of it: the next pause is short."""
+        self.succeeded = True
+        self._ceiling = self._low
+        self._had_outcome()
+
+    async def run(self, serve: Callable[[], Awaitable[None]]) -> None:
+        """Call `serve` again and again, until cancelled. It ends with one of ERRORS when Redis is lost. Any
+        other error is raised."""
+        while True:
+            try:
+                await serve()
+            except ERRORS as error:
+                self._lost(error)
+            except ExceptionGroup as group:
+                # From the task group: the reader's error, the pinger's, or both.
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise asyncio.CancelledError from group  # a task group prefers errors to a cancellation
+                others = group.split(ERRORS)[1]
+                if others is not None:
+                    raise others from None
+                self._lost(group.exceptions[0])
+            self._had_outcome()
+            await asyncio.sleep(random.uniform(self._low / 2, self._ceiling))  # noqa: S311  jitter, not a secret
+            self._ceiling = min(self._ceiling * 2, self._high)
+
+    def _had_outcome(self) -> None:
+        if self.first:
+            self.first = False
+            self.tried()
+
+    def _lost(self, error: BaseException) -> None:
+        """Store the problem, and log it if it is new: one line per change of state, not per try."""
+        problem = f"Redis at {self._address}: {advice(error, self._settings)}"
+        if self.succeeded or problem != self.problem:
+            log.warning(
+                "lost Redis, trying again" if self.succeeded else "no Redis, trying again", problem=problem
+            )
+        self.succeeded = False
+        self.problem = problem
+        self.code = "redis_refused" if is_refusal(error) else "redis_unreachable"

@@ -1,0 +1,52 @@
+"""Channels by key: the names that targets have in Redis. Pure."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+from trio_sse.delivery.messages import Notification, Targets, with_copy
+from trio_sse.delivery.targets import ALL, Target, topic, topic_name
+
+
+class Channels:
+    """`<prefix>:user:<id>`, `<prefix>:topic:<name>` and `<prefix>:all`."""
+
+    def __init__(self, prefix: str) -> None:
+        self._user = f"{prefix}:user:".encode()
+        self._topic = f"{prefix}:topic:".encode()
+        self._all = f"{prefix}:all".encode()
+
+    def of(self, target: Target) -> bytes:
+        """The channel of a user, of a topic, or of ALL."""
+        if target == ALL:
+            return self._all
+        name = topic_name(target)
+        return self._user + target.encode() if name is None else self._topic + name.encode()
+
+    def target_of(self, channel: bytes) -> Target | None:
+        """The target of a channel. None if it is none of these."""
+        try:
+            if channel.startswith(self._user):
+                return channel[len(self._user) :].decode()
+            if channel.startswith(self._topic):
+                return topic(channel[len(self._topic) :].decode())
+        except UnicodeDecodeError:
+            return None
+        return ALL if channel == self._all else None
+
+    def copies(self, notification: Notification, payload: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Channel and payload of each copy that a message is published as: one for each target."""
+        targets = notification.targets
+        if targets is None:
+            yield self._all, payload
+            return
+        if len(targets) > 1:
+            payload = with_copy(payload, secrets.token_urlsafe(16))
+        for target in targets:
+            yield self.of(target), payload
+
+
+def targets_of(target: Target) -> Targets:
+    """What a message is for that came by the channel of this target."""
+    return None if target == ALL else (target,)

@@ -1,0 +1,68 @@
+"""Which master of a cluster serves which slot (Redis Cluster specification). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from redis.crc import key_slot
+
+from trio_sse.delivery.interest import Shard
+from trio_sse.delivery.targets import Target
+
+SLOTS = 16384
+
+Address = tuple[str, int]
+
+
+class Range(NamedTuple):
+    """Slots from `first` to `last`, and the master that serves them."""
+
+    first: int
+    last: int
+    master: Address
+
+
+class ClusterMap:
+    """The shards of a cluster. What no master serves, as far as is known, belongs to a shard that no link
+    serves."""
+
+    def __init__(self, channel_of: Callable[[Target], bytes]) -> None:
+        self._channel_of = channel_of
+        self._nowhere = Shard()
+        self._shards: list[Shard] = [self._nowhere] * SLOTS
+        self.masters: dict[Address, Shard] = {}
+        """The masters that serve slots."""
+
+    def shard_of(self, target: Target) -> Shard:
+        """The shard of a target's channel."""
+        return self._shards[key_slot(self._channel_of(target))]
+
+    def address_of(self, channel: bytes) -> Address | None:
+        """The master that serves a channel, or a key. None if it is not known."""
+        shard = self._shards[key_slot(channel)]
+        return next((address for address, one in self.masters.items() if one is shard), None)
+
+    def learn(self, ranges: Iterable[Range]) -> set[Shard]:
+        """Take over what a node says. Returns the shards that have lost slots."""
+        before, self._shards = self._shards, [self._nowhere] * SLOTS
+        old, self.masters = self.masters, {}
+        for first, last, address in ranges:
+            shard = self.masters.get(address) or old.get(address) or Shard()
+            self.masters[address] = shard
+            self._shards[first : last + 1] = [shard] * (last + 1 - first)
+        pairs = zip(before, self._shards, strict=True)
+        return {was for was, now in pairs if was is not now}
+
+    def correct(self, slot: int, address: Address) -> None:
+        """Take over what a master says of a slot that it does not serve."""
+        self._shards[slot] = self.masters.setdefault(address, Shard())
+
+
+def ranges_of(answer: Any, asked: Address) -> list[Range]:
+    """Read the answer to CLUSTER SLOTS. A node without a name of its own is the one that was `asked`."""
+    found = []
+    for first, last, master, *_ in answer:
+        host, port = master[0], master[1]
+        found.append(Range(first, last, ((host or b"").decode() or asked[0], port)))
+    return found

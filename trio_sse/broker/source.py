@@ -1,0 +1,71 @@
+"""Where messages come from, as the settings say: one channel and a log, or channels by key."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import trio
+
+from trio_sse.broker.channels import Channels
+from trio_sse.broker.cluster_map import ClusterMap
+from trio_sse.broker.cluster_subscriber import ClusterSubscriber
+from trio_sse.broker.key_subscriber import KeySubscriber
+from trio_sse.broker.shard_link import Parts
+from trio_sse.broker.subscriber import Subscriber
+from trio_sse.delivery.hub import Hub
+from trio_sse.delivery.intake import Intake
+from trio_sse.delivery.interest import Interest, Shard
+from trio_sse.delivery.resume import Resumer
+from trio_sse.settings import Settings
+
+
+class AnySubscriber(Protocol):
+    """Keeps the service subscribed."""
+
+    loop: asyncio.AbstractEventLoop | None
+    """The loop that redis-py runs in, while the subscriber runs."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why no messages can arrive now, or None. For the log: it has the address of Redis."""
+        ...
+
+    @property
+    def problem_code(self) -> str:
+        """The kind of `problem`, fit for public answers."""
+        ...
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled. Counts as started after the first attempt, whatever its outcome."""
+        ...
+
+
+class Source:
+    """What the settings make of Redis. Only SSE_REDIS_ROUTING=by-key has an `interest` and `channels`, and
+    only REDIS_CLUSTER a `cluster`."""
+
+    interest: Interest | None = None
+    channels: Channels | None = None
+    cluster: ClusterMap | None = None
+
+    def __init__(self, settings: Settings, hub: Hub) -> None:
+        self._settings = settings
+        self._hub = hub
+        if settings.redis_routing == "by-key":
+            self.channels = Channels(settings.redis_channel)
+            self._shard = Shard()
+            if settings.redis_cluster:
+                self.cluster = ClusterMap(self.channels.of)
+            shard_of = self.cluster.shard_of if self.cluster else lambda _: self._shard
+            self.interest = Interest(hub.history, shard_of, hub.announce_gap_to)
+
+    def subscriber(self, resumer: Resumer) -> AnySubscriber:
+        """The subscriber, which is to be run."""
+        settings, hub = self._settings, self._hub
+        if self.interest is None or self.channels is None:
+            return Subscriber(settings, hub, resumer)
+        parts = Parts(settings, hub, Intake(hub, settings.max_message_bytes), self.interest, self.channels)
+        if self.cluster is not None:
+            return ClusterSubscriber(parts, self.cluster)
+        return KeySubscriber(parts, self._shard)

@@ -1,0 +1,269 @@
+"""What streams follow → what Redis must be subscribed to, target by target, and what is known since when.
+Synchronous, no I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from trio_sse.delivery.connection import Connection
+from trio_sse.delivery.history import History
+from trio_sse.delivery.targets import ALL, Followed, Target, each
+
+LINGER_SECONDS = (10.0, 20.0)
+"""How long a target stays subscribed when its last follower has left: a page that is loaded again, or comes
+back after `retry`, misses nothing and costs nothing. Spread, so that a crowd that leaves together is not
+unsubscribed in one go."""
+
+WINDOW = 20_000
+"""Targets that may be asked for and not be confirmed yet. A Redis cuts off a subscriber for which more than
+`client-output-buffer-limit pubsub` waits, and each confirmation is a hundred bytes."""
+
+
+class Since(NamedTuple):
+    """From when on every message of a target is known here: after this sequence, and this time on the clock
+    of the history."""
+
+    sequence: int
+    at: float
+
+
+class Shard:
+    """What one Redis is to be subscribed to, and is. One link serves it at a time."""
+
+    def __init__(self) -> None:
+        self.up = False
+        """Whether a link serves it."""
+        self.lost = False
+        """Whether one did not, or ceased to, since the last time that all was subscribed."""
+        self.queue: dict[Target, None] = {}
+        """To be subscribed."""
+        self.asked: deque[Target] = deque()
+        """Asked for and not confirmed yet, in this order."""
+        self.has: dict[Target, None] = {}
+        """Confirmed."""
+        self.drop: dict[Target, None] = {}
+        """To be unsubscribed."""
+        self.owed: dict[Target, None] = {}
+        """Targets of which messages may be missing, until all of them are subscribed again."""
+        self.back: dict[Target, None] = {}
+        """Those of them that are."""
+        self.changed = asyncio.Event()
+        """Set while there is something to send."""
+
+    def take_queue(self, most: int) -> list[Target]:
+        """The next targets to ask for, which now count as asked for."""
+        most = min(most, WINDOW - len(self.asked))
+        taken: list[Target] = []
+        for target in self.queue:
+            if len(taken) >= most:
+                break
+            taken.append(target)
+        for target in taken:
+            del self.queue[target]
+        self.asked.extend(taken)
+        return taken
+
+    def take_drop(self, most: int) -> list[Target]:
+        """The next targets to unsubscribe."""
+        taken = list(self.drop)[:most] if len(self.drop) > most else list(self.drop)
+        for target in taken:
+            del self.drop[target]
+        return taken
+
+
+class Interest:
+    """Keeps the subscriptions of all shards as the streams need them.
+
+    A target is subscribed from its first follower on, until some seconds after its last one. A stream waits
+    until all it follows is subscribed: then every message that is published after its `connected` reaches
+    it. If a Redis cannot be reached, its streams do not wait: they get a `gap` when it is back.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        shard_of: Callable[[Target], Shard],
+        announce: Callable[[str, Iterable[Target]], None],
+    ) -> None:
+        self._history = history
+        self._shard_of = shard_of
+        self._announce = announce
+        self._followed: dict[Target, None] = {}
+        self._since: dict[Target, Since] = {}
+        self._lingering: dict[Target, int] = {}
+        self._ends: dict[int, dict[Target, None]] = {}
+        self._waiting: dict[Target, dict[Connection, None]] = {}
+        self._begins: dict[Connection, tuple[int, Callable[[], None]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._since)
+
+    # What the hub tells.
+
+    def followed(self, target: Target) -> None:
+        """It has its first follower."""
+        self._followed[target] = None
+        if not self._unlinger(target):  # else it is subscribed, or about to be
+            shard = self._shard_of(target)
+            shard.drop.pop(target, None)
+            shard.queue[target] = None
+            shard.changed.set()
+
+    def unfollowed(self, target: Target) -> None:
+        """Its last follower has left."""
+        del self._followed[target]
+        ends = int(self._history.now() + random.uniform(*LINGER_SECONDS))  # noqa: S311  jitter
+        self._lingering[target] = ends
+        self._ends.setdefault(ends, {})[target] = None
+
+    # What streams ask.
+
+    def when_subscribed(self, connection: Connection, begin: Callable[[], None]) -> None:
+        """Call `begin` when all that `connection` follows is subscribed: now, or with the confirmation."""
+        missing = 0
+        for target in (*each(connection.follows), ALL):
+            if target not in self._since:
+                shard = self._shard_of(target)
+                if shard.up:
+                    self._waiting.setdefault(target, {})[connection] = None
+                    missing += 1
+                else:
+                    shard.lost = True  # what comes until a link is up is not known
+        if missing:
+            self._begins[connection] = missing, begin
+        else:
+            begin()
+
+    def forget(self, connection: Connection) -> None:
+        """`connection` has left. Harmless if it does not wait."""
+        if self._begins.pop(connection, None) is not None:
+            for target in (*each(connection.follows), ALL):
+                if (waiting := self._waiting.get(target)) is not None:
+                    waiting.pop(connection, None)
+                    if not waiting:
+                        del self._waiting[target]
+
+    def since(self, follows: Followed) -> Since | None:
+        """Since when all messages for those who follow this are known. None: a target is not subscribed, and
+        a `gap` will be told when it is."""
+        latest = Since(0, 0.0)
+        for target in (*each(follows), ALL):
+            since = self._since.get(target)
+            if since is None:
+                return None
+            latest = Since(max(latest.sequence, since.sequence), max(latest.at, since.at))
+        return latest
+
+    def hears(self, targets: Iterable[Target] | None) -> bool:
+        """Whether a message for one of these, or for everybody (None), comes to this process."""
+        return any(target in self._since for target in (ALL,) if targets is None) or any(
+            target in self._since for target in targets or ()
+        )
+
+    # What the links tell.
+
+    def link_up(self, shard: Shard) -> None:
+        """A new link serves `shard`: all that is followed there is to be subscribed."""
+        had = [*shard.has, *shard.asked, *shard.queue]
+        for places in (shard.has, shard.queue, shard.asked, shard.drop, shard.back):
+            places.clear()
+        for target in had:
+            if target in self._followed:
+                shard.queue[target] = None
+            else:
+                self._let_go(target)
+        shard.up = True
+        if shard.lost:
+            shard.lost = False
+            shard.owed = dict(shard.queue)
+        shard.changed.set()
+
+    def link_lost(self, shard: Shard) -> None:
+        """No link serves `shard` now. Messages for all that is followed there may be missing until one
+        does."""
+        shard.up, shard.lost = False, True
+        for target in (*shard.asked, *shard.queue):
+            self._let_begin(target)
+
+    def confirmed(self, shard: Shard, target: Target) -> None:
+        """Redis has subscribed to the target that was asked for first."""
+        shard.asked.popleft()
+        if shard.queue and len(shard.asked) <= WINDOW // 2:
+            shard.changed.set()
+        wanted = target in self._followed or target in self._lingering
+        if not wanted or self._shard_of(target) is not shard:
+            shard.drop[target] = None
+            shard.changed.set()
+            return
+        shard.has[target] = None
+        if target in shard.owed:
+            shard.back[target] = None
+        # An id that was given before is below it, whatever came since.
+        self._since[target] = Since(self._history.skip(), self._history.now())
+        self._let_begin(target)
+        self._tell_owed(shard)
+
+    def refused(self, shard: Shard) -> Target:
+        """Redis has refused the target that was asked for first. Returns it."""
+        return shard.asked.popleft()
+
+    def moved(self, shard: Shard, target: Target) -> None:
+        """`shard` does not serve the target any more. Another one is to, and may have missed messages."""
+        for places in (shard.has, shard.queue, shard.owed, shard.back):
+            places.pop(target, None)
+        self._tell_owed(shard)
+        if target not in self._followed:
+            self._let_go(target)
+            return
+        new = self._shard_of(target)
+        new.queue[target] = None
+        if shard.up or shard.lost:
+            new.owed[target] = None
+        new.changed.set()
+        if not new.up:
+            self._let_begin(target)
+
+    def expire(self) -> None:
+        """Unsubscribe what has had no follower for long enough. To be called every second."""
+        now = self._history.now()
+        for end in [end for end in self._ends if end <= now]:
+            for target in list(self._ends[end]):
+                self._let_go(target)
+                shard = self._shard_of(target)
+                shard.queue.pop(target, None)
+                if target in shard.has:
+                    del shard.has[target]
+                    shard.drop[target] = None
+                    shard.changed.set()
+
+    def _let_go(self, target: Target) -> None:
+        """From now on it is not known what comes for it."""
+        self._unlinger(target)
+        self._since.pop(target, None)
+
+    def _unlinger(self, target: Target) -> bool:
+        ends = self._lingering.pop(target, None)
+        if ends is None:
+            return False
+        same = self._ends[ends]
+        del same[target]
+        if not same:
+            del self._ends[ends]
+        return True
+
+    def _let_begin(self, target: Target) -> None:
+        for connection in self._waiting.pop(target, ()):
+            missing, begin = self._begins.pop(connection)
+            if missing == 1:
+                begin()
+            else:
+                self._begins[connection] = missing - 1, begin
+
+    def _tell_owed(self, shard: Shard) -> None:
+        if shard.owed and len(shard.back) == len(shard.owed):
+            back, shard.back, shard.owed = shard.back, {}, {}
+            self._announce("redis_reconnected", back)
