@@ -69,7 +69,7 @@ class Service:
         self.lifetimes = Lifetimes()
         self.stopping = Stopping(self.hub, settings.drain_seconds)
         self.subscriber = source.subscriber(self.resumer)
-        self.publisher = Publisher(settings, self.hub, self.subscriber)
+        self.publisher = Publisher(settings, self.hub, self.subscriber, source)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run all tasks of the service until cancelled. Counts as started when all tasks have started.

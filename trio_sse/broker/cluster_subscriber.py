@@ -13,10 +13,11 @@ import trio_asyncio
 from redis.exceptions import MovedError
 
 from trio_sse.broker.attempts import Attempts
-from trio_sse.broker.cluster_map import Address, ClusterMap, Range, ranges_of
+from trio_sse.broker.cluster_map import Address, ClusterMap, Range
 from trio_sse.broker.key_subscriber import expire_forever
-from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, answer_within, call, open_link
+from trio_sse.broker.link import ERRORS
 from trio_sse.broker.shard_link import Parts, ShardLink
+from trio_sse.broker.topology import look
 from trio_sse.delivery.interest import Shard
 from trio_sse.delivery.targets import ALL, Target
 
@@ -99,29 +100,9 @@ class ClusterSubscriber:
         return random.uniform(0.5, 1) * LOOK_SECONDS if well else SOON_SECONDS  # noqa: S311  jitter
 
     async def _ask(self) -> list[Range]:
-        """Ask one node after the other, first one that is in a cluster that works. Raises one of ERRORS."""
-        seeds = [(server.host, server.port) for server in self._parts.settings.cluster_servers]
         known = [address for address, link in self._links.items() if link.attempts.succeeded]
         random.shuffle(known)
-        last: BaseException | None = None
-        doubtful: list[Range] = []
-        for address in dict.fromkeys([*known, *seeds, *self._links]):
-            try:
-                async with (
-                    open_link(self._parts.settings, at=address) as link,
-                    answer_within(CONNECT_SECONDS),
-                ):
-                    works = b"cluster_state:ok" in await call(link, "CLUSTER", "INFO")
-                    ranges = ranges_of(await call(link, "CLUSTER", "SLOTS"), address)
-            except ERRORS as error:
-                last = error
-                continue
-            if works:
-                return ranges
-            doubtful = doubtful or ranges
-        if not doubtful and last is not None:
-            raise last
-        return doubtful
+        return await look(self._parts.settings, known, self._links)
 
     async def _apply(self, ranges: list[Range]) -> None:
         losers = self._cluster.learn(ranges)

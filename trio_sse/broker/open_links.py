@@ -1,0 +1,35 @@
+"""Links that stay open for several calls, one to each Redis. asyncio only."""
+
+from __future__ import annotations
+
+from trio_sse.broker.cluster_map import Address
+from trio_sse.broker.link import Link, open_link
+from trio_sse.settings import Settings
+
+
+class OpenLinks:
+    """As an asynchronous context manager it closes them all. For one task at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._open: dict[Address | None, tuple[open_link, Link]] = {}
+
+    async def __aenter__(self) -> OpenLinks:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        while self._open:
+            await self.close(next(iter(self._open)))
+
+    async def at(self, address: Address | None) -> Link:
+        """The link to the node at this address, or to the Redis of the settings. Raises one of
+        link.ERRORS."""
+        if address not in self._open:
+            opening = open_link(self._settings, at=address)
+            self._open[address] = opening, await opening.__aenter__()
+        return self._open[address][1]
+
+    async def close(self, address: Address | None) -> None:
+        """Close this one: what it has sent, or waits for, is of no use. Harmless if it is not open."""
+        if (found := self._open.pop(address, None)) is not None:
+            await found[0].__aexit__()

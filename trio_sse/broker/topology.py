@@ -1,0 +1,33 @@
+"""A cluster is asked who serves what. asyncio only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from trio_sse.broker.cluster_map import Address, Range, ranges_of
+from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, answer_within, call, open_link
+from trio_sse.settings import Settings
+
+
+async def look(
+    settings: Settings, first: Iterable[Address] = (), last: Iterable[Address] = ()
+) -> list[Range]:
+    """Ask one node after the other, those of REDIS_CLUSTER between `first` and `last`, until one is in a
+    cluster that works. If none is, what the first of them said. Raises one of link.ERRORS if none answers."""
+    seeds = [(server.host, server.port) for server in settings.cluster_servers]
+    lost: BaseException | None = None
+    doubtful: list[Range] = []
+    for address in dict.fromkeys([*first, *seeds, *last]):
+        try:
+            async with open_link(settings, at=address) as link, answer_within(CONNECT_SECONDS):
+                works = b"cluster_state:ok" in await call(link, "CLUSTER", "INFO")
+                ranges = ranges_of(await call(link, "CLUSTER", "SLOTS"), address)
+        except ERRORS as error:
+            lost = error
+            continue
+        if works:
+            return ranges
+        doubtful = doubtful or ranges
+    if not doubtful and lost is not None:
+        raise lost
+    return doubtful
