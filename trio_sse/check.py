@@ -8,20 +8,18 @@ import http.client
 import secrets
 import socket
 import ssl
-from dataclasses import replace
 from urllib.parse import urlsplit
 
 import click
 import msgspec
 from redis.exceptions import NoPermissionError, ResponseError
 
-from trio_sse import embedded, logs, redis_cli
+from trio_sse import check_by_key, embedded, logs, redis_cli
 from trio_sse.broker.errors import ReplicaError, advice
 from trio_sse.broker.link import ERRORS, Link, answer_within, call, open_link, replicates
 from trio_sse.broker.log import read_info
 from trio_sse.server.listening import ListenError, Url, is_handed, listening, place, urls
 from trio_sse.settings import Settings, contradictions
-from trio_sse.settings.redis_url import RedisServer
 
 MESSAGE = '{"user_id":1,"message":"hello"}'
 
@@ -106,6 +104,10 @@ def _redis(settings: Settings) -> bool:
 
 
 async def _probe(settings: Settings) -> bool:
+    if settings.by_key:
+        async for line in check_by_key.probe(settings):
+            _say(True, line)
+        return True
     where, channel = settings.redis_address, settings.redis_channel
     in_database = contradictions.uses_database(settings)
     async with (
@@ -115,13 +117,13 @@ async def _probe(settings: Settings) -> bool:
     ):
         _say(True, f"Redis {where}: connected")
         if settings.redis_sentinels:
-            _say(True, f"Redis {where}: the master is {_reached(settings, speaking)}")
+            _say(True, f"Redis {where}: the master is {redis_cli.reached(settings, speaking)}")
         good = _replica(settings, await replicates(speaking))
         await call(listening, "SUBSCRIBE", channel)
         _say(True, f"Redis {where}: may subscribe to {channel} (SSE_REDIS_CHANNEL)")
         await _try_channel(settings, listening, speaking)
         await _count_others(settings, speaking)
-        command = _command(settings, speaking, "PUBLISH", channel, MESSAGE)
+        command = redis_cli.command_over(settings, speaking, "PUBLISH", channel, MESSAGE)
         _say(True, f"      to send a message: {command}")
         if settings.redis_stream is not None:
             await _look_at_stream(settings, settings.redis_stream, speaking)
@@ -172,19 +174,8 @@ async def _look_at_stream(settings: Settings, stream: str, speaking: Link) -> No
     place = f"stream {stream} (SSE_REDIS_STREAM) in database {speaking.db}"
     _say(True, f"Redis {where}: {place} has {info.length} entries")
     if not info.length:
-        command = _command(settings, speaking, "XADD", stream, "*", "payload", MESSAGE)
+        command = redis_cli.command_over(settings, speaking, "XADD", stream, "*", "payload", MESSAGE)
         _say(True, f"      back ends must add to it there: {command}")
-
-
-def _reached(settings: Settings, link: Link) -> RedisServer:
-    """The configured server, with the address that Sentinel named and the database in use."""
-    server = replace(settings.redis_server, database=int(link.db))
-    return server if server.path is not None else replace(server, host=link.host, port=int(link.port))
-
-
-def _command(settings: Settings, link: Link, *words: str) -> str:
-    password = '"$REDIS_PASSWORD"' if settings.redis_url is None else "'<password>'"
-    return redis_cli.command(_reached(settings, link), *words, password=password)
 
 
 def _say(good: bool, line: str) -> bool:

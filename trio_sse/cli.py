@@ -25,8 +25,10 @@ from trio_sse import check, embedded, logs, options
 from trio_sse.access.admission import Admission
 from trio_sse.access.publishers import Publishers
 from trio_sse.asgi import Application
+from trio_sse.check_by_key import sample
 from trio_sse.commands.listen import listen
 from trio_sse.commands.publish import publish
+from trio_sse.commands.route import route
 from trio_sse.commands.token import token
 from trio_sse.patches import standing_in
 from trio_sse.server.listening import ListenError, listening, place, urls
@@ -87,6 +89,7 @@ def _more_checks(settings: Settings) -> None:
 
 
 main.add_command(publish)
+main.add_command(route)
 main.add_command(listen)
 main.add_command(token)
 
@@ -116,12 +119,12 @@ def _redis(settings: Settings) -> Iterator[None]:
                 f"no Redis on 127.0.0.1:{settings.redis_port}, and the embedded Valkey did not start: "
                 f"{reason} (start one, or set REDIS_HOST or REDIS_URL)"
             )
-        payload = json.dumps({"user_id": 1, "message": "hello"}, separators=(",", ":"))
-        channel = json.dumps(settings.redis_channel)
+        name, payload = sample(settings)
+        channel = json.dumps(name)
         python = f"import json, redis; redis.Redis(port={port}).publish({channel}, json.dumps({payload}))"
         click.echo(
             f"No Redis on 127.0.0.1:{port}, so an embedded Valkey was started there for trying out. Try:\n"
-            f"  redis-cli -p {port} PUBLISH {shlex.quote(settings.redis_channel)} {shlex.quote(payload)}\n"
+            f"  redis-cli -p {port} PUBLISH {shlex.quote(name)} {shlex.quote(payload)}\n"
             f"  {shlex.quote(sys.executable)} -c {shlex.quote(python)}" + "".join(_how_to_watch(settings)),
             err=True,
         )

@@ -1,10 +1,13 @@
-"""The redis-cli command that reaches a Redis (pure)."""
+"""The redis-cli command that reaches a Redis."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 
+from trio_sse.broker.link import Link
+from trio_sse.settings import Settings
 from trio_sse.settings.redis_url import RedisServer
 
 
@@ -13,6 +16,18 @@ def command(server: RedisServer, *words: str, password: str) -> str:
     `password` stands in its place; it must be quoted for the shell."""
     login = f" -a {password}" if server.password else ""
     return f"{shlex.join(['redis-cli', *_address(server)])}{login} {shlex.join(words)}"
+
+
+def command_over(settings: Settings, link: Link, *words: str) -> str:
+    """`command` for the server that a link reaches, with the database in use."""
+    password = '"$REDIS_PASSWORD"' if settings.redis_url is None else "'<password>'"
+    return command(reached(settings, link), *words, password=password)
+
+
+def reached(settings: Settings, link: Link) -> RedisServer:
+    """The configured server, with the address that Sentinel or a cluster named, and the database in use."""
+    server = replace(settings.redis_server, database=int(link.db))
+    return server if server.path is not None else replace(server, host=link.host, port=int(link.port))
 
 
 def _address(server: RedisServer) -> Iterator[str]:

@@ -6,6 +6,9 @@ from trio_sse.broker.cluster_map import Address
 from trio_sse.broker.link import Link, open_link
 from trio_sse.settings import Settings
 
+IDLE_SECONDS = 2.0
+"""A link that was idle for longer is better opened anew: Redis, or what is in between, may have closed it."""
+
 
 class OpenLinks:
     """As an asynchronous context manager it closes them all. For one task at a time."""

@@ -10,14 +10,14 @@ import structlog
 from redis.exceptions import MovedError
 
 from trio_sse.broker.attempts import Attempts
-from trio_sse.broker.channels import Channels, targets_of
+from trio_sse.broker.channels import GAP, Channels, targets_of
 from trio_sse.broker.cluster_map import Address
 from trio_sse.broker.feed import SILENCE_SECONDS, Feed
 from trio_sse.broker.link import CONNECT_SECONDS, Link, answer_within, open_link, replicates
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.intake import Intake
 from trio_sse.delivery.interest import Interest, Shard
-from trio_sse.delivery.targets import Target
+from trio_sse.delivery.targets import ALL, Target
 from trio_sse.settings import Settings
 
 log = structlog.stdlib.get_logger("trio_sse.broker.shard_link")
@@ -160,7 +160,9 @@ class ShardLink:
     def _message(self, response: list[Any]) -> None:
         _, channel, payload = response
         target = self._parts.channels.target_of(channel)
-        if target is not None and type(payload) is bytes:
+        if target == ALL and payload == GAP:
+            self._parts.hub.announce_gap("redis_reconnected")
+        elif target is not None and type(payload) is bytes:
             self._parts.intake.receive(payload, None, targets_of(target))
 
     def _refused(self, error: Exception) -> None:

@@ -52,7 +52,7 @@ class Source:
     def __init__(self, settings: Settings, hub: Hub) -> None:
         self._settings = settings
         self._hub = hub
-        if settings.redis_routing == "by-key":
+        if settings.by_key:
             self.channels = Channels(settings.redis_channel)
             self._shard = Shard()
             if settings.redis_cluster:

@@ -16,12 +16,12 @@ from redis.exceptions import MovedError
 from trio_sse import logs, options
 from trio_sse.broker.errors import ReplicaError, advice
 from trio_sse.broker.link import ERRORS, Link, answer_within, call, open_link, replicates
+from trio_sse.broker.open_links import IDLE_SECONDS
+from trio_sse.commands.keyed import KeyedSender
 from trio_sse.delivery.messages import EVERYBODY, RESERVED_EVENTS, name_problem, too_deep
 from trio_sse.settings import Settings
 
 ANSWER_SECONDS = 5.0
-LINK_SECONDS = 2.0
-"""A link that was idle for longer is opened anew: Redis, or what is in between, may have closed it."""
 
 
 @click.command()
@@ -50,6 +50,8 @@ def publish(
     Text becomes "message": "text". What is JSON becomes "message": as it stands. - reads standard input:
     each line that is not empty is a message, and is published at once. At least one of --user, --topic and
     --everybody is required. Put -- in front of a text that begins with a dash.
+
+    With SSE_REDIS_ROUTING=by-key each message goes to the channels of those it is for.
 
     It says to how many subscribers Redis handed each message (in a cluster those of one node), or the id of
     its entry in the Redis stream. Exit code 1 if Redis cannot be reached or refuses.
@@ -150,7 +152,8 @@ def _decoded(data: bytes) -> str:
 def _publish_all(settings: Settings, payloads: Iterator[bytes]) -> int:
     # Between two messages Ctrl-C is Python's own: `asyncio.run` would wait for the line that is being read.
     published = 0
-    with asyncio.Runner() as runner, _Sender(settings, runner) as sender:
+    make = KeyedSender if settings.by_key else _Sender
+    with asyncio.Runner() as runner, make(settings, runner) as sender:
         for one in payloads:
             try:
                 answer = sender.send(one)
@@ -182,7 +185,7 @@ class _Sender:
 
     def send(self, message: bytes) -> Any:
         """Publish it. Returns what Redis answers. Raises one of ERRORS."""
-        if self._link is None or time.monotonic() - self._used_at > LINK_SECONDS:
+        if self._link is None or time.monotonic() - self._used_at > IDLE_SECONDS:
             self._link = self._runner.run(self._connect())
         try:
             answer = self._runner.run(self._publish(message))
@@ -217,9 +220,15 @@ def _say(answer: Any, settings: Settings) -> None:
     if settings.redis_stream is not None:
         click.echo(f"entry {answer.decode()} in {logs.escaped(settings.redis_stream)}")
         return
-    channel = logs.escaped(settings.redis_channel)
+    by_key = settings.by_key
+    channel = logs.escaped(f"{settings.redis_channel}:*" if by_key else settings.redis_channel)
     click.echo(f"to {answer} subscriber{'' if answer == 1 else 's'} of {channel}")
-    if answer == 0:
+    if answer == 0 and by_key:
+        click.echo(
+            f"warning: no process at {settings.redis_address} has a stream for it (SSE_REDIS_CHANNEL)",
+            err=True,
+        )
+    elif answer == 0:
         click.echo(
             f"warning: nobody is subscribed to {channel} at {settings.redis_address}: does the service run, "
             "with this Redis and this SSE_REDIS_CHANNEL?",

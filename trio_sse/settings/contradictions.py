@@ -36,12 +36,12 @@ def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str
     if settings.redis_cluster:
         if settings.redis_sentinels:
             yield "REDIS_CLUSTER and REDIS_SENTINELS both say where Redis is: leave one out."
-        if settings.redis_routing == "shared":
+        if not settings.by_key:
             yield (
-                "REDIS_CLUSTER needs SSE_REDIS_ROUTING=by-key: one shared channel is on one node, or on all. "
+                "REDIS_CLUSTER and SSE_REDIS_ROUTING=shared contradict each other: one shared channel is on one node, or on all. "
                 "For a shared channel, name one node of the cluster as REDIS_HOST."
             )
-    if settings.redis_routing == "by-key" and settings.redis_stream is not None:
+    if settings.by_key and settings.redis_stream is not None:
         yield "SSE_REDIS_ROUTING=by-key has channels alone: leave SSE_REDIS_STREAM out."
     if settings.redis_sentinels or settings.redis_cluster:
         if settings.redis_url is not None and (settings.redis_server.host or settings.redis_server.path):

@@ -336,7 +336,7 @@ class Settings(BaseSettings):
     redis_cluster: Annotated[tuple[str, ...], NoDecode] = _setting(
         "REDIS_CLUSTER",
         (),
-        "nodes of a cluster, some or all, instead of host and port; with SSE_REDIS_ROUTING=by-key",
+        "nodes of a cluster, some or all, instead of host and port; it is routed by key",
         "a comma list of host or host:port, with rediss:// in front for TLS, such as 10.0.0.1:7000,10.0.0.2",
     )
     redis_sentinels: Annotated[tuple[str, ...], NoDecode] = _setting(
@@ -451,6 +451,13 @@ class Settings(BaseSettings):
     def notices(self) -> tuple[str, ...]:
         """Remarks for the log, a line each: settings without effect, or with another than it seems."""
         return self._notices
+
+    @property
+    def by_key(self) -> bool:
+        """Whether each user and topic has a channel of its own. In a cluster they have unless the operator
+        says otherwise."""
+        chosen = "redis_routing" in self.model_fields_set
+        return self.redis_routing == "by-key" or (bool(self.redis_cluster) and not chosen)
 
     @property
     def redis_is_configured(self) -> bool:

@@ -1,0 +1,85 @@
+"""`trio-sse route`: from the shared channel, or a log, to the channels by key."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from functools import partial
+from typing import Any
+
+import click
+from pydantic import SecretStr
+
+from trio_sse import logs, options
+from trio_sse.broker.bridge import Bridge
+from trio_sse.commands.keyed import post_of
+from trio_sse.settings import Settings
+from trio_sse.settings.redis_url import RedisURLError, parse
+
+
+@click.command()
+@click.option(
+    "--from",
+    "source_url",
+    metavar="URL",
+    help="Redis that back ends publish to, such as redis://10.0.0.1:6379; without it the one of the settings",
+)
+@click.option("--from-channel", metavar="NAME", help="channel to read [default: SSE_REDIS_CHANNEL]")
+@click.option("--from-stream", metavar="KEY", help="Redis stream to read instead of a channel")
+@options.for_settings(
+    lambda name: (
+        (name.startswith(("redis_", "log_")) and name not in ("redis_stream", "redis_routing"))
+        or name == "max_message_bytes"
+    )
+)
+def route(
+    source_url: str | None, from_channel: str | None, from_stream: str | None, **given: str | None
+) -> None:
+    """Publish by key what back ends publish to one channel for all, until Ctrl-C.
+
+    For services with SSE_REDIS_ROUTING=by-key, where back ends cannot name the channel themselves. The
+    settings say where to publish: SSE_REDIS_CHANNEL is the beginning of the channels' names, REDIS_CLUSTER
+    names a cluster.
+
+    Of a channel, one bridge is enough, and all streams get a gap when it begins: it does not know what it has
+    missed. With --from-stream nothing is lost, and several may run, which share the work (the consumer group
+    trio_sse). Exit code 0 after Ctrl-C or SIGTERM.
+    """
+    settings = options.read({**given, "redis_routing": "by-key"})
+    logs.configure(settings)
+    source = _source(settings, source_url, from_channel, from_stream)
+    name = f"{socket.gethostname()}-{os.getpid()}"
+    asyncio.run(_until_stopped(Bridge(source, settings, partial(post_of, settings), name)))
+    sys.exit(0)
+
+
+def _source(
+    settings: Settings, source_url: str | None, from_channel: str | None, from_stream: str | None
+) -> Settings:
+    """The settings of the Redis to read from."""
+    changes: dict[str, Any] = {
+        "redis_routing": "shared",
+        "redis_channel": from_channel or settings.redis_channel,
+        "redis_stream": from_stream,
+    }
+    if source_url is not None:
+        try:
+            parse(source_url)
+        except RedisURLError as error:
+            raise click.UsageError(f"--from: {str(error) or 'not a Redis address'}") from None
+        changes |= {"redis_url": SecretStr(source_url), "redis_sentinels": (), "redis_cluster": ()}
+    return settings.model_copy(update=changes)
+
+
+async def _until_stopped(bridge: Bridge) -> None:
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(bridge.run())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        click.echo(f"{bridge.published} published, {bridge.skipped} skipped", err=True)
