@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from redis.exceptions import ClusterDownError
+
 from trio_sse.broker.cluster_map import Address, Range, ranges_of
+from trio_sse.broker.errors import is_refusal
 from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, answer_within, call, open_link
 from trio_sse.settings import Settings
 
@@ -13,7 +16,8 @@ async def look(
     settings: Settings, first: Iterable[Address] = (), last: Iterable[Address] = ()
 ) -> list[Range]:
     """Ask one node after the other, those of REDIS_CLUSTER between `first` and `last`, until one is in a
-    cluster that works. If none is, what the first of them said. Raises one of link.ERRORS if none answers."""
+    cluster that works. If none is, what the first of them said. Raises one of link.ERRORS if none says that
+    any slot is served."""
     seeds = [(server.host, server.port) for server in settings.cluster_servers]
     lost: BaseException | None = None
     doubtful: list[Range] = []
@@ -23,11 +27,13 @@ async def look(
                 works = b"cluster_state:ok" in await call(link, "CLUSTER", "INFO")
                 ranges = ranges_of(await call(link, "CLUSTER", "SLOTS"), address)
         except ERRORS as error:
-            lost = error
+            # A refusal says more than that another node is away.
+            if lost is None or (is_refusal(error) and not is_refusal(lost)):
+                lost = error
             continue
         if works:
             return ranges
         doubtful = doubtful or ranges
-    if not doubtful and lost is not None:
-        raise lost
+    if not doubtful:
+        raise lost or ClusterDownError("no node serves any slot", status_code="CLUSTERDOWN")
     return doubtful
