@@ -22,6 +22,7 @@ from tests.support.valkeys import breakable
 from trio_sse.broker import bridge as module
 from trio_sse.broker import consumer_group
 from trio_sse.broker.bridge import GROUP, Bridge
+from trio_sse.broker.consumer_group import ConsumerGroup
 from trio_sse.commands.keyed import post_of
 from trio_sse.settings import Settings
 
@@ -233,9 +234,7 @@ def test_what_one_had_taken_when_it_died_is_published_by_another_as_the_same_cop
     async def test() -> None:
         async with hearing(way.port, way.prefix) as heard:
             with monkeypatch.context() as patch:
-                patch.setattr(
-                    module.ConsumerGroup, "finish", killed
-                )  # it is published, and that is not noted
+                patch.setattr(ConsumerGroup, "finish", killed)  # published, and not noted
                 async with way.bridged(log=True, name="a"):
                     for number in range(5):
                         way.add(number, user_id=1)
@@ -380,6 +379,14 @@ def test_a_stop_that_is_said_again_waits_for_nothing(way: Way) -> None:
     in_asyncio(test)
 
 
+def _lost(bridge: Bridge, count: int) -> bool:
+    return bridge.lost == count
+
+
+def _succeeded(bridge: Bridge) -> bool:
+    return bridge._attempts.succeeded
+
+
 async def _one_each(way: Way, nodes: Cluster, stack: contextlib.AsyncExitStack) -> dict[int, Heard]:
     """A user for each master, by its port, and what comes for that user."""
     found = {}
@@ -409,7 +416,7 @@ def test_a_master_that_is_away_keeps_nobody_else_from_getting_messages(valkey: i
                 for number in range(3):
                     (way.add if log else way.tell)(number, user_id=users)
                     if not log:
-                        await until(lambda count=number: bridge.lost == count + 1)
+                        await until(partial(_lost, bridge, number + 1))
                 for one in alive:
                     await one.take(1 if log else 3)
                     assert one.numbers[0] == 0
@@ -436,7 +443,7 @@ def test_a_cluster_is_read_from_the_node_that_has_the_log() -> None:
                 target = settings(redis_cluster=addresses, redis_channel="n")
                 bridge = Bridge(source, target, partial(post_of, target), "a")
                 task = asyncio.ensure_future(bridge.run())
-                await until(lambda one=bridge: one._attempts.succeeded)
+                await until(partial(_succeeded, bridge))
                 home = nodes.master_of("n:user:1")
                 async with hearing(home.port, "n", "n:user:1") as heard:
                     payload = message(number, user_id=1)

@@ -42,7 +42,7 @@ def log(valkey: int) -> Iterator[Log]:
 
 
 def of(taken: Taken) -> list[int | None]:
-    return [payload and int(payload) for _, payload in taken.entries]
+    return [None if payload is None else int(payload) for _, payload in taken.entries]
 
 
 async def take(group: ConsumerGroup, link: Link, count: int) -> tuple[list[int | None], bool]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,7 +37,7 @@ def run(*arguments: str, **environment: str) -> Result:
 class Router:
     """`trio-sse route`, running."""
 
-    def __init__(self, directory: Path, name: str, port: int, prefix: str, *arguments: str) -> None:
+    def __init__(self, name: str, directory: Path, port: int, prefix: str, *arguments: str) -> None:
         self._err = directory / f"{name}.err"
         environment = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(port), "SSE_REDIS_CHANNEL": prefix}
         with self._err.open("ab") as err:
@@ -85,6 +86,13 @@ def test_what_cannot_be_is_one_line_that_names_the_option(arguments: list[str], 
     assert "Traceback" not in result.output
 
 
+def test_a_password_comes_by_the_environment() -> None:
+    with mock.patch("trio_sse.commands.route.asyncio.run") as started:
+        assert run(TRIO_SSE_FROM="redis://:secret@h").exit_code == 0
+    (awaited,) = started.call_args.args
+    awaited.close()
+
+
 def test_settings_that_contradict_each_other_are_told() -> None:
     result = run(REDIS_CLUSTER="127.0.0.1:1", REDIS_SENTINELS="127.0.0.1:2")
     assert result.exit_code == 1
@@ -93,7 +101,7 @@ def test_settings_that_contradict_each_other_are_told() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_it_routes_until_it_is_told_to_stop(valkey: int, tmp_path: Path, number: int) -> None:
-    with router(tmp_path, "a", valkey, "route-stop", "--from-channel", "shared-stop") as running:
+    with router("a", tmp_path, valkey, "route-stop", "--from-channel", "shared-stop") as running:
         with redis.Redis(port=valkey) as back_end:
             await until(lambda: "routing" in running.said)
             back_end.publish("shared-stop", '{"user_id":1}')
@@ -106,7 +114,7 @@ async def test_it_routes_until_it_is_told_to_stop(valkey: int, tmp_path: Path, n
 
 
 async def test_while_redis_is_away_it_says_so_once_and_stops_at_once(tmp_path: Path) -> None:
-    with router(tmp_path, "a", free_port(), "route-away") as running:
+    with router("a", tmp_path, free_port(), "route-away") as running:
         await until(lambda: "REDIS_PORT" in running.said)
         assert running.end() == 0
         assert running.said.count("REDIS_PORT") == 1
@@ -123,32 +131,37 @@ async def test_one_is_killed_with_entries_that_it_had_taken_and_nobody_misses_on
         await nursery.start(service.subscriber.run)
         users = [Client(opened(service, f"u{number}")) for number in range(5)]
         await until(lambda: all("connected" in one.names for one in users))
-        with (
-            redis.Redis(port=valkey) as back_end,
-            router(tmp_path, "b", valkey, "route-kill", *arguments) as b,
-        ):
+        ways = (tmp_path, valkey, "route-kill", *arguments)
+        with redis.Redis(port=valkey) as back_end, router("b", *ways) as b:
             back_end.delete(KEY)
             await until(lambda: "routing" in b.said)
             sent = 0
-            for _ in range(4):
-                with router(tmp_path, "a", valkey, "route-kill", *arguments) as a:
-                    starts = a.said.count("routing")
-                    await until(lambda before=starts: a.said.count("routing") > before)
+            for turn in range(1, 4):
+                with router("a", *ways) as a:
+                    await until(partial(_said, a, turn))
                     pipeline = back_end.pipeline(transaction=False)
-                    for sent in range(sent, sent + 1_000):
-                        payload = json.dumps({"user_id": [f"u{sent % 5}", "other"], "n": sent})
+                    for number in range(sent, sent + 1_000):
+                        payload = json.dumps({"user_id": [f"u{number % 5}", "other"], "n": number})
                         pipeline.xadd(KEY, {"payload": payload})
                     pipeline.execute()
-                    sent += 1
-                    await until(lambda total=sent: _count(users) > total - 900)
+                    sent += 1_000
+                    await until(partial(_more_than, users, sent - 900))
                     a.process.kill()
-            with router(tmp_path, "a", valkey, "route-kill", *arguments):
+            with router("a", *ways):
                 await until(lambda: _count(users) == sent)
                 await until(lambda: back_end.xpending(KEY, "trio_sse")["pending"] == 0)
                 assert b.end() == 0
         numbers = [json.loads(data)["n"] for one in users for data in _messages(one)]
         assert sorted(numbers) == [*range(sent)]
         nursery.cancel_scope.cancel()
+
+
+def _said(router: Router, times: int) -> bool:
+    return router.said.count("routing") >= times
+
+
+def _more_than(clients: list[Client], count: int) -> bool:
+    return _count(clients) > count
 
 
 def _messages(client: Client) -> list[str]:

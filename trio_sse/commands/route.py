@@ -10,13 +10,14 @@ from functools import partial
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from pydantic import SecretStr
 
 from trio_sse import logs, options
 from trio_sse.broker.bridge import Bridge
 from trio_sse.broker.channels import Channels
 from trio_sse.commands.keyed import post_of
-from trio_sse.settings import Settings
+from trio_sse.settings import Settings, redis_url
 from trio_sse.settings.redis_url import RedisURLError, parse
 
 
@@ -25,11 +26,14 @@ from trio_sse.settings.redis_url import RedisURLError, parse
     "--from",
     "source_url",
     metavar="URL",
-    help="Redis that back ends publish to, such as redis://10.0.0.1:6379; without it the one of the settings",
+    envvar="TRIO_SSE_FROM",
+    help="Redis that back ends publish to, such as redis://10.0.0.1:6379; without it the one of the settings "
+    "[TRIO_SSE_FROM]",
 )
 @click.option("--from-channel", metavar="NAME", help="channel to read [default: SSE_REDIS_CHANNEL]")
 @click.option("--from-stream", metavar="KEY", help="Redis stream to read instead of a channel")
 @click.option("--name", metavar="NAME", help="name among all that read that stream [default: the host's]")
+@click.pass_context
 @options.for_settings(
     lambda name: (
         (name.startswith(("redis_", "log_")) and name not in ("redis_stream", "redis_routing"))
@@ -37,6 +41,7 @@ from trio_sse.settings.redis_url import RedisURLError, parse
     )
 )
 def route(
+    context: click.Context,
     source_url: str | None,
     from_channel: str | None,
     from_stream: str | None,
@@ -54,6 +59,9 @@ def route(
     with a --name of its own, but then messages of one user may overtake each other. Exit code 0 after Ctrl-C
     or SIGTERM.
     """
+    typed = context.get_parameter_source("source_url") is ParameterSource.COMMANDLINE
+    if typed and redis_url.has_secret(source_url or ""):
+        options.fail("--from with a password shows in the process list: set TRIO_SSE_FROM in the environment")
     settings = options.read({**given, "redis_routing": "by-key"})
     logs.configure(settings)
     source = _source(settings, source_url, from_channel, from_stream)
