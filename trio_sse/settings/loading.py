@@ -43,7 +43,10 @@ def _line(mistake: Any) -> str:
     extra = field.json_schema_extra
     accepts = extra["accepts"] if isinstance(extra, dict) else ""
     value, own = mistake["input"], env_name(name)
-    hidden = is_secret(field) or "password=" in str(value)
+    # In an address, a login stands in front of an @.
+    hidden = (
+        is_secret(field) or "password=" in str(value) or (name.startswith("redis_") and "@" in str(value))
+    )
     shown = "(hidden)" if hidden else repr(getattr(value, "text", value))[:80]
     if not isinstance(value, environment.Refused):
         error = mistake.get("ctx", {}).get("error")

@@ -31,6 +31,9 @@ Proxy = IPv4Network | IPv6Network | Literal["unix"]
 _ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
 _NODE = re.compile(r"(rediss?://)?(\[[0-9a-fA-F:.]+\]|[^\s:/@?#]+)(:[0-9]{1,5})?(\?[^\s,]+)?", re.IGNORECASE)
 
+_LOGIN = "REDIS_USERNAME and REDIS_PASSWORD"
+_SENTINEL_LOGIN = "REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD"
+
 SENTINEL_PORT = 26379
 REDIS_PORT = 6379
 
@@ -380,11 +383,14 @@ class Settings(BaseSettings):
     def _nodes(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, str):
             value = tuple(_listed(value))
+        cluster = info.field_name == "redis_cluster"
+        if any("@" in address for address in value):
+            raise RedisURLError(f"user and password are {_LOGIN if cluster else _SENTINEL_LOGIN}")
         if not all(_NODE.fullmatch(address) for address in value):
             raise ValueError("not a list of hosts")
         for address in value:
-            if info.field_name == "redis_cluster":
-                _node(address, REDIS_PORT, "REDIS_USERNAME and REDIS_PASSWORD")
+            if cluster:
+                _node(address, REDIS_PORT, _LOGIN)
             else:
                 _sentinel(address)
         return value
@@ -496,13 +502,13 @@ class Settings(BaseSettings):
     @property
     def redis_server(self) -> RedisServer:
         """Address and login of Redis. With Sentinels, they name the address. Of a cluster, its first node."""
-        return self.cluster_servers[0] if self.redis_cluster else self._redis_server
+        return self.cluster_servers[0] if self.redis_cluster else self.single_server
 
     @property
     def cluster_servers(self) -> tuple[RedisServer, ...]:
         """The nodes of the cluster that are known from the start. They have TLS if REDIS_CLUSTER or REDIS_URL
         says rediss://, and its options from where they are."""
-        common = self._redis_server
+        common = self.single_server
         found = (_node(address, REDIS_PORT, "") for address in self.redis_cluster)
         return tuple(
             replace(
@@ -516,7 +522,8 @@ class Settings(BaseSettings):
         )
 
     @property
-    def _redis_server(self) -> RedisServer:
+    def single_server(self) -> RedisServer:
+        """What REDIS_URL, or the single settings, say: the login, and the address unless lists have it."""
         if self.redis_url is not None:
             return parse(self.redis_url.get_secret_value(), host_needed=False)
         password = self.redis_password
@@ -597,7 +604,7 @@ def is_secret(field: FieldInfo) -> bool:
 
 def _sentinel(address: str) -> RedisServer:
     """Read one address of REDIS_SENTINELS. Raises RedisURLError."""
-    return _node(address, SENTINEL_PORT, "REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD")
+    return _node(address, SENTINEL_PORT, _SENTINEL_LOGIN)
 
 
 def _node(address: str, default_port: int, login: str) -> RedisServer:
