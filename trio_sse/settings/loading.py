@@ -44,9 +44,8 @@ def _line(mistake: Any) -> str:
     accepts = extra["accepts"] if isinstance(extra, dict) else ""
     value, own = mistake["input"], env_name(name)
     # In an address, a login stands in front of an @.
-    hidden = (
-        is_secret(field) or "password=" in str(value) or (name.startswith("redis_") and "@" in str(value))
-    )
+    login = name.startswith("redis_") and "@" in str(value)
+    hidden = is_secret(field) or login or "password=" in str(value)
     shown = "(hidden)" if hidden else repr(getattr(value, "text", value))[:80]
     if not isinstance(value, environment.Refused):
         error = mistake.get("ctx", {}).get("error")
