@@ -38,8 +38,8 @@ def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str
             yield "REDIS_CLUSTER and REDIS_SENTINELS both say where Redis is: leave one out."
         if not settings.by_key:
             yield (
-                "REDIS_CLUSTER is routed by key, not shared: leave SSE_REDIS_ROUTING out, or name one node of "
-                "the cluster as REDIS_HOST, which has the shared channel too."
+                "REDIS_CLUSTER is routed by key, not shared: leave SSE_REDIS_ROUTING out, or name one node "
+                "of the cluster as REDIS_HOST, which has the shared channel too."
             )
     if settings.by_key and settings.redis_stream is not None:
         yield "SSE_REDIS_ROUTING=by-key has channels alone: leave SSE_REDIS_STREAM out."
