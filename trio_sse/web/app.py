@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -44,6 +45,8 @@ class _HTTPConnection(TrioASGIHTTPConnection):
 
     async def _send_response(self, send: Any, response: Any) -> None:
         settings: Settings = self.app.service.settings  # type: ignore[attr-defined]
+        body = getattr(response, "response", None)
+        stream = body if isinstance(body, StreamBody) else None
         patience = at_the_end = math.inf
         if self.scope["http_version"] == "2":
             at_the_end = settings.write_timeout_seconds
@@ -54,14 +57,15 @@ class _HTTPConnection(TrioASGIHTTPConnection):
                 with trio.move_on_after(LAST_SEND_SECONDS, shield=True):
                     await send(message)
                 return
-            ended = response.response.ended if isinstance(response.response, StreamBody) else math.inf
+            ended = math.inf if stream is None else stream.ended
             with trio.move_on_at(min(trio.current_time() + patience, ended + at_the_end)) as sending:
                 await send(message)
             if sending.cancelled_caught:
                 raise _NoRoomError
 
         try:
-            await super()._send_response(send_in_time, response)
+            with contextlib.nullcontext() if stream is None else stream.joined():
+                await super()._send_response(send_in_time, response)
         except _NoRoomError:
             await send_in_time({"type": "http.response.body", "body": b"", "more_body": False})
 
