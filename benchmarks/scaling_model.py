@@ -135,26 +135,26 @@ def main() -> None:
     parser.add_argument("measured", type=Path, help="scaling.json")
     parser.add_argument("--messages-per-stream-and-hour", type=float, default=60)
     choice = parser.parse_args()
-    rows = json.loads(choice.measured.read_text())["rows"]
-    ways = [
-        Way.of(name, [row for row in rows if row["way"] == name])
-        for name in dict.fromkeys(row["way"] for row in rows)
-    ]
+    by_way: dict[str, list[dict[str, Any]]] = {}
+    for row in json.loads(choice.measured.read_text())["rows"]:
+        by_way.setdefault(row["way"], []).append(row)
+    ways = [Way.of(name, own) for name, own in by_way.items()]
     for way in ways:
         line, redis = way.node_us, way.redis_us
         print(
-            f"{way.name}: {line.base:.1f} + {line.slope:.1f} × nodes us of CPU a message, over all nodes; Redis "
-            f"{redis.base:.1f} + {redis.slope:.1f} × nodes us; {way.stream_kb:.2f} KB a stream, "
+            f"{way.name}: {line.base:.1f} + {line.slope:.1f} × nodes us of CPU a message, over all nodes; "
+            f"Redis {redis.base:.1f} + {redis.slope:.1f} × nodes us; {way.stream_kb:.2f} KB a stream, "
             f"{way.process_kb / 1024:.0f} MB a process"
         )
+    per_hour = choice.messages_per_stream_and_hour
     print(
-        f"Assumed: at most {MOST_STREAMS:,} streams a process, {MOST_CORE:.0%} of a core busy, {HEARTBEAT_US:g} us a "
-        f"heartbeat, {KERNEL_KB:g} KB of the kernel a connection, {CONNECTS_PER_S:,.0f} connects/s a process, "
-        f"{choice.messages_per_stream_and_hour:g} messages a stream and hour."
+        f"Assumed: at most {MOST_STREAMS:,} streams a process, {MOST_CORE:.0%} of a core busy, "
+        f"{HEARTBEAT_US:g} us a heartbeat, {KERNEL_KB:g} KB of the kernel a connection, "
+        f"{CONNECTS_PER_S:,.0f} connects/s a process, {per_hour:g} messages a stream and hour."
     )
     for way in ways:
         print(f"\n{way.name}\n")
-        print(table([needs(way, streams, choice.messages_per_stream_and_hour) for streams in STREAMS]))
+        print(table([needs(way, streams, per_hour) for streams in STREAMS]))
 
 
 if __name__ == "__main__":
