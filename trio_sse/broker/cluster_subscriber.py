@@ -10,14 +10,13 @@ from collections.abc import Callable
 import structlog
 import trio
 import trio_asyncio
-from redis.exceptions import MovedError
+from redis.exceptions import ClusterDownError, MovedError
 
 from trio_sse.broker.attempts import Attempts
-from trio_sse.broker.cluster_map import Address, ClusterMap, Range, ranges_of
+from trio_sse.broker.cluster_map import Address, ClusterMap, Range, address_of, ranges_of
 from trio_sse.broker.key_subscriber import expire_forever
 from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, answer_within, call, open_link
 from trio_sse.broker.shard_link import Parts, ShardLink
-from trio_sse.delivery.interest import Shard
 from trio_sse.delivery.targets import ALL, Target
 
 log = structlog.stdlib.get_logger("trio_sse.broker.cluster_subscriber")
@@ -41,6 +40,10 @@ class ClusterSubscriber:
         self._links: dict[Address, ShardLink] = {}
         self._tasks: dict[Address, asyncio.Task[None]] = {}
         self._look = asyncio.Event()
+        self._well = False
+        """Whether a node said so when it was asked last."""
+        self._corrected: set[int] = set()
+        """Slots that another master was found for since then."""
         self._attempts = Attempts(parts.settings, parts.settings.redis_address)
         self._started: Callable[[], None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -95,7 +98,7 @@ class ClusterSubscriber:
                 self._links.clear()
 
     def _until_next_look(self) -> float:
-        well = all(link.attempts.succeeded for link in self._links.values())
+        well = self._well and all(link.attempts.succeeded for link in self._links.values())
         return random.uniform(0.5, 1) * LOOK_SECONDS if well else SOON_SECONDS  # noqa: S311  jitter
 
     async def _ask(self) -> list[Range]:
@@ -104,6 +107,7 @@ class ClusterSubscriber:
         known = [address for address, link in self._links.items() if link.attempts.succeeded]
         random.shuffle(known)
         last: BaseException | None = None
+        self._well = False
         doubtful: list[Range] = []
         for address in dict.fromkeys([*known, *seeds, *self._links]):
             try:
@@ -116,15 +120,17 @@ class ClusterSubscriber:
             except ERRORS as error:
                 last = error
                 continue
-            if works:
+            if works and ranges:
+                self._well = True
                 return ranges
-            doubtful = doubtful or ranges
-        if not doubtful and last is not None:
-            raise last
+            doubtful = max(doubtful, ranges, key=_slots)
+        if not doubtful:
+            raise last or ClusterDownError("no node knows who serves what", status_code="CLUSTERDOWN")
         return doubtful
 
     async def _apply(self, ranges: list[Range]) -> None:
         losers = self._cluster.learn(ranges)
+        self._corrected.clear()
         for address, shard in self._cluster.masters.items():
             if address not in self._links or self._links[address].shard is not shard:
                 if address in self._tasks:
@@ -151,8 +157,19 @@ class ClusterSubscriber:
             self._started()
             self._started = None
 
-    def _moved(self, shard: Shard, target: Target, error: MovedError) -> None:
+    def _moved(self, link: ShardLink, target: Target, error: MovedError) -> None:
         """A master does not serve this target, and says who does."""
-        self._cluster.correct(error.slot_id, (error.host, error.port))
-        self._parts.interest.moved(shard, target)
         self._look.set()
+        if self._cluster.shard_of(target) is link.shard:
+            if error.slot_id in self._corrected:  # masters disagree: not round and round until they do not
+                self._parts.interest.refused(link.shard, target)
+                return
+            self._corrected.add(error.slot_id)
+            asked = link.address or ("", 0)
+            self._cluster.correct(error.slot_id, address_of(error.host, error.port, asked))
+        self._parts.interest.moved(link.shard, target)
+
+
+def _slots(ranges: list[Range]) -> int:
+    """How many slots these are."""
+    return sum(last + 1 - first for first, last, _ in ranges)
