@@ -27,7 +27,7 @@ async def probe(settings: Settings) -> AsyncIterator[str]:
                 yield line
             yield f"      to send a message: {_command(settings, speaking, 'PUBLISH')}"
         return
-    ranges = await look(settings)
+    ranges, _ = await look(settings)
     cluster = ClusterMap(channels.of)
     cluster.learn(ranges)
     slots = dict.fromkeys(cluster.masters, 0)

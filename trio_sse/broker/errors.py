@@ -73,6 +73,7 @@ _BY_TEXT = (
     ("without any password configured", "{login}: this Redis has no password, leave it out"),
     ("wrong number of arguments for 'auth'", "{login}: this Redis is older than 6 and knows no users"),
     ("max number of clients", "Redis has too many clients: its maxclients"),
+    ("cluster support disabled", "{where} must name nodes of a cluster. One Redis alone is REDIS_HOST"),
     ("non local key", "another node of this cluster keeps SSE_REDIS_STREAM: {where}"),
     ("do not hash to the same slot", _SLOTS),
     ("unknown command", "SSE_REDIS_STREAM takes Redis 5 or newer, POST /publish one with EVAL: {where}"),
@@ -153,6 +154,8 @@ def _is_tls(error: BaseException) -> bool:
 def _where(settings: Settings) -> str:
     if settings.redis_sentinels:
         return "REDIS_SENTINELS"
+    if settings.redis_cluster:
+        return "REDIS_CLUSTER"
     return "REDIS_HOST, REDIS_PORT or REDIS_URL" if settings.redis_url is None else "REDIS_URL"
 
 
