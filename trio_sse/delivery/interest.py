@@ -178,7 +178,8 @@ class Interest:
             else:
                 self.moved(shard, target)
         shard.up, shard.refuses = True, False
-        shard.owed = {target: None for target in shard.queue if shard.lost}
+        owed = shard.owed  # some may have come from another shard while no link served this one
+        shard.owed = {target: None for target in shard.queue if shard.lost or target in owed}
         shard.lost = False
         shard.changed.set()
 
