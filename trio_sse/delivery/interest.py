@@ -89,10 +89,14 @@ class Interest:
         history: History,
         shard_of: Callable[[Target], Shard],
         announce: Callable[[str, Iterable[Target]], None],
+        unknown: Callable[[Target], None] = lambda _: None,
     ) -> None:
+        """`announce` tells those who follow some targets of a `gap`. `unknown` is told of each target whose
+        messages do not come here any more."""
         self._history = history
         self._shard_of = shard_of
         self._announce = announce
+        self._unknown = unknown
         self._followed: dict[Target, None] = {}
         self._since: dict[Target, Since] = {}
         self._lingering: dict[Target, int] = {}
@@ -204,6 +208,8 @@ class Interest:
             shard.changed.set()
             self.moved(shard, target)
             return
+        if target not in self._since:
+            self._unknown(target)  # what copies for others have brought is not all
         shard.has[target] = None
         if target in shard.owed:
             shard.back[target] = None
@@ -275,6 +281,7 @@ class Interest:
         """From now on it is not known what comes for it."""
         self._unlinger(target)
         self._since.pop(target, None)
+        self._unknown(target)
 
     def _unlinger(self, target: Target) -> bool:
         ends = self._lingering.pop(target, None)

@@ -149,7 +149,7 @@ class Resumer:
             after, complete = history.since(start.seconds)
             place = FromMemory(after, None if complete else "history_expired")
         else:
-            place = FromMemory(history.rewound(connection.follows, start.rewind))
+            place = FromMemory(self._rewound(connection, start.rewind))
         if isinstance(place, FromMemory):
             if place.gap is None and not self._knows(connection, start, place):
                 place = FromMemory(place.after, "history_expired")
@@ -161,6 +161,12 @@ class Resumer:
             self._add(
                 PendingReplay(weakref.ref(connection), place.after, place.gap, greet=True, whole=place.whole)
             )
+
+    def _rewound(self, connection: Connection, count: int) -> int:
+        """The sequence after which the last `count` messages came, or those that are known without a hole."""
+        after = self._history.rewound(connection.follows, count)
+        since = None if self._interest is None else self._interest.since(connection.follows)
+        return after if since is None else max(after, since.sequence)
 
     def _knows(self, connection: Connection, start: Start, place: FromMemory) -> bool:
         """Whether all messages from there on are known, or a `gap` will be told later."""
