@@ -123,6 +123,23 @@ async def test_a_service_under_a_path_answers_with_it_and_without(direct: bool, 
         assert b'<meta name="root-path" content="/ours">' in page
 
 
+@pytest.mark.parametrize(
+    ("more", "routing"),
+    [
+        ({}, b"shared"),
+        ({"redis_routing": "by-key"}, b"by-key"),
+        ({"redis_host": None, "redis_port": None, "redis_cluster": "127.0.0.1:1"}, b"cluster"),
+    ],
+)
+async def test_the_page_is_told_where_messages_go(more: dict[str, Any], routing: bytes) -> None:
+    given = {"redis_host": "127.0.0.1", "redis_port": 1, "redis_channel": 'a"<b', **more}
+    chosen = settings(log_level="error", **{name: value for name, value in given.items() if value})
+    async with served(Application(chosen)) as port:
+        page = await exchange(port, get("/", CLOSE))
+    assert b'<meta name="redis-routing" content="%b">' % routing in page
+    assert b'<meta name="redis-channel" content="a&quot;&lt;b">' in page
+
+
 @pytest.mark.parametrize("direct", [True, False])
 async def test_the_path_of_the_server_counts_where_none_is_set(direct: bool) -> None:
     """Hypercorn has it in the path of a request only where the client's request has it."""

@@ -105,9 +105,7 @@ def _redis(settings: Settings) -> bool:
 
 async def _probe(settings: Settings) -> bool:
     if settings.by_key:
-        async for line in check_by_key.probe(settings):
-            _say(True, line)
-        return True
+        return all([_say(*said) async for said in check_by_key.probe(settings)])
     where, channel = settings.redis_address, settings.redis_channel
     in_database = contradictions.uses_database(settings)
     async with (

@@ -11,17 +11,20 @@ from trio_sse.settings import Settings
 from trio_sse.settings.redis_url import RedisServer
 
 
-def command(server: RedisServer, *words: str, password: str) -> str:
-    """A shell command that sends `words` to that server and database. If the server has a password,
-    `password` stands in its place; it must be quoted for the shell."""
+def command(server: RedisServer, *words: str, password: str, follow: bool = False) -> str:
+    """A shell command that sends `words` to that server and database, or, with `follow`, to the node of its
+    cluster that serves them. If the server has a password, `password` stands in its place; it must be quoted
+    for the shell."""
     login = f" -a {password}" if server.password else ""
-    return f"{shlex.join(['redis-cli', *_address(server)])}{login} {shlex.join(words)}"
+    cluster = ["-c"] if follow else []
+    return f"{shlex.join(['redis-cli', *cluster, *_address(server)])}{login} {shlex.join(words)}"
 
 
 def command_over(settings: Settings, link: Link, *words: str) -> str:
     """`command` for the server that a link reaches, with the database in use."""
     password = '"$REDIS_PASSWORD"' if settings.redis_url is None else "'<password>'"
-    return command(reached(settings, link), *words, password=password)
+    follow = bool(settings.redis_cluster)
+    return command(reached(settings, link), *words, password=password, follow=follow)
 
 
 def reached(settings: Settings, link: Link) -> RedisServer:

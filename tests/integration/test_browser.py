@@ -298,25 +298,72 @@ def test_a_link_may_name_topics_and_a_stream_need_not_have_a_user(start: Service
 
 
 def test_a_message_is_sent_to_the_user_or_to_a_topic(start: Services, open_page: Open) -> None:
-    page = open_page(start())
+    service = start()
+    page = open_page(service)
+    sending = f"redis-cli PUBLISH {service.channel}"
     alone = page.connect("1", topics="")
     is_open(alone)
     expect(alone.get_by_test_id("to")).to_be_hidden()
     stream = page.connect("1", topics="news, it's")
     is_open(stream)
     command = stream.get_by_test_id("command")
-    expect(command).to_have_text("""redis-cli PUBLISH notifications '{"user_id":1,"message":"hello"}'""")
+    expect(command).to_have_text(f"""{sending} '{{"user_id":1,"message":"hello"}}'""")
     expect(stream.get_by_label("To", exact=True)).to_be_visible()
     target = stream.get_by_test_id("target")
     target.select_option("topic news")
-    expect(command).to_have_text("""redis-cli PUBLISH notifications '{"topic":"news","message":"hello"}'""")
+    expect(command).to_have_text(f"""{sending} '{{"topic":"news","message":"hello"}}'""")
     target.focus()
     page.page.keyboard.press("ArrowDown")
     quoted = r"""'{"topic":"it'\''s","message":"hello"}'"""
-    expect(command).to_have_text(f"redis-cli PUBLISH notifications {quoted}")
+    expect(command).to_have_text(f"{sending} {quoted}")
     page.page.locator("#language").click()
     expect(target.locator("option")).to_have_text(["用户 1", "主题 news", "主题 it's"])
-    expect(command).to_have_text(f"redis-cli PUBLISH notifications {quoted}")
+    expect(command).to_have_text(f"{sending} {quoted}")
+    page.check()
+
+
+@pytest.mark.parametrize(("locale", "hint"), [("en-US", "That of this service"), ("zh-CN", "此服务的设置")])
+@pytest.mark.parametrize(
+    ("more", "verb"),
+    [
+        ({"SSE_REDIS_ROUTING": "by-key"}, "PUBLISH"),
+        ({"REDIS_CLUSTER": "127.0.0.1:1", "REDIS_HOST": None, "REDIS_PORT": None}, "-c SPUBLISH"),
+    ],
+    ids=["one-redis", "cluster"],
+)
+def test_the_commands_name_the_channels_by_key_of_the_service(
+    start: Services, open_page: Open, more: dict[str, Any], verb: str, locale: str, hint: str
+) -> None:
+    service = start(ready="/healthz", SSE_REDIS_CHANNEL="it's", **more)
+    page = open_page(service, locale=locale)
+    expect(page.page.locator("#channel")).to_have_value("it's:*")
+    expect(page.page.locator("#channel-hint")).to_contain_text(hint)
+    stream = page.connect("42", topics="orders/17")
+    command, python = stream.get_by_test_id("command"), stream.get_by_test_id("python-command")
+    text = """'{"message":"hello"}'"""
+    expect(command).to_have_text(rf"redis-cli {verb} 'it'\''s:user:42' {text}")
+    stream.get_by_test_id("target").select_option(index=1)
+    expect(command).to_have_text(rf"redis-cli {verb} 'it'\''s:topic:orders/17' {text}")
+    way = "RedisCluster(" if "SPUBLISH" in verb else "Redis().publish("
+    expect(python).to_contain_text(way)
+    page.check(errors_expected=True)  # it is not ready without the cluster
+
+
+def test_a_page_from_a_file_takes_the_channel_from_its_user(
+    start: Services, open_page: Open, valkey: int
+) -> None:
+    service = start(SSE_REDIS_ROUTING="by-key")
+    page = open_page(service, from_file=True)
+    page.page.locator("#channel").fill(f"{service.channel}:*")
+    stream = page.connect("42")
+    is_open(stream)
+    expected = f"""redis-cli PUBLISH {service.channel}:user:42 '{{"message":"hello"}}'"""
+    expect(stream.get_by_test_id("command")).to_have_text(expected)
+    with redis.Redis(port=valkey) as back_end:
+        back_end.publish(f"{service.channel}:user:42", '{"message":"hello"}')
+    expect(stream.get_by_test_id("text")).to_have_text("hello")
+    page.page.reload()
+    expect(page.page.locator("#channel")).to_have_value(f"{service.channel}:*")
     page.check()
 
 
@@ -469,11 +516,12 @@ def test_redis_away_is_shown(start: Services, open_page: Open) -> None:
 
 
 def test_the_command_can_be_copied(start: Services, open_page: Open) -> None:
-    page = open_page(start())
+    service = start()
+    page = open_page(service)
     page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     stream = page.connect("7")
     is_open(stream)
-    command = """redis-cli PUBLISH notifications '{"user_id":7,"message":"hello"}'"""
+    command = f"""redis-cli PUBLISH {service.channel} '{{"user_id":7,"message":"hello"}}'"""
     expect(stream.get_by_test_id("command")).to_have_text(command)
     stream.get_by_test_id("copy").click()
     expect(stream.get_by_test_id("copy")).to_have_text("Copied")

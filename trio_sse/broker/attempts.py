@@ -18,11 +18,13 @@ BACKOFF_SECONDS = (0.1, 5.0)
 
 
 class Attempts:
-    """Serves one Redis for as long as it can be reached, and on any of ERRORS begins again."""
+    """Serves one Redis for as long as it can be reached, and on any of ERRORS begins again. `told` makes a
+    line of an error, where it is not simply one of the Redis at `address`."""
 
-    def __init__(self, settings: Settings, address: str) -> None:
-        self._settings = settings
-        self._address = address
+    def __init__(
+        self, settings: Settings, address: str, told: Callable[[BaseException], str] | None = None
+    ) -> None:
+        self._told = told or (lambda error: f"Redis at {address}: {advice(error, settings)}")
         self._low, self._high = BACKOFF_SECONDS
         self._ceiling = self._low
         self.succeeded = False
@@ -70,7 +72,7 @@ class Attempts:
 
     def _lost(self, error: BaseException) -> None:
         """Store the problem, and log it if it is new: one line per change of state, not per try."""
-        problem = f"Redis at {self._address}: {advice(error, self._settings)}"
+        problem = self._told(error)
         if self.succeeded or problem != self.problem:
             log.warning(
                 "lost Redis, trying again" if self.succeeded else "no Redis, trying again", problem=problem

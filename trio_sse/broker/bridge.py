@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack
-from typing import Any
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import structlog
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError
 
 from trio_sse.broker.attempts import Attempts
 from trio_sse.broker.channels import GAP, Channels
+from trio_sse.broker.cluster_map import Address, ClusterMap
+from trio_sse.broker.consumer_group import ConsumerGroup
+from trio_sse.broker.errors import PartlyError, advice
 from trio_sse.broker.feed import PING_SECONDS, PONG_SECONDS
-from trio_sse.broker.link import CONNECT_SECONDS, Link, answer_within, call, open_link
+from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, Link, answer_within, call, open_link
 from trio_sse.broker.log import PAGE
 from trio_sse.broker.open_links import OpenLinks
 from trio_sse.broker.post import Post
 from trio_sse.broker.sender import Copy
+from trio_sse.broker.topology import look
 from trio_sse.delivery import messages
 from trio_sse.delivery.event_ids import entry_id
 from trio_sse.delivery.targets import ALL
@@ -30,20 +35,22 @@ log = structlog.stdlib.get_logger("trio_sse.broker.bridge")
 GROUP = "trio_sse"
 """The consumer group of all bridges."""
 
-BLOCK_SECONDS = 5
-IDLE_SECONDS = 15
-"""An entry that a bridge took so long ago, and has not published, is taken over by another one."""
-
 MakePost = Callable[[], Awaitable[Post]]
+
+
+class _UnpublishedError(ConnectionError):
+    """Redis did not take what was to be published. The text is a line for the log."""
 
 
 class Bridge:
     """Reads the channel of `source`, or its log if it has one, and publishes by key as `settings` say.
 
-    Several may read one log: each entry goes to one of them. What one has read and not published when it dies
-    is taken over. If it did publish it, those who got it know it by its copy. Of a channel, each bridge gets
-    every message, so one is enough, and what is published while it is away is lost: each time that it begins,
-    all streams get a `gap`.
+    Of a log nothing is lost: an entry counts as done when all its copies are published. Several may read one:
+    each entry goes to one of them, and what one has taken and not finished when it dies is taken over. Those
+    who got it already know it by its copy.
+
+    Of a channel, each bridge gets every message, so one is enough. What comes while it is away, or while a
+    master is that serves a copy, is lost, and all streams get a `gap`.
     """
 
     def __init__(self, source: Settings, settings: Settings, make_post: MakePost, name: str) -> None:
@@ -51,116 +58,210 @@ class Bridge:
         self._settings = settings
         self._make_post = make_post
         self._channels = Channels(settings.redis_channel)
-        self._name = name
-        self._attempts = Attempts(source, source.redis_address)
+        self._attempts = Attempts(source, source.redis_address, self._told)
+        self._group = ConsumerGroup(source.redis_stream or "", GROUP, name)
+        self._links = OpenLinks(settings)
+        self._post: Post | None = None
+        self._turn = asyncio.Lock()
+        self._left: list[Copy] = []
+        self._unfinished: list[bytes] = []
+        self._owes_gap = False
+        self._problem: str | None = None
+        self._at_work = False
+        self._stopping = False
         self.published = 0
         """Copies that were published."""
         self.skipped = 0
         """Messages that cannot be delivered to anybody."""
+        self.lost = 0
+        """Copies that could not be published."""
 
     async def run(self) -> None:
-        """Until cancelled. When Redis is lost, it begins again."""
-        await self._attempts.run(self._serve)
+        """Until cancelled, or stopped: then it ends as if cancelled. When Redis is lost, it begins again."""
+        async with self._links:
+            await self._attempts.run(self._serve)
+
+    def stop(self, task: asyncio.Task[None]) -> None:
+        """End `task`, which runs this: after what it has taken from Redis was published. At once if that is
+        said again."""
+        if self._stopping or not self._at_work:
+            task.cancel()
+        self._stopping = True
 
     async def _serve(self) -> None:
-        async with AsyncExitStack() as stack:
-            stream = self._source.redis_stream
-            link = await stack.enter_async_context(open_link(self._source, database=stream is not None))
-            self._links = await stack.enter_async_context(OpenLinks(self._settings))
-            self._post = await self._make_post()
+        stream = self._source.redis_stream
+        async with open_link(self._source, database=stream is not None, at=await self._where(stream)) as link:
+            self._post = None  # who serves what is looked up anew
             if stream is None:
                 await self._follow_channel(link)
             else:
                 await self._follow_log(link, stream)
 
+    async def _where(self, stream: str | None) -> Address | None:
+        """The master of a cluster that has the log. A channel is at each of them."""
+        if not self._source.redis_cluster:
+            return None
+        cluster = ClusterMap(self._channels.of)
+        cluster.learn((await look(self._source)).ranges)
+        return cluster.address_of((stream or self._source.redis_channel).encode())
+
     async def _follow_channel(self, link: Link) -> None:
         channel = self._source.redis_channel
         async with answer_within(CONNECT_SECONDS):
             await call(link, "SUBSCRIBE", channel)
-        await self._post.publish([(self._channels.of(ALL), GAP)], self._links)
+        self._owes_gap = True
+        await self._tell_gap()
         self._began(channel=channel)
         answered = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_ping(link, answered))
+            tasks.create_task(self._ping(link, answered))
             while True:
                 payloads = [await _message(link)]
                 answered.set()
                 while len(payloads) < PAGE and link._parser._reader.has_data():  # type: ignore[attr-defined]
                     payloads.append(await _message(link))
-                await self._publish((payload, None) for payload in payloads if payload is not None)
+                with self._work():
+                    copies = self._copies((payload, None) for payload in payloads if payload is not None)
+                    if copies:
+                        await self._publish_some(copies)
+
+    async def _ping(self, link: Link, answered: asyncio.Event) -> None:
+        """Raises TimeoutError when nothing comes for too long."""
+        while True:
+            await asyncio.sleep(PING_SECONDS)
+            answered.clear()
+            await link.send_command("PING", check_health=False)
+            async with answer_within(PONG_SECONDS):
+                await answered.wait()
+            if self._owes_gap:
+                with contextlib.suppress(_UnpublishedError):
+                    await self._tell_gap()
+
+    async def _tell_gap(self) -> None:
+        """Let all streams know that messages may be missing. Not for each one: see PING_SECONDS."""
+        self._owes_gap = False
+        try:
+            await self._publish([(self._channels.of(ALL), GAP)])
+        except BaseException:
+            self._owes_gap = True
+            raise
+
+    async def _publish_some(self, copies: list[Copy]) -> None:
+        """Publish what can be published."""
+        try:
+            await self._publish(copies)
+        except _UnpublishedError as error:
+            cause = error.__cause__
+            left = len(cause.left) if isinstance(cause, PartlyError) else len(copies)
+            self.lost += left
+            self.published += len(copies) - left
+            reason = cause.reason if isinstance(cause, PartlyError) else cause
+            if not isinstance(reason, NoPermissionError):  # that lasts, and would be a gap for all each time
+                self._owes_gap = True
+            if str(error) != self._problem:
+                log.warning("messages are lost", problem=str(error))
+            self._problem = str(error)
+        else:
+            self.published += len(copies)
+            if self._problem is not None:
+                log.info("messages are published again", lost=self.lost)
+            self._problem = None
 
     async def _follow_log(self, link: Link, stream: str) -> None:
-        async with answer_within(CONNECT_SECONDS):
-            try:
-                await call(link, "XGROUP", "CREATE", stream, GROUP, "$", "MKSTREAM")
-            except ResponseError as error:
-                if "BUSYGROUP" not in f"{getattr(error, 'status_code', '')} {error}":
-                    raise
+        await self._settle(link)
+        missing = await self._group.enter(link)
         self._began(stream=stream, group=GROUP)
-        last = asyncio.get_running_loop().time()
-        entries = await self._pending(link, stream)
+        entries: list[tuple[bytes, bytes | None]] = []
         while True:
+            if missing:
+                log.warning("entries may be missing: the log is new, was trimmed or deleted", stream=stream)
+                self._owes_gap = True
+            if self._owes_gap:
+                await self._tell_gap()
             if entries:
-                await self._publish((_payload(fields), number) for number, fields in entries)
-                await call(link, "XACK", stream, GROUP, *[number for number, _ in entries])
-            now = asyncio.get_running_loop().time()
-            if now - last > IDLE_SECONDS:
-                last = now
-                entries = await self._abandoned(link, stream)
-                if entries:
-                    continue
-            async with answer_within(BLOCK_SECONDS + CONNECT_SECONDS):
-                entries = await self._read(link, stream, ">", BLOCK_SECONDS * 1000)
+                with self._work():
+                    self._left = self._copies((payload, number) for number, payload in entries)
+                    self._unfinished = [number for number, _ in entries]
+                    await self._settle(link)
+            entries, missing = await self._group.take(link)
 
-    async def _read(self, link: Link, stream: str, after: str, block: int | None) -> list[Any]:
-        waiting = () if block is None else ("BLOCK", block)
-        words = ("GROUP", GROUP, self._name, "COUNT", PAGE, *waiting, "STREAMS", stream, after)
-        found = await call(link, "XREADGROUP", *words)
-        return found[0][1] if found else []
+    async def _settle(self, link: Link) -> None:
+        """Publish what is left of what was taken from the log, and finish it."""
+        if self._left:
+            count = len(self._left)
+            try:
+                await self._publish(self._left)
+            except _UnpublishedError as error:
+                if isinstance(error.__cause__, PartlyError):
+                    self._left = [self._left[place] for place in error.__cause__.left]
+                    self.published += count - len(self._left)
+                raise
+            self.published += count
+            self._left = []
+        if self._unfinished:
+            await self._group.finish(link, self._unfinished)
+            self._unfinished = []
 
-    async def _pending(self, link: Link, stream: str) -> list[Any]:
-        """What this bridge had read and not published."""
-        return await self._read(link, stream, "0", None)
+    async def _publish(self, copies: list[Copy]) -> None:
+        """Raises _UnpublishedError, from one of link.ERRORS."""
+        async with self._turn:
+            try:
+                if self._post is None:
+                    self._post = await self._make_post()
+                await self._post.publish(copies, self._links)
+            except ERRORS as error:
+                self._post = None
+                settings = self._settings
+                line = f"Redis at {settings.redis_address}: {advice(error, settings)}"
+                raise _UnpublishedError(line) from error
 
-    async def _abandoned(self, link: Link, stream: str) -> list[Any]:
-        """What another one had read and not published."""
-        answer = await call(
-            link, "XAUTOCLAIM", stream, GROUP, self._name, IDLE_SECONDS * 1000, "0", "COUNT", PAGE
-        )
-        return [entry for entry in answer[1] if entry[1] is not None]
-
-    def _began(self, **source: object) -> None:
-        if not self._attempts.succeeded:
-            log.info("routing", redis=self._source.redis_address, **source)
-        self._attempts.success()
-
-    async def _publish(self, payloads: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+    def _copies(self, payloads: Iterable[tuple[bytes | None, bytes | None]]) -> list[Copy]:
+        """The copies of messages: each its payload, and its id in the log."""
         copies: list[Copy] = []
         for payload, number in payloads:
             try:
                 if payload is None:
-                    raise messages.MessageError("an entry of SSE_REDIS_STREAM without the field `payload`")  # noqa: TRY301
+                    raise messages.MessageError("an entry without the field `payload`, or deleted")  # noqa: TRY301
                 entry = None if number is None else entry_id(number)
                 notification = messages.decode(payload, self._source.max_message_bytes, entry)
             except messages.MessageError as error:
                 self.skipped += 1
                 log.warning("message skipped", reason=str(error))
                 continue
-            copy = None if number is None else _copy_of(number)
-            copies += self._channels.copies(notification, payload, copy)
-        if copies:
-            await self._post.publish(copies, self._links)
-            self.published += len(copies)
+            data, copy = notification.data, None
+            if number is not None:
+                copy = _copy_of(number, payload)
+                if notification.expires_at is not None:
+                    if notification.expires_at <= time.time():
+                        continue
+                    data = messages.with_expiry(data, notification.expires_at)
+            copies += self._channels.copies(notification, data, copy)
+        return copies
 
+    def _began(self, **source: object) -> None:
+        if not self._attempts.succeeded:
+            log.info("routing", redis=self._source.redis_address, **source)
+        self._attempts.success()
 
-async def _ping(link: Link, answered: asyncio.Event) -> None:
-    """Raises TimeoutError when nothing comes for too long."""
-    while True:
-        await asyncio.sleep(PING_SECONDS)
-        answered.clear()
-        await link.send_command("PING", check_health=False)
-        async with answer_within(PONG_SECONDS):
-            await answered.wait()
+    def _told(self, error: BaseException) -> str:
+        """An error as a line that names the option to look at."""
+        if isinstance(error, _UnpublishedError):
+            return str(error)
+        text = advice(error, self._source).replace("SSE_REDIS_STREAM", "--from-stream")
+        if self._source.redis_url != self._settings.redis_url:
+            text = text.replace("REDIS_URL", "--from")
+        return f"Redis at {self._source.redis_address}: {text}"
+
+    @contextmanager
+    def _work(self) -> Iterator[None]:
+        """A stop waits for the end of it."""
+        self._at_work = True
+        try:
+            yield
+        finally:
+            self._at_work = False
+        if self._stopping:
+            raise asyncio.CancelledError
 
 
 async def _message(link: Link) -> bytes | None:
@@ -169,11 +270,8 @@ async def _message(link: Link) -> bytes | None:
     return response[2] if response[0] == b"message" else None
 
 
-def _payload(fields: list[bytes] | None) -> bytes | None:
-    fields = fields or []
-    return next((fields[at + 1] for at in range(0, len(fields), 2) if fields[at] == b"payload"), None)
-
-
-def _copy_of(number: bytes) -> str:
-    """What the copies of this entry have in common, whichever bridge publishes them."""
-    return base64.urlsafe_b64encode(hashlib.sha256(number).digest()[:16])[:22].decode()
+def _copy_of(number: bytes, payload: bytes) -> str:
+    """What the copies of this entry have in common, whichever bridge publishes them. Entries of two logs may
+    have one id."""
+    digest = hashlib.sha256(b"%b %b" % (number, payload)).digest()
+    return base64.urlsafe_b64encode(digest[:16])[:22].decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 
 from redis.exceptions import AuthenticationError, InvalidResponse, RedisError, ResponseError
 
@@ -20,6 +21,16 @@ class ReplicaError(RedisError):
         super().__init__(
             f"it is a replica of {master}: what is published there reaches only those subscribed there"
         )
+
+
+class PartlyError(ConnectionError):
+    """Some were published, and others not, or nobody knows. `left` are the places of those others, and
+    `reason` is why."""
+
+    def __init__(self, reason: BaseException, left: Sequence[int] = ()) -> None:
+        super().__init__(f"a part was published, then: {text_of(reason)}")
+        self.reason = reason
+        self.left = left
 
 
 def text_of(error: BaseException) -> str:
@@ -44,8 +55,7 @@ _SLOTS = (
 _BY_CODE = {
     "NOAUTH": "{login}",
     "WRONGPASS": "{login}",
-    "NOPERM": "{login}: the ACL of this user, for SSE_REDIS_CHANNEL, SSE_REDIS_STREAM and POST /publish, see "
-    "docs/security.md",
+    "NOPERM": "{login}: the ACL of this user, for {rights}, see docs/security.md",
     "DENIED": "{login}: it has none, and takes only clients of its own machine; protected-mode in redis.conf",
     "WRONGTYPE": "SSE_REDIS_STREAM must name a stream, or nothing yet",
     "MOVED": "{where}: another node of this cluster keeps SSE_REDIS_STREAM. A channel works at any node, a "
@@ -53,7 +63,7 @@ _BY_CODE = {
     "ASK": "the cluster is moving SSE_REDIS_STREAM to another node: {where} must name that",
     "TRYAGAIN": "the cluster is moving keys: the service tries again",
     "CROSSSLOT": _SLOTS,
-    "CLUSTERDOWN": "the cluster at {where} is not complete: see `redis-cli CLUSTER INFO`",
+    "CLUSTERDOWN": "the cluster at {where} is not complete: see `redis-cli CLUSTER INFO`, `CLUSTER SHARDS`",
     "LOADING": "Redis is loading its data: the service tries again",
     "MASTERDOWN": "{where} names a replica that has lost its master: name the master",
     "READONLY": "{where} names a replica: name the master, or REDIS_SENTINELS that know it",
@@ -73,9 +83,14 @@ _BY_TEXT = (
     ("without any password configured", "{login}: this Redis has no password, leave it out"),
     ("wrong number of arguments for 'auth'", "{login}: this Redis is older than 6 and knows no users"),
     ("max number of clients", "Redis has too many clients: its maxclients"),
-    ("cluster support disabled", "{where} must name nodes of a cluster. One Redis alone is REDIS_HOST"),
+    (
+        "cluster support disabled",
+        "{where} names a Redis that is no cluster: it is REDIS_HOST, REDIS_PORT or REDIS_URL, with "
+        "SSE_REDIS_ROUTING=by-key",
+    ),
     ("non local key", "another node of this cluster keeps SSE_REDIS_STREAM: {where}"),
     ("do not hash to the same slot", _SLOTS),
+    ("unknown command 's", "{where}: REDIS_CLUSTER takes Redis 7 or newer"),  # SSUBSCRIBE, SPUBLISH
     ("unknown command", "SSE_REDIS_STREAM takes Redis 5 or newer, POST /publish one with EVAL: {where}"),
     ("unknown subcommand", "SSE_REDIS_STREAM takes Redis 5 or newer: {where}"),
     ("hostname mismatch", "{tls}: ssl_check_hostname=false, or a certificate for this name"),
@@ -97,15 +112,24 @@ def advice(error: BaseException, settings: Settings) -> str:
     text = text_of(error)
     if isinstance(error, NoMasterError):
         return text
+    if isinstance(error, PartlyError):
+        return f"a part was published, then: {advice(error.reason, settings)}"
     tls = settings.redis_server.tls is not None
     used = {
         "perhaps": "; if it needs a client certificate, ssl_certfile and ssl_keyfile in REDIS_URL"
         if tls
-        else "; if it wants TLS, REDIS_URL=rediss://…",
+        else f"; if it wants TLS, {_tls_setting(settings)}=rediss://…",
         "where": _where(settings),
         "login": _login(settings),
         "database": "the database in REDIS_URL" if settings.redis_url is not None else "REDIS_MAIN_DB",
-        "tls": "REDIS_URL",
+        "tls": _tls_setting(settings),
+        "rights": f"channels &{settings.redis_channel}:* (SSE_REDIS_CHANNEL)"
+        if settings.by_key
+        else "SSE_REDIS_CHANNEL, SSE_REDIS_STREAM and POST /publish",
+        "address": "; or, if the cluster names an address that is out of reach from here, its "
+        "cluster-announce-ip"
+        if settings.redis_cluster
+        else "",
     }
     return f"{text} ({_cure(error, text, tls=tls).format(**used)})"
 
@@ -136,14 +160,14 @@ def _cure(error: BaseException, text: str, *, tls: bool) -> str:
     if _is_tls(error):
         return "{tls}: rediss:// is TLS, redis:// is not"
     if isinstance(error, InvalidResponse) or "protocol error" in lower:
-        return "{where}: what answers there is no Redis, or wants TLS, which is rediss:// in REDIS_URL"
+        return "{where}: what answers there is no Redis, or wants TLS, which is rediss:// in {tls}"
     if isinstance(error, ResponseError):
         return "Redis at {where} refuses it"
     if "closed" in lower or "reset" in lower:
         return "{where}{perhaps}"
     if "no answer" in lower and tls:
         return "{where}: this may be a Redis without TLS, and rediss:// is TLS"
-    return "{where}"
+    return "{where}{address}"
 
 
 def _is_tls(error: BaseException) -> bool:
@@ -163,3 +187,7 @@ def _login(settings: Settings) -> str:
     return (
         "REDIS_USERNAME, REDIS_PASSWORD" if settings.redis_url is None else "user and password in REDIS_URL"
     )
+
+
+def _tls_setting(settings: Settings) -> str:
+    return "REDIS_CLUSTER" if settings.redis_cluster else "REDIS_URL"

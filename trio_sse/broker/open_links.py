@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from trio_sse.broker.cluster_map import Address
 from trio_sse.broker.link import Link, open_link
 from trio_sse.settings import Settings
@@ -16,6 +18,7 @@ class OpenLinks:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._open: dict[Address | None, tuple[open_link, Link]] = {}
+        self._used_at: dict[Address | None, float] = {}
 
     async def __aenter__(self) -> OpenLinks:
         return self
@@ -27,6 +30,10 @@ class OpenLinks:
     async def at(self, address: Address | None) -> Link:
         """The link to the node at this address, or to the Redis of the settings. Raises one of
         link.ERRORS."""
+        now = asyncio.get_running_loop().time()
+        if now - self._used_at.get(address, now) > IDLE_SECONDS:
+            await self.close(address)
+        self._used_at[address] = now
         if address not in self._open:
             opening = open_link(self._settings, at=address)
             self._open[address] = opening, await opening.__aenter__()
@@ -34,5 +41,6 @@ class OpenLinks:
 
     async def close(self, address: Address | None) -> None:
         """Close this one: what it has sent, or waits for, is of no use. Harmless if it is not open."""
+        self._used_at.pop(address, None)
         if (found := self._open.pop(address, None)) is not None:
             await found[0].__aexit__()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from redis.exceptions import ClusterDownError, MovedError, ResponseError
+from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError
 
 from trio_sse.broker.cluster_map import Address, ClusterMap
-from trio_sse.broker.link import Link, answer_within, call
+from trio_sse.broker.errors import PartlyError
+from trio_sse.broker.link import ERRORS, Link, answer_within, call
 from trio_sse.broker.open_links import OpenLinks
 from trio_sse.broker.sender import ANSWER_SECONDS, Copy
 
@@ -24,49 +25,71 @@ class Post:
         self._cluster = cluster
 
     async def publish(self, copies: Sequence[Copy], links: OpenLinks) -> list[int]:
-        """Publish all. Returns how many subscribers each had.
+        """Publish all. Returns how many subscribers each had. A master that is away keeps no other from
+        getting its copies.
 
-        Raises one of link.ERRORS. A ResponseError means that nothing was published; after another one a part
-        may be.
+        Raises PartlyError if some were published and others were not, which it names. Any other of
+        link.ERRORS means that Redis has confirmed none, and a ResponseError that none was published.
         """
         received = [0] * len(copies)
         left = list(range(len(copies)))
-        published = False
+        failed: dict[int, Exception] = {}
         for _ in range(_ROUNDS):
             moved = []
             for address, places in self._by_master(copies, left).items():
                 answers = await self._publish_at(address, [copies[place] for place in places], links)
                 for place, answer in zip(places, answers, strict=True):
                     if isinstance(answer, MovedError) and self._cluster is not None:
-                        self._cluster.correct(answer.slot_id, (answer.host, answer.port))
+                        self._correct(answer, address)
                         moved.append(place)
-                    elif isinstance(answer, ResponseError) and not published:
-                        raise answer
                     elif isinstance(answer, Exception):
-                        raise ConnectionError(f"a part was published, then: {answer}") from answer
+                        failed[place] = answer
                     else:
                         received[place] = answer
-                        published = True
-            if not moved:
-                return received
             left = sorted(moved)  # the order of messages for one channel stays
-        raise ConnectionError("the cluster moves its slots again and again")
+            if not left:
+                break
+        else:
+            moving = ConnectionError("the cluster moves its slots again and again")
+            failed.update(dict.fromkeys(left, moving))
+        if failed:
+            raise _failure(failed, len(copies))
+        return received
 
     async def at_home(self, key: bytes, links: OpenLinks, *command: Any) -> Any:
-        """Give a command to the master that serves `key`. Raises as `publish`."""
+        """Give a command to the master that serves `key`. Raises one of link.ERRORS."""
         for _ in range(_ROUNDS):
             address = self._home_of(key)
+            if address is None and self._cluster is not None:
+                raise _homeless()
             try:
-                async with answer_within(ANSWER_SECONDS):
-                    return await call(await links.at(address), *command)
+                return await self._ask(address, links, *command)
             except MovedError as moved:
                 if self._cluster is None:
                     raise
-                self._cluster.correct(moved.slot_id, (moved.host, moved.port))
-            except BaseException:
-                await links.close(address)
-                raise
+                self._correct(moved, address)
+            except AskError as asking:  # the slot is being moved, and a new key is made at its new master
+                return await self._ask(_named(asking, address), links, *command, asking=True)
         raise ConnectionError("the cluster moves its slots again and again")
+
+    async def _ask(
+        self, address: Address | None, links: OpenLinks, *command: Any, asking: bool = False
+    ) -> Any:
+        try:
+            async with answer_within(ANSWER_SECONDS):
+                link = await links.at(address)
+                if asking:
+                    await call(link, "ASKING")
+                return await call(link, *command)
+        except ResponseError:
+            raise  # the link is as good as it was
+        except BaseException:
+            await links.close(address)
+            raise
+
+    def _correct(self, moved: MovedError, asked: Address | None) -> None:
+        if self._cluster is not None:
+            self._cluster.correct(moved.slot_id, _named(moved, asked))
 
     def _by_master(self, copies: Sequence[Copy], places: Sequence[int]) -> dict[Address | None, list[int]]:
         found: dict[Address | None, list[int]] = {}
@@ -75,26 +98,50 @@ class Post:
         return found
 
     def _home_of(self, name: bytes) -> Address | None:
-        if self._cluster is None:
-            return None
-        address = self._cluster.address_of(name)
-        if address is None:
-            raise ClusterDownError("no node is known that serves this channel")
-        return address
+        """The master that serves it. None: the Redis of the settings, or in a cluster none that is known."""
+        return None if self._cluster is None else self._cluster.address_of(name)
 
     async def _publish_at(
         self, address: Address | None, copies: Sequence[Copy], links: OpenLinks
     ) -> list[Any]:
+        """The answer to each copy, or the error in its place."""
+        if address is None and self._cluster is not None:
+            return [_homeless()] * len(copies)
         verb = b"PUBLISH" if self._cluster is None else b"SPUBLISH"
+        answers: list[Any] = []
         try:
             async with answer_within(ANSWER_SECONDS):
                 link = await links.at(address)
                 commands: Any = [(verb, channel, payload) for channel, payload in copies]
                 await link.send_packed_command(link.pack_commands(commands))
-                return [await _answer(link) for _ in copies]
+                while len(answers) < len(copies):
+                    answers.append(await _answer(link))
+        except ERRORS as error:
+            await links.close(address)
+            return answers + [error] * (len(copies) - len(answers))
         except BaseException:
             await links.close(address)
             raise
+        return answers
+
+
+def _failure(failed: dict[int, Exception], count: int) -> Exception:
+    """What to raise for those that failed, of so many. That it is not known whether one was published counts
+    for more than a refusal."""
+    unknown = [error for error in failed.values() if not isinstance(error, ResponseError)]
+    error = (unknown or list(failed.values()))[0]
+    if len(failed) == count and (not unknown or len(unknown) == count):
+        return error
+    return PartlyError(error, sorted(failed))
+
+
+def _named(error: AskError, asked: Address | None) -> Address:
+    """The node that a redirection names. Without a host, it has that of the node which was asked."""
+    return error.host or (asked[0] if asked else ""), error.port
+
+
+def _homeless() -> ClusterDownError:
+    return ClusterDownError("no node is known that serves this channel", status_code="CLUSTERDOWN")
 
 
 async def _answer(link: Link) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from redis.exceptions import MovedError
+from redis.exceptions import MovedError, ResponseError
 
-from trio_sse.broker.errors import ReplicaError
+from trio_sse.broker.errors import PartlyError, ReplicaError
 from trio_sse.broker.link import answer_within, call, open_link, replicates
 from trio_sse.settings import Settings
 
@@ -16,6 +16,8 @@ IDEMPOTENCY_SECONDS = 24 * 3600
 
 Copy = tuple[bytes, bytes]
 """The channel, or the key of the log, and a payload for it."""
+
+_PARTLY = 2
 
 # One script, so that all of it happens or nothing, even if Redis or the network fails.
 _SCRIPT = b"""
@@ -41,7 +43,8 @@ for i = 5, #ARGV, 2 do
   end
   if type(answer) == 'table' and answer.err then
     if key then redis.call('DEL', key) end
-    return answer
+    if i == 5 then return answer end
+    return {2, answer.err}
   end
 end
 local told = fingerprint .. ' ' .. table.concat(ids, ' ')
@@ -59,7 +62,7 @@ class Sender:
     async def send(self, copies: Sequence[Copy], key: str | None, fingerprint: str) -> tuple[bool, str]:
         """Publish all, unless that was done before with this Idempotency-Key `key`. Returns whether it was,
         and the fingerprint that was given then, or is now, with the ids of the log's entries behind it.
-        Raises one of link.ERRORS."""
+        Raises one of link.ERRORS. A ResponseError means that nothing was published."""
         try:
             return await self._evaluate(copies, key, fingerprint, None)
         except MovedError as elsewhere:
@@ -94,6 +97,8 @@ class Sender:
                 IDEMPOTENCY_SECONDS,
                 *[part for copy in copies for part in copy],
             )
+            if repeated == _PARTLY:  # an ACL that allows one of the channels and not another
+                raise PartlyError(ResponseError(told.decode()))
         return bool(repeated), told.decode()
 
 

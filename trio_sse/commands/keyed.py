@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from typing import NamedTuple
 
 from trio_sse.broker.channels import Channels
 from trio_sse.broker.cluster_map import ClusterMap
-from trio_sse.broker.open_links import IDLE_SECONDS, OpenLinks
+from trio_sse.broker.open_links import OpenLinks
 from trio_sse.broker.post import Post
 from trio_sse.broker.topology import look
 from trio_sse.delivery import messages
 from trio_sse.settings import Settings
+
+
+class Sent(NamedTuple):
+    """What became of a message: its subscribers, those of all its copies together, and its channels."""
+
+    subscribers: int
+    channels: list[str]
 
 
 class KeyedSender:
@@ -23,7 +30,6 @@ class KeyedSender:
         self._channels = Channels(settings.redis_channel)
         self._links = OpenLinks(settings)
         self._post: Post | None = None
-        self._used_at = 0.0
 
     def __enter__(self) -> KeyedSender:
         return self
@@ -31,20 +37,17 @@ class KeyedSender:
     def __exit__(self, *_: object) -> None:
         self._runner.run(self._links.__aexit__())
 
-    def send(self, message: bytes) -> int:
-        """Publish it. Returns how many subscribers its copies had in all. Raises one of link.ERRORS."""
-        if time.monotonic() - self._used_at > IDLE_SECONDS:
-            self._runner.run(self._links.__aexit__())
-        subscribers = self._runner.run(self._send(message))
-        self._used_at = time.monotonic()
-        return subscribers
+    def send(self, message: bytes) -> Sent:
+        """Publish it. Raises one of link.ERRORS."""
+        return self._runner.run(self._send(message))
 
-    async def _send(self, message: bytes) -> int:
+    async def _send(self, message: bytes) -> Sent:
         if self._post is None:
             self._post = await post_of(self._settings)
         notification = messages.decode(message, self._settings.max_message_bytes)
         copies = list(self._channels.copies(notification, message))
-        return sum(await self._post.publish(copies, self._links))
+        subscribers = sum(await self._post.publish(copies, self._links))
+        return Sent(subscribers, [channel.decode() for channel, _ in copies])
 
 
 async def post_of(settings: Settings) -> Post:

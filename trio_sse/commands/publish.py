@@ -17,11 +17,14 @@ from trio_sse import logs, options
 from trio_sse.broker.errors import ReplicaError, advice
 from trio_sse.broker.link import ERRORS, Link, answer_within, call, open_link, replicates
 from trio_sse.broker.open_links import IDLE_SECONDS
-from trio_sse.commands.keyed import KeyedSender
+from trio_sse.commands.keyed import KeyedSender, Sent
 from trio_sse.delivery.messages import EVERYBODY, RESERVED_EVENTS, name_problem, too_deep
 from trio_sse.settings import Settings
 
 ANSWER_SECONDS = 5.0
+
+_SHOWN = 3
+"""Channels that are named, of a message for many."""
 
 
 @click.command()
@@ -53,8 +56,8 @@ def publish(
 
     With SSE_REDIS_ROUTING=by-key each message goes to the channels of those it is for.
 
-    It says to how many subscribers Redis handed each message (in a cluster those of one node), or the id of
-    its entry in the Redis stream. Exit code 1 if Redis cannot be reached or refuses.
+    It says to how many subscribers Redis handed each message (by the shared channel of a cluster those of
+    one node), or the id of its entry in the Redis stream. Exit code 1 if Redis cannot be reached or refuses.
     """
     if everybody or EVERYBODY in users:
         users = (EVERYBODY,)
@@ -220,12 +223,15 @@ def _say(answer: Any, settings: Settings) -> None:
     if settings.redis_stream is not None:
         click.echo(f"entry {answer.decode()} in {logs.escaped(settings.redis_stream)}")
         return
-    by_key = settings.by_key
-    channel = logs.escaped(f"{settings.redis_channel}:*" if by_key else settings.redis_channel)
+    channels = answer.channels if isinstance(answer, Sent) else [settings.redis_channel]
+    answer = answer.subscribers if isinstance(answer, Sent) else answer
+    more = f" and {len(channels) - _SHOWN} more" if len(channels) > _SHOWN else ""
+    channel = logs.escaped(", ".join(channels[:_SHOWN]) + more)
     click.echo(f"to {answer} subscriber{'' if answer == 1 else 's'} of {channel}")
-    if answer == 0 and by_key:
+    if answer == 0 and settings.by_key:
         click.echo(
-            f"warning: no process at {settings.redis_address} has a stream for it (SSE_REDIS_CHANNEL)",
+            f"warning: no process has a stream for it at {settings.redis_address}: is anybody connected, "
+            "and does the service run with this Redis, SSE_REDIS_ROUTING=by-key and this SSE_REDIS_CHANNEL?",
             err=True,
         )
     elif answer == 0:

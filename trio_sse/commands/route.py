@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import sys
@@ -11,12 +10,14 @@ from functools import partial
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from pydantic import SecretStr
 
 from trio_sse import logs, options
 from trio_sse.broker.bridge import Bridge
+from trio_sse.broker.channels import Channels
 from trio_sse.commands.keyed import post_of
-from trio_sse.settings import Settings
+from trio_sse.settings import Settings, redis_url
 from trio_sse.settings.redis_url import RedisURLError, parse
 
 
@@ -25,10 +26,14 @@ from trio_sse.settings.redis_url import RedisURLError, parse
     "--from",
     "source_url",
     metavar="URL",
-    help="Redis that back ends publish to, such as redis://10.0.0.1:6379; without it the one of the settings",
+    envvar="TRIO_SSE_FROM",
+    help="Redis that back ends publish to, such as redis://10.0.0.1:6379; without it the one of the settings "
+    "[TRIO_SSE_FROM]",
 )
 @click.option("--from-channel", metavar="NAME", help="channel to read [default: SSE_REDIS_CHANNEL]")
 @click.option("--from-stream", metavar="KEY", help="Redis stream to read instead of a channel")
+@click.option("--name", metavar="NAME", help="name among all that read that stream [default: the host's]")
+@click.pass_context
 @options.for_settings(
     lambda name: (
         (name.startswith(("redis_", "log_")) and name not in ("redis_stream", "redis_routing"))
@@ -36,7 +41,12 @@ from trio_sse.settings.redis_url import RedisURLError, parse
     )
 )
 def route(
-    source_url: str | None, from_channel: str | None, from_stream: str | None, **given: str | None
+    context: click.Context,
+    source_url: str | None,
+    from_channel: str | None,
+    from_stream: str | None,
+    name: str | None,
+    **given: str | None,
 ) -> None:
     """Publish by key what back ends publish to one channel for all, until Ctrl-C.
 
@@ -45,13 +55,17 @@ def route(
     names a cluster.
 
     Of a channel, one bridge is enough, and all streams get a gap when it begins: it does not know what it has
-    missed. With --from-stream nothing is lost, and several may run, which share the work (the consumer group
-    trio_sse). Exit code 0 after Ctrl-C or SIGTERM.
+    missed. With --from-stream nothing is lost (the consumer group trio_sse). Several may share the work, each
+    with a --name of its own, but then messages of one user may overtake each other. Exit code 0 after Ctrl-C
+    or SIGTERM.
     """
+    typed = context.get_parameter_source("source_url") is ParameterSource.COMMANDLINE
+    if typed and redis_url.has_secret(source_url or ""):
+        options.fail("--from with a password shows in the process list: set TRIO_SSE_FROM in the environment")
     settings = options.read({**given, "redis_routing": "by-key"})
     logs.configure(settings)
     source = _source(settings, source_url, from_channel, from_stream)
-    name = f"{socket.gethostname()}-{os.getpid()}"
+    name = name or socket.gethostname()  # the same after a restart: it goes on with what it had taken
     asyncio.run(_until_stopped(Bridge(source, settings, partial(post_of, settings), name)))
     sys.exit(0)
 
@@ -60,6 +74,10 @@ def _source(
     settings: Settings, source_url: str | None, from_channel: str | None, from_stream: str | None
 ) -> Settings:
     """The settings of the Redis to read from."""
+    if from_channel is not None and from_stream is not None:
+        raise click.UsageError("--from-channel and --from-stream: name one of them")
+    if Channels(settings.redis_channel).target_of((from_channel or "").encode()) is not None:
+        raise click.UsageError("--from-channel: it is a channel by key itself (SSE_REDIS_CHANNEL)")
     changes: dict[str, Any] = {
         "redis_routing": "shared",
         "redis_channel": from_channel or settings.redis_channel,
@@ -78,8 +96,9 @@ async def _until_stopped(bridge: Bridge) -> None:
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(bridge.run())
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, bridge.stop, task)
     try:
         await task
     except asyncio.CancelledError:
-        click.echo(f"{bridge.published} published, {bridge.skipped} skipped", err=True)
+        lost = f", {bridge.lost} lost" if bridge.lost else ""
+        click.echo(f"{bridge.published} published, {bridge.skipped} skipped{lost}", err=True)

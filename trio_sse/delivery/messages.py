@@ -32,6 +32,9 @@ COPY = "trio_sse.copy"
 """The last field of a message that was published to several channels, one of which brought it here: a text
 that its copies have in common."""
 
+ADDED_BYTES = 128
+"""By how much a message grows at most on its way to a channel by key: its copy, its times."""
+
 Targets = tuple[Target, ...] | None
 """What a message is for. None: everybody."""
 
@@ -134,7 +137,7 @@ def decode(
     not UTF-8, not JSON (RFC 8259), nested more than MAX_DEPTH deep, not an object, or its `user_id`, `topic`
     or `event` cannot be used.
     """
-    if len(payload) > max_bytes:
+    if len(payload) > max_bytes + (0 if to == AS_IT_SAYS else ADDED_BYTES):
         raise MessageError(f"{len(payload)} bytes, over SSE_MAX_MESSAGE_BYTES={max_bytes}")
     if len(payload) > 2 * MAX_DEPTH and too_deep(payload):
         raise MessageError(_TOO_DEEP)
@@ -256,6 +259,11 @@ def _copy_of(raw: msgspec.Raw) -> bytes | None:
 def with_copy(payload: bytes, copy: str) -> bytes:
     """A JSON object that says of which message it is a copy. `copy` is 22 characters of base64url."""
     return b'%b,"%b":"%b"}' % (payload[: payload.rindex(b"}")], COPY.encode(), copy.encode())
+
+
+def with_expiry(payload: bytes, expires_at: float) -> bytes:
+    """A JSON object with this time, which counts beside its `ttl`: that counts from when it is read."""
+    return b'%b,"expires_at":%.3f}' % (payload[: payload.rindex(b"}")], expires_at)
 
 
 def _without_copy(payload: bytes, copy: bytes) -> bytes:

@@ -500,8 +500,8 @@ class Settings(BaseSettings):
 
     @property
     def cluster_servers(self) -> tuple[RedisServer, ...]:
-        """The nodes of the cluster that are known from the start. One with TLS and without options takes the
-        TLS options of REDIS_URL."""
+        """The nodes of the cluster that are known from the start. They have TLS if REDIS_CLUSTER or REDIS_URL
+        says rediss://, and its options from where they are."""
         common = self._redis_server
         found = (_node(address, REDIS_PORT, "") for address in self.redis_cluster)
         return tuple(
@@ -510,7 +510,7 @@ class Settings(BaseSettings):
                 path=None,
                 host=one.host,
                 port=one.port,
-                tls=(one.tls or common.tls or {}) if one.tls is not None else None,
+                tls=one.tls or (common.tls if common.tls is not None else one.tls),
             )
             for one in found
         )

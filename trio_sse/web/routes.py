@@ -25,7 +25,8 @@ _PAGE = resources.files("trio_sse").joinpath("test-sse.html")
 ROOT_PATH = "trio_sse.root_path"
 """Key in a scope: the path prefix of the service."""
 
-_NO_ROOT_PATH = b'<meta name="root-path" content="">'
+_TOLD = b'<meta name="%b" content="%b">'
+"""Where the page is told of the service: empty as long as the page is only a file."""
 
 # The page is one file. Anything else that it tries to load does not belong to it.
 _PAGE_POLICY = (
@@ -84,8 +85,15 @@ def _peer() -> str:
 async def page() -> Response:
     """The test page."""
     headers = {"content-security-policy": _PAGE_POLICY, "cache-control": "no-cache"}
-    root_path = escape(str(request.scope.get(ROOT_PATH, serving().settings.root_path)))
-    html = _PAGE.read_bytes().replace(_NO_ROOT_PATH, _NO_ROOT_PATH.replace(b'""', f'"{root_path}"'.encode()))
+    settings = serving().settings
+    told = {
+        "root-path": str(request.scope.get(ROOT_PATH, settings.root_path)),
+        "redis-channel": settings.redis_channel,
+        "redis-routing": "cluster" if settings.redis_cluster else "by-key" if settings.by_key else "shared",
+    }
+    html = _PAGE.read_bytes()
+    for name, value in told.items():
+        html = html.replace(_TOLD % (name.encode(), b""), _TOLD % (name.encode(), escape(value).encode()))
     return Response(html, 200, headers, content_type="text/html; charset=utf-8")
 
 
