@@ -41,9 +41,9 @@ def test_whatever_the_names_two_targets_have_two_channels(name: str, is_topic: b
 
 
 @pytest.mark.parametrize(
-    "channel", [b"notes", b"notes:", b"notes:all:1", b"other:user:1", b"notes:user:\xff"]
+    "channel", [b"notes", b"notes:", b"notes:all:1", b"other:user:1", b"notes:user:\xff", None, 5]
 )
-def test_what_is_no_channel_of_ours_is_nobody_s(channel: bytes) -> None:
+def test_what_is_no_channel_of_ours_is_nobody_s(channel: object) -> None:
     assert Channels("notes").target_of(channel) is None
 
 

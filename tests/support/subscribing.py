@@ -51,7 +51,7 @@ class ByKey:
         self.interest: Interest = source.interest
         self.cluster = source.cluster
         self.hub.interest = self.interest
-        self.resumer = Resumer(self.hub.history, heartbeat_seconds=30, interest=self.interest)
+        self.resumer = Resumer(self.hub.history, heartbeat_seconds=30.0, interest=self.interest)
         subscriber = source.subscriber(self.resumer)
         assert isinstance(subscriber, KeySubscriber | ClusterSubscriber)
         self.subscriber = subscriber

@@ -178,7 +178,7 @@ class Interest:
             else:
                 self.moved(shard, target)
         shard.up, shard.refuses = True, False
-        shard.owed = {target: None for target in shard.queue if shard.lost}
+        shard.owed = {target: None for target in shard.queue if shard.lost or target in shard.owed}
         shard.lost = False
         shard.changed.set()
 
