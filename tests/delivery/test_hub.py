@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import trio
@@ -10,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
 
-from tests.support.inside import PROCESS, Client, events, flush_now, joined, new_hub, note
+from tests.support.inside import PROCESS, Client, events, flush_now, joined, new_hub, note, unbegun
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.messages import Notification
-from trio_sse.delivery.targets import topic, topic_name
+from trio_sse.delivery.targets import ALL, topic, topic_name
 
 
 @pytest.fixture
@@ -405,3 +406,79 @@ def test_a_gap_for_lost_redis_stands_behind_the_messages_before_it() -> None:
         assert [event.event for event in said] == ["message", "message", "gap", "message"]
         assert [event.id for event in said] == [f"{PROCESS}.{number}" for number in (1, 2, 3, 4)]
     assert hub.counters.dropped == 0
+
+
+class Told:
+    """In the place of what keeps the subscriptions."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str]] = []
+
+    def followed(self, target: str) -> None:
+        self.heard.append(("followed", target))
+
+    def unfollowed(self, target: str) -> None:
+        self.heard.append(("unfollowed", target))
+
+
+def test_it_is_told_of_the_first_follower_and_of_the_last_who_leaves(hub: Hub) -> None:
+    told: Any = Told()
+    hub.interest = told
+    first, second = joined(hub, "ann", topics=["news"]), joined(hub, "ann")
+    assert sorted(told.heard) == [("followed", topic("news")), ("followed", "ann")]
+    hub.leave(first)
+    assert told.heard[2:] == [("unfollowed", topic("news"))]
+    hub.leave(second)
+    hub.leave(second)
+    assert told.heard[3:] == [("unfollowed", "ann")]
+
+
+GAP = '{"reason":"redis_reconnected","dropped":null}'
+
+
+def test_a_gap_for_some_targets_reaches_those_who_follow_one_of_them_once(hub: Hub) -> None:
+    ann, bob = Client(joined(hub, "ann", topics=["news"])), Client(joined(hub, "bob"))
+    reader = Client(joined(hub, None, topics=["news"]))
+    hub.dispatch(note("ann", data=b"before"))
+    hub.announce_gap_to("redis_reconnected", ["ann", topic("news"), "nobody"])
+    hub.dispatch(note("ann", data=b"after"))
+    flush_now(hub)
+    assert ann.data == ["before", GAP, "after"]
+    assert reader.data == [GAP]
+    assert bob.data == []
+
+
+def test_a_gap_for_nobody_here_wakes_nobody(hub: Hub) -> None:
+    joined(hub, "ann")
+    hub.announce_gap_to("redis_reconnected", ["bob"])
+    assert not hub.pending.is_set()
+    assert hub.pending_bytes == 0
+
+
+def test_a_gap_for_what_is_for_everybody_reaches_everybody(hub: Hub) -> None:
+    ann, bob = Client(joined(hub, "ann")), Client(joined(hub, "bob"))
+    hub.announce_gap_to("redis_reconnected", ["ann", ALL])
+    flush_now(hub)
+    assert (ann.data, bob.data) == ([GAP], [GAP])
+
+
+def test_a_gap_for_some_reaches_those_who_are_catching_up_and_is_no_part_of_a_replay(hub: Hub) -> None:
+    for number in range(3):
+        hub.dispatch(note("ann", data=b"%d" % number))
+    flush_now(hub)
+    late = joined(hub, "ann", after=0)
+    waiting = unbegun(hub, "ann")
+    hub.announce_gap_to("redis_reconnected", ["ann"])
+    flush_now(hub)
+    assert Client(late).data == ["0", "1", "2", GAP]
+    waiting.begin(b"", hub.history.latest)
+    assert Client(waiting).data == [GAP]
+    assert Client(joined(hub, "ann", after=0)).data == ["0", "1", "2"]
+
+
+def test_the_id_of_a_gap_for_some_is_behind_what_came_before(hub: Hub) -> None:
+    ann = Client(joined(hub, "ann"))
+    hub.dispatch(note("ann", data=b"before"))
+    hub.announce_gap_to("redis_reconnected", ["ann"])
+    flush_now(hub)
+    assert [event.id for event in events(ann.received)] == [f"{PROCESS}.1", f"{PROCESS}.2"]

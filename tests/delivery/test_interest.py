@@ -740,3 +740,16 @@ TestInterests.settings = hypothesis_settings(stateful_step_count=40)  # type: ig
 def test_a_user_and_a_topic_of_one_name_are_two(world: World) -> None:
     world.follow(*each(followed("ann", ["ann"])))
     assert len(world.shards[0].queue) == 2
+
+
+def test_what_moved_to_a_master_that_is_connected_later_is_told() -> None:
+    """A replica that takes over."""
+    world = World(2)
+    world.up(0)
+    world.follow("ann")
+    world.confirm()
+    world.interest.link_lost(world.shards[0])
+    world.believed = {"ann": 1}
+    world.interest.moved(world.shards[0], "ann")
+    world.up(1)
+    assert world.gaps == [{"ann"}]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.inside import PROCESS, Client, events, flush_now, new_history, new_hub, note, unbegun
+from trio_sse.delivery import interest
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.event_ids import EntryId, entry_text, parse
 from trio_sse.delivery.history import History
@@ -608,3 +609,86 @@ def test_by_key_a_state_from_before_the_subscription_is_no_snapshot() -> None:
     world.leave_for_good(ann)
     world.hub.dispatch(note("bob", "ann", data=b"a copy for bob", key="price"))
     assert world.begin(snapshot=True)[1] == ["connected", "snapshot"]
+
+
+class Since:
+    """In the place of what keeps the subscriptions: subscribed since that sequence and that time."""
+
+    def __init__(self, sequence: int, at: float = 0.0) -> None:
+        self.known: interest.Since | None = interest.Since(sequence, at)
+        self.waits: list[Callable[[], None]] = []
+        self.forgotten: list[Connection] = []
+
+    def since(self, follows: object) -> interest.Since | None:
+        return self.known
+
+    def when_subscribed(self, connection: Connection, begin: Callable[[], None]) -> None:
+        self.waits.append(begin)
+
+    def forget(self, connection: Connection) -> None:
+        self.forgotten.append(connection)
+
+
+def by_key(since: Since, now: float = 0.0) -> tuple[Hub, Resumer]:
+    """Messages 1 to 5 for ann."""
+    hub = new_hub(clock=lambda: now)
+    for _ in range(5):
+        hub.dispatch(note("ann"))
+    flush_now(hub)
+    known: Any = since
+    return hub, Resumer(hub.history, heartbeat_seconds=30.0, interest=known)
+
+
+def test_by_key_a_stream_begins_when_what_it_follows_is_subscribed() -> None:
+    since = Since(0)
+    hub, resumer = by_key(since)
+    connection = unbegun(hub, "ann", recovery=resumer)
+    client = Client(connection)
+    resumer.begin(connection, Start())
+    assert client.data == []
+    hub.dispatch(note("ann", data=b"too early"))
+    since.waits[0]()
+    hub.dispatch(note("ann", data=b"in time"))
+    flush_now(hub)
+    assert client.names == ["connected", "message"]
+    hub.leave(connection)
+    assert connection in since.forgotten
+
+
+@pytest.mark.parametrize(
+    ("start", "since", "at", "gap"),
+    [
+        (Start(f"{PROCESS}.2"), 2, 0.0, False),
+        (Start(f"{PROCESS}.2"), 3, 0.0, True),  # subscribed after the client had that id
+        (Start(seconds=50), 0, 50.0, False),
+        (Start(seconds=50), 0, 51.0, True),
+        (Start(rewind=3), 4, 51.0, False),  # promises nothing
+        (Start(), 4, 51.0, False),
+        (Start(f"{PROCESS}.2", seconds=50), 2, 51.0, False),  # the id counts
+    ],
+)
+def test_by_key_what_was_published_before_the_subscription_is_told_to_be_missing(
+    start: Start, since: int, at: float, gap: bool
+) -> None:
+    known = Since(since, at)
+    hub, resumer = by_key(known, now=100.0)
+    hub.history.subscribed()
+    hub.history._known_since = 0.0  # its clock stands still
+    connection = unbegun(hub, "ann", recovery=resumer)
+    client = Client(connection)
+    resumer.begin(connection, start)
+    known.waits[0]()
+    gaps = [json.loads(event.data)["reason"] for event in events(client.received) if event.event == "gap"]
+    assert gaps == (["history_expired"] if gap else [])
+
+
+def test_by_key_nobody_is_told_twice_if_the_link_is_lost() -> None:
+    """All that follow it are told when it is back."""
+    known = Since(9)
+    known.known = None
+    hub, resumer = by_key(known)
+    connection = unbegun(hub, "ann", recovery=resumer)
+    client = Client(connection)
+    resumer.begin(connection, Start(f"{PROCESS}.2"))
+    known.waits[0]()
+    assert client.names == ["connected", "message", "message", "message"]

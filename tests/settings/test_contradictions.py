@@ -13,6 +13,8 @@ from trio_sse.settings import SettingsError, load
 URL = {"REDIS_URL": "redis://ann:s3cret@h:7000/3"}
 SENTINELS = {"REDIS_SENTINELS": "a,b"}
 STREAM = {"SSE_REDIS_STREAM": "events"}
+BY_KEY = {"SSE_REDIS_ROUTING": "by-key"}
+CLUSTER = {"REDIS_CLUSTER": "a,b", **BY_KEY}
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +44,15 @@ def _empty_environment() -> Iterator[None]:
         ({"REDIS_SENTINEL_MASTER": "front"}, "REDIS_SENTINEL_MASTER"),
         ({"REDIS_SENTINEL_USERNAME": "eye"}, "REDIS_SENTINEL_USERNAME"),
         ({"REDIS_SENTINEL_PASSWORD": "s3cret"}, "REDIS_SENTINEL_PASSWORD"),
+        ({**BY_KEY, **STREAM}, "SSE_REDIS_STREAM"),
+        ({"REDIS_CLUSTER": "a,b"}, "REDIS_CLUSTER needs SSE_REDIS_ROUTING=by-key"),
+        ({**CLUSTER, **STREAM}, "SSE_REDIS_STREAM"),
+        ({**CLUSTER, **SENTINELS}, "REDIS_CLUSTER and REDIS_SENTINELS"),
+        ({**CLUSTER, **URL}, "REDIS_CLUSTER and REDIS_URL"),
+        ({**CLUSTER, "REDIS_HOST": "h"}, "REDIS_HOST has no effect beside REDIS_CLUSTER"),
+        ({**CLUSTER, "REDIS_PORT": "7000"}, "REDIS_PORT has no effect beside REDIS_CLUSTER"),
+        ({**CLUSTER, "REDIS_SENTINEL_MASTER": "front"}, "REDIS_SENTINEL_MASTER"),
+        ({**CLUSTER, "REDIS_URL": "redis://:s3cret@", "REDIS_PASSWORD": "oth3r"}, "REDIS_PASSWORD"),
     ],
 )
 def test_what_would_have_no_effect_ends_the_start_with_one_line(
@@ -67,6 +78,9 @@ def test_what_would_have_no_effect_ends_the_start_with_one_line(
         (URL, []),
         ({"REDIS_URL": "rediss://:s3cret@/3", **SENTINELS, "REDIS_SENTINEL_MASTER": "front"}, []),
         ({"REDIS_HOST": "h", "REDIS_PORT": "7", "REDIS_PASSWORD": "s3cret", "REDIS_MAIN_DB": "7"}, []),
+        ({**CLUSTER, "REDIS_USERNAME": "ann", "REDIS_PASSWORD": "s3cret"}, []),
+        ({**CLUSTER, "REDIS_URL": "rediss://:s3cret@"}, []),
+        ({**BY_KEY, **SENTINELS}, []),
         ({**SENTINELS, "REDIS_USERNAME": "ann", "REDIS_PASSWORD": "s3cret", "REDIS_MAIN_DB": "7"}, []),
     ],
 )

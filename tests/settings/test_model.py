@@ -19,6 +19,7 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "port": ("SSE_PORT", 8085),
     "root_path": ("SSE_ROOT_PATH", ""),
     "redis_channel": ("SSE_REDIS_CHANNEL", "notifications"),
+    "redis_routing": ("SSE_REDIS_ROUTING", "shared"),
     "redis_stream": ("SSE_REDIS_STREAM", None),
     "heartbeat_seconds": ("SSE_HEARTBEAT_SECONDS", 30),
     "buffer": ("SSE_BUFFER", 10),
@@ -70,6 +71,7 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "redis_password": ("REDIS_PASSWORD", None),
     "redis_main_db": ("REDIS_MAIN_DB", 1),
     "redis_url": ("REDIS_URL", None),
+    "redis_cluster": ("REDIS_CLUSTER", ()),
     "redis_sentinels": ("REDIS_SENTINELS", ()),
     "redis_sentinel_master": ("REDIS_SENTINEL_MASTER", "mymaster"),
     "redis_sentinel_username": ("REDIS_SENTINEL_USERNAME", None),
@@ -97,6 +99,7 @@ def test_the_default_is_the_documented_one(field: str) -> None:
         ("SSE_ROOT_PATH", "a/b.c/", "root_path", "/a/b.c"),
         ("SSE_ROOT_PATH", "/", "root_path", ""),
         ("SSE_REDIS_CHANNEL", "news", "redis_channel", "news"),
+        ("SSE_REDIS_ROUTING", "By-Key", "redis_routing", "by-key"),
         ("SSE_HEARTBEAT_SECONDS", "0.5", "heartbeat_seconds", 0.5),
         ("SSE_BUFFER", "1", "buffer", 1),
         ("SSE_REDIS_STREAM", "events", "redis_stream", "events"),
@@ -207,6 +210,27 @@ def test_a_sentinel_has_the_port_of_sentinels_and_tls_where_it_is_said() -> None
     assert told[:3] == [("a:26379", None), ("b:26380", None), ("[::1]:26379", None)]
     assert told[3] == ("c:26379", {"ssl_cert_reqs": "none"})
     assert {(one.username, one.password) for one in at.sentinel_servers} == {("eye", "pw")}
+
+
+def test_a_cluster_is_a_comma_list_and_stands_for_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSE_REDIS_ROUTING", "by-key")
+    loaded = from_env(monkeypatch, "REDIS_CLUSTER", " a, b:7000 ,[::1],")
+    assert loaded.redis_cluster == ("a", "b:7000", "[::1]")
+    assert [str(one) for one in loaded.cluster_servers] == ["a:6379", "b:7000", "[::1]:6379"]
+    assert loaded.redis_server == loaded.cluster_servers[0]
+    assert loaded.redis_is_configured
+    assert loaded.redis_address == "a:6379,b:7000,[::1]:6379 (REDIS_CLUSTER)"
+
+
+def test_all_nodes_of_a_cluster_have_one_login_and_tls_where_it_is_said() -> None:
+    at = settings(
+        redis_routing="by-key",
+        redis_cluster="a,rediss://b,rediss://c?ssl_check_hostname=false",
+        redis_url="rediss://ann:pw@?ssl_cert_reqs=none",
+    )
+    nodes = at.cluster_servers
+    assert {(one.username, one.password, one.path) for one in nodes} == {("ann", "pw", None)}
+    assert [one.tls for one in nodes] == [None, {"ssl_cert_reqs": "none"}, {"ssl_check_hostname": False}]
 
 
 def test_without_a_url_the_address_is_host_and_port(monkeypatch: pytest.MonkeyPatch) -> None:

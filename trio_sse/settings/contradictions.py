@@ -32,6 +32,7 @@ def of(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
 def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
     """One line for each Redis setting that has no effect because of the others."""
     given = _given(settings, environment)
+    has_address = bool(settings.single_server.host or settings.single_server.path)
     elsewhere = "REDIS_CLUSTER" if settings.redis_cluster else "REDIS_SENTINELS"
     if settings.redis_cluster:
         if settings.redis_sentinels:
@@ -44,7 +45,7 @@ def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str
     if settings.by_key and settings.redis_stream is not None:
         yield "SSE_REDIS_ROUTING=by-key has channels alone: leave SSE_REDIS_STREAM out."
     if settings.redis_sentinels or settings.redis_cluster:
-        if settings.redis_url is not None and (settings.redis_server.host or settings.redis_server.path):
+        if settings.redis_url is not None and has_address:
             yield (
                 f"{elsewhere} and REDIS_URL both say where Redis is. Beside {elsewhere}, REDIS_URL is "
                 "written without an address, such as rediss://user:password@/1, or left out."
@@ -52,7 +53,7 @@ def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str
         for name in sorted(given & {"redis_host", "redis_port"}):
             yield f"{_SINGLE[name]} has no effect beside {elsewhere}, which names the address: leave it out."
     else:
-        if settings.redis_url is not None and not (settings.redis_server.host or settings.redis_server.path):
+        if settings.redis_url is not None and not has_address:
             yield (
                 "REDIS_URL=(hidden) is not accepted: it has no host (a #, /, ? or @ in a password is written "
                 "%23, %2F, %3F, %40). Accepted: redis://, rediss:// or unix:// and an address."
@@ -105,7 +106,7 @@ def _given(settings: Settings, environment: Mapping[str, str]) -> set[str]:
 
 
 def _same_as_url(settings: Settings) -> set[str]:
-    server = settings.redis_server
+    server = settings.single_server
     password = settings.redis_password
     says = {
         "redis_host": (settings.redis_host, server.host),

@@ -496,13 +496,13 @@ class Settings(BaseSettings):
     @property
     def redis_server(self) -> RedisServer:
         """Address and login of Redis. With Sentinels, they name the address. Of a cluster, its first node."""
-        return self.cluster_servers[0] if self.redis_cluster else self._redis_server
+        return self.cluster_servers[0] if self.redis_cluster else self.single_server
 
     @property
     def cluster_servers(self) -> tuple[RedisServer, ...]:
         """The nodes of the cluster that are known from the start. They have TLS if REDIS_CLUSTER or REDIS_URL
         says rediss://, and its options from where they are."""
-        common = self._redis_server
+        common = self.single_server
         found = (_node(address, REDIS_PORT, "") for address in self.redis_cluster)
         return tuple(
             replace(
@@ -516,7 +516,8 @@ class Settings(BaseSettings):
         )
 
     @property
-    def _redis_server(self) -> RedisServer:
+    def single_server(self) -> RedisServer:
+        """What REDIS_URL or the single settings say. Beside Sentinels or a cluster it lacks an address."""
         if self.redis_url is not None:
             return parse(self.redis_url.get_secret_value(), host_needed=False)
         password = self.redis_password
