@@ -382,7 +382,7 @@ async def test_masters_that_disagree_are_not_asked_round_and_round() -> None:
     async with fakes(2) as (a, b):
         a.slots = b.slots = slots((0, HALF - 1, HOST, a.port), (HALF, SLOTS - 1, HOST, b.port))
         for one, other in ((a, b), (b, a)):
-            one.refusal = lambda channel, other=other: (  # type: ignore[misc]
+            one.refusal = lambda channel, other=other: (
                 b"-MOVED %d 127.0.0.1:%d\r\n" % (key_slot(channel), other.port)
                 if channel.endswith(b"torn")
                 else b""

@@ -170,8 +170,9 @@ class Resumer:
 
     def _knows(self, connection: Connection, start: Start, place: FromMemory) -> bool:
         """Whether all messages from there on are known, or a `gap` will be told later."""
-        if self._interest is None or (since := self._interest.since(connection.follows)) is None:
+        if self._interest is None:
             return True
+        since = self._interest.since(connection.follows)
         if start.last_event_id is not None:
             return since.sequence <= place.after
         return start.seconds is None or since.at <= self._history.now() - start.seconds
