@@ -45,7 +45,7 @@ def _empty_environment() -> Iterator[None]:
         ({"REDIS_SENTINEL_USERNAME": "eye"}, "REDIS_SENTINEL_USERNAME"),
         ({"REDIS_SENTINEL_PASSWORD": "s3cret"}, "REDIS_SENTINEL_PASSWORD"),
         ({**BY_KEY, **STREAM}, "SSE_REDIS_STREAM"),
-        ({"REDIS_CLUSTER": "a,b"}, "REDIS_CLUSTER needs SSE_REDIS_ROUTING=by-key"),
+        ({"REDIS_CLUSTER": "a,b", "SSE_REDIS_ROUTING": "shared"}, "REDIS_CLUSTER is routed by key"),
         ({**CLUSTER, **STREAM}, "SSE_REDIS_STREAM"),
         ({**CLUSTER, **SENTINELS}, "REDIS_CLUSTER and REDIS_SENTINELS"),
         ({**CLUSTER, **URL}, "REDIS_CLUSTER and REDIS_URL"),

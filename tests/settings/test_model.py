@@ -230,7 +230,8 @@ def test_all_nodes_of_a_cluster_have_one_login_and_tls_where_it_is_said() -> Non
     )
     nodes = at.cluster_servers
     assert {(one.username, one.password, one.path) for one in nodes} == {("ann", "pw", None)}
-    assert [one.tls for one in nodes] == [None, {"ssl_cert_reqs": "none"}, {"ssl_check_hostname": False}]
+    unchecked = {"ssl_cert_reqs": "none"}
+    assert [one.tls for one in nodes] == [unchecked, unchecked, {"ssl_check_hostname": False}]
 
 
 def test_without_a_url_the_address_is_host_and_port(monkeypatch: pytest.MonkeyPatch) -> None:
