@@ -25,6 +25,7 @@ from trio_sse.delivery.resume import Resumer
 from trio_sse.delivery.snapshot import Snapshot
 from trio_sse.delivery.targets import followed
 from trio_sse.settings import Settings
+from trio_sse.siblings import Counts, Siblings
 from trio_sse.stopping import Stopping
 
 AUTH_EXPIRED_SECONDS = 2.0
@@ -70,6 +71,9 @@ class Service:
         self.stopping = Stopping(self.hub, settings.drain_seconds)
         self.subscriber = source.subscriber(self.resumer)
         self.publisher = Publisher(settings, self.hub, self.subscriber)
+        # From one channel for all, each worker gets each message.
+        same = ("published", "rejected") if settings.redis_routing == "shared" else ()
+        self.siblings = Siblings(self._counts, same)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run all tasks of the service until cancelled. Counts as started when all tasks have started.
@@ -83,6 +87,7 @@ class Service:
                 await nursery.start(beat_forever, self.hub)
                 await nursery.start(self.lifetimes.run)
                 nursery.start_soon(self.admission.run)
+                await nursery.start(self.siblings.run)
                 await nursery.start(self.subscriber.run)
                 task_status.started()
         finally:
@@ -117,6 +122,9 @@ class Service:
     def not_ready_code(self) -> str:
         """The code of `not_ready()`, which anybody may read."""
         return "stopping" if self.hub.draining else self.subscriber.problem_code
+
+    def _counts(self) -> Counts:
+        return Counts(len(self.hub), frozenset(self.hub.users), self.counters.snapshot())
 
     def _take_place(self, connection: Connection, accepted: Accepted) -> None:
         limits, hub = self.admission.limits, self.hub
