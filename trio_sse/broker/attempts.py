@@ -18,11 +18,13 @@ BACKOFF_SECONDS = (0.1, 5.0)
 
 
 class Attempts:
-    """Serves one Redis for as long as it can be reached, and on any of ERRORS begins again."""
+    """Serves one Redis for as long as it can be reached, and on any of ERRORS begins again. `purpose` says in
+    the log what it is for, if not for messages."""
 
-    def __init__(self, settings: Settings, address: str) -> None:
+    def __init__(self, settings: Settings, address: str, purpose: str | None = None) -> None:
         self._settings = settings
         self._address = address
+        self._more = {} if purpose is None else {"purpose": purpose}
         self._low, self._high = BACKOFF_SECONDS
         self._ceiling = self._low
         self.succeeded = False
@@ -73,7 +75,9 @@ class Attempts:
         problem = f"Redis at {self._address}: {advice(error, self._settings)}"
         if self.succeeded or problem != self.problem:
             log.warning(
-                "lost Redis, trying again" if self.succeeded else "no Redis, trying again", problem=problem
+                "lost Redis, trying again" if self.succeeded else "no Redis, trying again",
+                problem=problem,
+                **self._more,
             )
         self.succeeded = False
         self.problem = problem
