@@ -17,6 +17,9 @@ log = structlog.stdlib.get_logger("trio_sse.rebalancing")
 STEP_SECONDS = 0.25
 """How often some streams are ended, while there are too many."""
 
+LOOK_SECONDS = 2.0
+"""How often it looks whether there are too many."""
+
 SHED_PER_SECOND = 0.03
 """The part of its streams that a process ends in a second, at most."""
 
@@ -53,7 +56,7 @@ class Rebalancing:
     async def run(self) -> None:
         """Until cancelled. Returns at once if it never is to end any."""
         while self._bound and self._census is not None:
-            await trio.sleep(STEP_SECONDS)
+            await trio.sleep(STEP_SECONDS if self._shedding else LOOK_SECONDS)
             if count := self.too_many():
                 self._end(count)
 

@@ -77,6 +77,7 @@ class Limits:
     def excess(self, user_id: str | None, address: str) -> Overloaded | None:
         """Why one more stream would be too many, or None. Counts nothing. A stream of topics alone has no
         user."""
+        self._expire()
         if len(self._counted) >= self._most:
             return overloaded_by("total")
         if user_id is not None and self._users.get(user_id, 0) >= self._most_per_user:
