@@ -132,13 +132,18 @@ async def test_where_clients_come_back_in_any_case_it_gives_up_for_longer_and_lo
 
 async def test_those_on_their_way_are_not_missed(autojump_clock: MockClock) -> None:
     """They are counted nowhere for some seconds: the mean seems lower than it is."""
-    node = Node(400, 0.1, lambda: False, there=300)
+    node = Node(400, 0.05, lambda: False, there=340)
 
     def gone(client: Client) -> None:
         node.shed += 1
         node.hub.leave(client._connection)
 
     node.gone = gone  # type: ignore[method-assign]
-    await seconds_of(node, 4.5)
-    assert node.shed <= 400 - 350 * 1.05 + 1
-    assert len(node.hub) >= 350 * 1.05 - 1
+    await seconds_of(node, 6.5)
+    assert 15 <= node.shed <= 400 - 370 * 1.025
+
+
+async def test_it_stops_where_few_are_left(autojump_clock: MockClock) -> None:
+    node = Node(FEW + 10, 0.1, lambda: False, there=0, elsewhere=0)
+    await seconds_of(node, 60)
+    assert len(node.hub) == FEW - 1

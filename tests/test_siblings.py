@@ -111,6 +111,13 @@ async def test_other_users_are_told_nothing_and_believed_nothing(monkeypatch: py
     assert second.asked == 0
 
 
+async def test_other_users_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Worker("ann"), Worker("bob")
+    async with working(first, second):
+        monkeypatch.setattr(module, "_is_ours", lambda sock: not isinstance(sock, socket.socket))
+        assert (await first.siblings.counts()).workers == 1
+
+
 async def test_what_is_no_answer_is_left_out() -> None:
     first = Worker("ann")
 

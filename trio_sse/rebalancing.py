@@ -72,15 +72,18 @@ class Rebalancing:
         others = sum(counts.values()) - counts[self._census.process]
         # Those that are on their way are counted nowhere, and would make the mean seem lower than it is.
         mean = (others + own + sum(count for _, count in self._away)) / len(counts)
+        if own < FEW:
+            self._shedding = False
+            return 0
         if not self._shedding:
             if own <= mean * (1 + self._bound):
                 self._pause = PAUSE_SECONDS[0]
                 return 0
-            if own < FEW or now < self._not_before:
+            if now < self._not_before:
                 return 0
             self._begin(own, mean)
         left = own - mean * (1 + self._bound / 2)
-        if left < 1 or own < FEW:
+        if left < 1:
             self._shedding = False
             return 0
         if self._shed >= self._most:

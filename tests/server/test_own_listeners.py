@@ -87,6 +87,15 @@ def test_an_address_in_use_is_still_told(shared: socket.socket) -> None:
         socket.create_server((host, port), family=shared.family)
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_it_is_for_ipv4_too_where_the_shared_one_is(both: bool) -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=both) as shared:
+        own = own_listener(shared, 2)
+        assert own is not None
+        with own:
+            assert own.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == (not both)
+
+
 def test_one_worker_has_none(shared: socket.socket) -> None:
     assert own_listener(shared, 1) is None
 
