@@ -10,6 +10,7 @@ import trio
 from trio_sse.access.admission import Accepted, Admission, overloaded_words
 from trio_sse.access.publishers import Publishers
 from trio_sse.broker.publisher import Publisher
+from trio_sse.broker.replies import Replies
 from trio_sse.broker.source import Source
 from trio_sse.counters import Counters
 from trio_sse.delivery import sse
@@ -52,7 +53,8 @@ class Service:
         heartbeat_seconds = settings.heartbeat_seconds
         self.hub = Hub(self.counters, self.history, heartbeat_seconds=heartbeat_seconds, snapshot=snapshot)
         source = Source(settings, self.hub)
-        self.hub.interest = source.interest
+        if source.interest is not None:
+            self.hub.target_listeners.append(source.interest)
         self.resumer = Resumer(
             self.history,
             heartbeat_seconds=heartbeat_seconds,
@@ -70,6 +72,12 @@ class Service:
         self.stopping = Stopping(self.hub, settings.drain_seconds)
         self.subscriber = source.subscriber(self.resumer)
         self.publisher = Publisher(settings, self.hub, self.subscriber, source)
+        self._replies: Replies | None = None
+        if settings.reply_lists is not None:
+            self._replies = Replies(
+                settings, settings.reply_lists, self.history.sources.process, source.cluster
+            )
+            self._replies.hear(self.hub)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run all tasks of the service until cancelled. Counts as started when all tasks have started.
@@ -84,6 +92,8 @@ class Service:
                 await nursery.start(self.lifetimes.run)
                 nursery.start_soon(self.admission.run)
                 await nursery.start(self.subscriber.run)
+                if self._replies is not None:
+                    await nursery.start(self._replies.run)
                 task_status.started()
         finally:
             self.hub.close()

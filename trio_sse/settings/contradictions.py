@@ -92,8 +92,10 @@ def remarks(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]
 
 
 def uses_database(settings: Settings) -> bool:
-    """Whether the service uses a Redis database: for a log or idempotency keys. A channel has none."""
-    return settings.redis_stream is not None or bool(settings.publish_token_list)
+    """Whether the service uses a Redis database: for a log, idempotency keys, presence or replies. A channel
+    has none."""
+    keys = settings.redis_stream is not None or settings.reply_lists is not None or settings.presence
+    return keys or bool(settings.publish_token_list)
 
 
 def _given(settings: Settings, environment: Mapping[str, str]) -> set[str]:
@@ -146,6 +148,15 @@ def _of_ours(settings: Settings) -> Iterator[str]:
             f"SSE_PUBLISH_TOKENS has a token that is too short: at least {MIN_TOKEN_BYTES} bytes each "
             "(`openssl rand -hex 16` makes one)."
         )
+    if settings.presence_topic is not None and not settings.presence:
+        yield "SSE_PRESENCE_TOPIC has no effect without SSE_PRESENCE=true: set both or none."
+    lists = settings.reply_lists
+    for key in ("trio_sse:", settings.redis_stream):
+        if lists is not None and key is not None and (key.startswith(lists) or lists.startswith(key)):
+            yield (
+                f"SSE_REPLY_LISTS={lists!r} covers {key!r}, which publishers must not write to: choose "
+                "another beginning, such as replies:"
+            )
     bound = {token for token, pattern in settings.publish_bindings if pattern is not None}
     if bound & {token for token, pattern in settings.publish_bindings if pattern is None}:
         yield "SSE_PUBLISH_TOKENS has a token that is bound to topics in one place and not in another."
