@@ -9,6 +9,7 @@ import trio
 
 from trio_sse.access.admission import Accepted, Admission, overloaded_words
 from trio_sse.access.publishers import Publishers
+from trio_sse.broker.presence import Presence
 from trio_sse.broker.publisher import Publisher
 from trio_sse.broker.replies import Replies
 from trio_sse.broker.source import Source
@@ -72,6 +73,9 @@ class Service:
         self.stopping = Stopping(self.hub, settings.drain_seconds)
         self.subscriber = source.subscriber(self.resumer)
         self.publisher = Publisher(settings, self.hub, self.subscriber, source)
+        self.presence: Presence | None = None
+        if settings.presence:
+            self.presence = Presence(settings, self.hub, source.cluster, self.publisher)
         self._replies: Replies | None = None
         if settings.reply_lists is not None:
             self._replies = Replies(
@@ -92,8 +96,9 @@ class Service:
                 await nursery.start(self.lifetimes.run)
                 nursery.start_soon(self.admission.run)
                 await nursery.start(self.subscriber.run)
-                if self._replies is not None:
-                    await nursery.start(self._replies.run)
+                for beside in (self.presence, self._replies):
+                    if beside is not None:
+                        await nursery.start(beside.run)
                 task_status.started()
         finally:
             self.hub.close()
