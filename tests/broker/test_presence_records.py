@@ -150,6 +150,7 @@ def test_what_a_dead_node_had_counts_no_more_and_is_removed_by_one_other(run: Ca
         assert await records.read(["ann", "bob"], 0) == [NOBODY, Here(1)]
         (room,) = await records.read([ROOM], 10)
         assert (room.streams, room.users, room.ids) == (-1, 1, ("bob",)), "before they are removed"
+        assert (await records.read([ROOM], 0))[0].users == 1
         beats = [await records.beat(name, 100, 0, epoch="e", fresh=False) for name in ("a", "b")]
         assert [beat.dead for beat in beats] == [["dead"], []]
         assert await records.remove("dead") == WENT

@@ -186,6 +186,9 @@ def test_after_redis_was_away_all_is_written_anew_and_who_left_meanwhile_leaves(
         Change("carl", 1, TELL),
     ]
     assert node.later(GRACE) == [Change("bob", GONE, TELL)]
+    node.opens()
+    node.closes()
+    assert node.later(COUNT_SECONDS) == [], "only once"
 
 
 def test_a_redis_without_its_data_gets_all_quietly_and_who_left_meanwhile_leaves_from_now_on() -> None:

@@ -157,11 +157,8 @@ class Roll:
                 self._soon.setdefault(record, now)
         for record in _until(self._soon, now):
             del self._soon[record]
-            if record in self._counted:
-                self._again.add(record)
-            else:
-                self._counted[record] = now
-                self._queue[record] = None
+            self._counted[record] = now
+            self._queue[record] = None
 
     def written(self) -> None:
         """Redis has what was taken."""
