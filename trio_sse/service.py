@@ -10,7 +10,9 @@ import trio
 from trio_sse.access.admission import Accepted, Admission, overloaded_words
 from trio_sse.access.publishers import Publishers
 from trio_sse.broker.census import Bounds, Census
+from trio_sse.broker.presence import Presence
 from trio_sse.broker.publisher import Publisher
+from trio_sse.broker.replies import Replies
 from trio_sse.broker.source import Source
 from trio_sse.counters import Counters
 from trio_sse.delivery import sse
@@ -56,7 +58,8 @@ class Service:
         heartbeat_seconds = settings.heartbeat_seconds
         self.hub = Hub(self.counters, self.history, heartbeat_seconds=heartbeat_seconds, snapshot=snapshot)
         source = Source(settings, self.hub)
-        self.hub.interest = source.interest
+        if source.interest is not None:
+            self.hub.target_listeners.append(source.interest)
         self.resumer = Resumer(
             self.history,
             heartbeat_seconds=heartbeat_seconds,
@@ -79,6 +82,15 @@ class Service:
         # From one channel for all, each worker gets each message.
         same = () if settings.by_key else ("published", "rejected")
         self.siblings = Siblings(self._counts, same)
+        self.presence: Presence | None = None
+        if settings.presence:
+            self.presence = Presence(settings, self.hub, source.cluster, self.publisher)
+        self._replies: Replies | None = None
+        if settings.reply_lists is not None:
+            self._replies = Replies(
+                settings, settings.reply_lists, self.history.sources.process, source.cluster
+            )
+            self._replies.hear(self.hub)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run all tasks of the service until cancelled. Counts as started when all tasks have started.
@@ -97,6 +109,9 @@ class Service:
                 if self.census is not None:
                     await nursery.start(self.census.run)
                     nursery.start_soon(self.rebalancing.run)
+                for beside in (self.presence, self._replies):
+                    if beside is not None:
+                        await nursery.start(beside.run)
                 task_status.started()
         finally:
             self.hub.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 import trio
@@ -16,7 +15,7 @@ from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.messages import Notification
-from trio_sse.delivery.targets import ALL, topic, topic_name
+from trio_sse.delivery.targets import ALL, Followed, Target, topic, topic_name
 
 
 @pytest.fixture
@@ -408,31 +407,6 @@ def test_a_gap_for_lost_redis_stands_behind_the_messages_before_it() -> None:
     assert hub.counters.dropped == 0
 
 
-class Told:
-    """In the place of what keeps the subscriptions."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[str, str]] = []
-
-    def followed(self, target: str) -> None:
-        self.heard.append(("followed", target))
-
-    def unfollowed(self, target: str) -> None:
-        self.heard.append(("unfollowed", target))
-
-
-def test_it_is_told_of_the_first_follower_and_of_the_last_who_leaves(hub: Hub) -> None:
-    told: Any = Told()
-    hub.interest = told
-    first, second = joined(hub, "ann", topics=["news"]), joined(hub, "ann")
-    assert sorted(told.heard) == [("followed", topic("news")), ("followed", "ann")]
-    hub.leave(first)
-    assert told.heard[2:] == [("unfollowed", topic("news"))]
-    hub.leave(second)
-    hub.leave(second)
-    assert told.heard[3:] == [("unfollowed", "ann")]
-
-
 GAP = '{"reason":"redis_reconnected","dropped":null}'
 
 
@@ -482,3 +456,58 @@ def test_the_id_of_a_gap_for_some_is_behind_what_came_before(hub: Hub) -> None:
     hub.announce_gap_to("redis_reconnected", ["ann"])
     flush_now(hub)
     assert [event.id for event in events(ann.received)] == [f"{PROCESS}.1", f"{PROCESS}.2"]
+
+
+class Listening:
+    """Hears all that a hub tells."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.heard: list[tuple[str, Followed, int]] = []
+        self._hub = hub
+        hub.target_listeners.append(self)
+        hub.stream_listeners.append(self)
+
+    def followed(self, target: Target) -> None:
+        self.heard.append(("followed", target, 0))
+
+    def unfollowed(self, target: Target) -> None:
+        self.heard.append(("unfollowed", target, 0))
+
+    def joined(self, follows: Followed) -> None:
+        self.heard.append(("joined", follows, self._hub.count("ann")))
+
+    def left(self, follows: Followed) -> None:
+        self.heard.append(("left", follows, self._hub.count("ann")))
+
+
+def test_all_listeners_hear_of_first_and_last_followers_and_of_each_stream() -> None:
+    hub = new_hub()
+    one, other = Listening(hub), Listening(hub)
+    news = topic("news")
+    both = joined(hub, "ann", topics=["news"])
+    alone = joined(hub, "ann")
+    hub.leave(both)
+    hub.leave(both)
+    hub.leave(alone)
+    assert (
+        one.heard
+        == other.heard
+        == [
+            ("followed", news, 0),
+            ("followed", "ann", 0),
+            ("joined", (news, "ann"), 1),
+            ("joined", "ann", 2),
+            ("unfollowed", news, 0),
+            ("left", (news, "ann"), 1),
+            ("unfollowed", "ann", 0),
+            ("left", "ann", 0),
+        ]
+    )
+
+
+def test_of_a_stream_that_a_closed_hub_did_not_take_nobody_hears() -> None:
+    hub = new_hub()
+    hub.close()
+    listening = Listening(hub)
+    hub.leave(joined(hub, "ann"))
+    assert listening.heard == []

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 from tests.support.inside import Client, flush_now, joined, new_hub
 from trio_sse.delivery.intake import Intake
 from trio_sse.delivery.messages import with_copy
+from trio_sse.delivery.receipts import Receipt
 from trio_sse.delivery.targets import topic
 
 
@@ -84,3 +85,19 @@ async def test_of_several_copies_the_first_is_delivered_to_all_that_the_message_
             intake.receive(payload, None, (target,))
     assert ann.data == both.data == [message.decode()]
     assert hub.counters.received == 1
+
+
+async def test_only_a_message_for_somebody_here_is_answered() -> None:
+    hub = new_hub()
+    answered: list[Receipt] = []
+    hub.receipts.answer = answered.append
+    Client(joined(hub, "ann"))
+    intake = Intake(hub, 1000)
+    with intake:
+        intake.receive(b'{"user_id":"bob","reply_to":"replies:1"}')
+        intake.receive(b'{"user_id":"ann","reply_to":"replies:2"}')
+        intake.receive(b'{"user_id":"ann"}')
+        expected = hub.receipts.expect(b'{"user_id":"ann","reply_to":"replies:3"}')
+        intake.receive(b'{"user_id":"ann","reply_to":"replies:3"}')
+    assert [(one.reply_to, one.took) for one in answered] == [("replies:2", 1), ("replies:3", 1)]
+    assert answered[1] is expected

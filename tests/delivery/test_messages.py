@@ -363,3 +363,23 @@ def test_a_field_of_that_name_that_is_none_of_ours_is_the_publishers(value: str)
     found = decode(payload, 1000)
     assert found.copy is None
     assert found.data == payload
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ("replies:17", "replies:17"),
+        ("r\u00e9ponses:\u6d88\u606f", "r\u00e9ponses:\u6d88\u606f"),
+        ("", None),
+        (None, None),
+        (17, None),
+        (["replies:17"], None),
+        ({"list": "replies:17"}, None),
+    ],
+)
+def test_the_list_that_asks_what_became_of_a_message(field: Any, expected: str | None) -> None:
+    message = {"user_id": 1, "reply_to": field}
+    notification = read(message)
+    assert notification.reply_to == expected
+    assert json.loads(notification.data)["reply_to"] == field, "it passes through as all fields do"
+    assert read({"user_id": 1}).reply_to is None

@@ -555,7 +555,7 @@ class BySubscription:
         self.interest = Interest(
             self.hub.history, lambda _: self.shard, self.hub.announce_gap_to, self.hub.snapshot.forget
         )
-        self.hub.interest = self.interest
+        self.hub.target_listeners.append(self.interest)
         self.interest.followed(ALL)
         self.interest.link_up(self.shard)
         self.hub.history.subscribed()

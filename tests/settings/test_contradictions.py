@@ -35,6 +35,8 @@ def _empty_environment() -> Iterator[None]:
         ({**URL, **STREAM, "REDIS_MAIN_DB": "1"}, "REDIS_MAIN_DB"),
         ({**URL, "SSE_PUBLISH_TOKENS": "a" * 32, "REDIS_MAIN_DB": "1"}, "REDIS_MAIN_DB"),
         ({"REDIS_URL": "redis://h", **STREAM, "REDIS_MAIN_DB": "1"}, "REDIS_MAIN_DB"),
+        ({"REDIS_URL": "redis://h", "SSE_PRESENCE": "true", "REDIS_MAIN_DB": "1"}, "REDIS_MAIN_DB"),
+        ({"REDIS_URL": "redis://h", "SSE_REPLY_LISTS": "r:", "REDIS_MAIN_DB": "1"}, "REDIS_MAIN_DB"),
         ({**URL, **SENTINELS}, "REDIS_SENTINELS and REDIS_URL"),
         ({"REDIS_URL": "unix:///r.sock", **SENTINELS}, "REDIS_SENTINELS and REDIS_URL"),
         ({"REDIS_URL": "redis://:s3cret@/3", **SENTINELS, "REDIS_PASSWORD": "oth3r"}, "REDIS_PASSWORD"),

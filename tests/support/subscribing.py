@@ -50,7 +50,7 @@ class ByKey:
         assert source.interest is not None
         self.interest: Interest = source.interest
         self.cluster = source.cluster
-        self.hub.interest = self.interest
+        self.hub.target_listeners.append(self.interest)
         self.resumer = Resumer(self.hub.history, heartbeat_seconds=30.0, interest=self.interest)
         subscriber = source.subscriber(self.resumer)
         assert isinstance(subscriber, KeySubscriber | ClusterSubscriber)

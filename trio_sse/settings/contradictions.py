@@ -107,10 +107,11 @@ def remarks(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]
 
 
 def uses_database(settings: Settings) -> bool:
-    """Whether the service uses a Redis database: for a log, idempotency keys or counts of streams. A channel
-    has none."""
+    """Whether the service uses a Redis database: for a log, idempotency keys, counts of streams, presence or
+    replies. A channel has none."""
     counts = settings.rebalance > 0 or settings.limits_shared
-    return settings.redis_stream is not None or bool(settings.publish_token_list) or counts
+    keys = settings.redis_stream is not None or settings.reply_lists is not None or settings.presence
+    return keys or counts or bool(settings.publish_token_list)
 
 
 def _given(settings: Settings, environment: Mapping[str, str]) -> set[str]:
@@ -163,6 +164,15 @@ def _of_ours(settings: Settings) -> Iterator[str]:
             f"SSE_PUBLISH_TOKENS has a token that is too short: at least {MIN_TOKEN_BYTES} bytes each "
             "(`openssl rand -hex 16` makes one)."
         )
+    if settings.presence_topic is not None and not settings.presence:
+        yield "SSE_PRESENCE_TOPIC has no effect without SSE_PRESENCE=true: set both or none."
+    lists = settings.reply_lists
+    for key in ("trio_sse:", settings.redis_stream):
+        if lists is not None and key is not None and (key.startswith(lists) or lists.startswith(key)):
+            yield (
+                f"SSE_REPLY_LISTS={lists!r} covers {key!r}, which publishers must not write to: choose "
+                "another beginning, such as replies:"
+            )
     bound = {token for token, pattern in settings.publish_bindings if pattern is not None}
     if bound & {token for token, pattern in settings.publish_bindings if pattern is None}:
         yield "SSE_PUBLISH_TOKENS has a token that is bound to topics in one place and not in another."

@@ -256,6 +256,34 @@ class Settings(BaseSettings):
         1,
         1_000_000_000,
     )
+    presence: bool = _setting(
+        "SSE_PRESENCE",
+        False,
+        "whether Redis is kept told who is here, over all nodes, for GET /presence",
+        "true or false",
+    )
+    presence_topic: str | None = _setting(
+        "SSE_PRESENCE_TOPIC",
+        None,
+        "topic that is told who comes online and who goes offline",
+        "a name such as presence",
+        min_length=1,
+    )
+    presence_grace_seconds: float = _seconds(
+        "SSE_PRESENCE_GRACE_SECONDS",
+        10.0,
+        "how long a user may be away, to load a page again, and still count as here",
+        0,
+        3600,
+    )
+    reply_lists: str | None = _setting(
+        "SSE_REPLY_LISTS",
+        None,
+        "how the names of Redis lists begin in which a message with `reply_to` may ask what became of it; "
+        "without it none may",
+        "a text such as replies:",
+        min_length=1,
+    )
     max_topics: int = _number("SSE_MAX_TOPICS", 100, "topics that one stream may follow", 1, 10_000)
     max_connections: int = _number(
         "SSE_MAX_CONNECTIONS", 0, "streams of one process at a time; 0: no limit", 0, 10_000_000
