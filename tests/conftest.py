@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.clusters import Cluster, cluster
 from tests.support.log import BackEnd
 from tests.support.ports import free_port
 from trio_sse import embedded
@@ -24,3 +25,10 @@ def back_end(port: int) -> Iterator[BackEnd]:
     with BackEnd(port) as client:
         client.flushdb()
         yield client
+
+
+@pytest.fixture(scope="module")
+def masters() -> Iterator[Cluster]:
+    """A cluster of three masters that the tests of one file share. Slots may move, and masters stay."""
+    with cluster(3) as three:
+        yield three

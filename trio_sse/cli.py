@@ -25,6 +25,7 @@ from trio_sse import check, embedded, logs, options
 from trio_sse.access.admission import Admission
 from trio_sse.access.publishers import Publishers
 from trio_sse.asgi import Application
+from trio_sse.broker import announcer
 from trio_sse.check_by_key import sample
 from trio_sse.commands.listen import listen
 from trio_sse.commands.publish import publish
@@ -86,6 +87,7 @@ def check_command(**given: str | None) -> None:
 def _more_checks(settings: Settings) -> None:
     Admission(settings)  # reads the key file
     Publishers(settings)
+    announcer.check(settings)
 
 
 main.add_command(publish)

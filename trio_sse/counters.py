@@ -29,6 +29,16 @@ class Counters:
     """Streams that ended at once because too many were open."""
     redis_reconnects: int = 0
     """Times the subscription was lost and made again."""
+    presence_writes: int = 0
+    """Users and topics, and users of topics, written to Redis because they came, went, or changed."""
+    presence_online: int = 0
+    """Users that SSE_PRESENCE_TOPIC was told of from here, as online."""
+    presence_offline: int = 0
+    """As offline."""
+    replies: int = 0
+    """Answers to `reply_to` that Redis has."""
+    replies_dropped: int = 0
+    """Answers that were lost: too many waited for Redis, or its list was full or no list."""
     connection_errors: int = 0
     """Connections that ended with an exception."""
 

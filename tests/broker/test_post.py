@@ -41,7 +41,7 @@ async def posting(values: Settings) -> AsyncIterator[tuple[Post, OpenLinks]]:
     found = None
     if values.redis_cluster:
         found = ClusterMap(Channels("n").of)
-        found.learn(await look(values))
+        found.learn((await look(values)).ranges)
     async with OpenLinks(values) as links:
         yield Post(found), links
 

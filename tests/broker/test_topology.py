@@ -41,7 +41,7 @@ def asked(values: Settings, *more: tuple[str, int]) -> list[Range]:
     found: list[Range] = []
 
     async def test() -> None:
-        found.extend(await look(values, last=more))
+        found.extend((await look(values, last=more)).ranges)
 
     in_asyncio(test)
     return found

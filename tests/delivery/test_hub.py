@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
 
-from tests.support.inside import PROCESS, Client, events, flush_now, joined, new_hub, note
+from tests.support.inside import PROCESS, Client, events, flush_now, joined, new_hub, note, unbegun
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.messages import Notification
-from trio_sse.delivery.targets import topic, topic_name
+from trio_sse.delivery.targets import ALL, Followed, Target, topic, topic_name
 
 
 @pytest.fixture
@@ -405,3 +405,109 @@ def test_a_gap_for_lost_redis_stands_behind_the_messages_before_it() -> None:
         assert [event.event for event in said] == ["message", "message", "gap", "message"]
         assert [event.id for event in said] == [f"{PROCESS}.{number}" for number in (1, 2, 3, 4)]
     assert hub.counters.dropped == 0
+
+
+GAP = '{"reason":"redis_reconnected","dropped":null}'
+
+
+def test_a_gap_for_some_targets_reaches_those_who_follow_one_of_them_once(hub: Hub) -> None:
+    ann, bob = Client(joined(hub, "ann", topics=["news"])), Client(joined(hub, "bob"))
+    reader = Client(joined(hub, None, topics=["news"]))
+    hub.dispatch(note("ann", data=b"before"))
+    hub.announce_gap_to("redis_reconnected", ["ann", topic("news"), "nobody"])
+    hub.dispatch(note("ann", data=b"after"))
+    flush_now(hub)
+    assert ann.data == ["before", GAP, "after"]
+    assert reader.data == [GAP]
+    assert bob.data == []
+
+
+def test_a_gap_for_nobody_here_wakes_nobody(hub: Hub) -> None:
+    joined(hub, "ann")
+    hub.announce_gap_to("redis_reconnected", ["bob"])
+    assert not hub.pending.is_set()
+    assert hub.pending_bytes == 0
+
+
+def test_a_gap_for_what_is_for_everybody_reaches_everybody(hub: Hub) -> None:
+    ann, bob = Client(joined(hub, "ann")), Client(joined(hub, "bob"))
+    hub.announce_gap_to("redis_reconnected", ["ann", ALL])
+    flush_now(hub)
+    assert (ann.data, bob.data) == ([GAP], [GAP])
+
+
+def test_a_gap_for_some_reaches_those_who_are_catching_up_and_is_no_part_of_a_replay(hub: Hub) -> None:
+    for number in range(3):
+        hub.dispatch(note("ann", data=b"%d" % number))
+    flush_now(hub)
+    late = joined(hub, "ann", after=0)
+    waiting = unbegun(hub, "ann")
+    hub.announce_gap_to("redis_reconnected", ["ann"])
+    flush_now(hub)
+    assert Client(late).data == ["0", "1", "2", GAP]
+    waiting.begin(b"", hub.history.latest)
+    assert Client(waiting).data == [GAP]
+    assert Client(joined(hub, "ann", after=0)).data == ["0", "1", "2"]
+
+
+def test_the_id_of_a_gap_for_some_is_behind_what_came_before(hub: Hub) -> None:
+    ann = Client(joined(hub, "ann"))
+    hub.dispatch(note("ann", data=b"before"))
+    hub.announce_gap_to("redis_reconnected", ["ann"])
+    flush_now(hub)
+    assert [event.id for event in events(ann.received)] == [f"{PROCESS}.1", f"{PROCESS}.2"]
+
+
+class Listening:
+    """Hears all that a hub tells."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.heard: list[tuple[str, Followed, int]] = []
+        self._hub = hub
+        hub.target_listeners.append(self)
+        hub.stream_listeners.append(self)
+
+    def followed(self, target: Target) -> None:
+        self.heard.append(("followed", target, 0))
+
+    def unfollowed(self, target: Target) -> None:
+        self.heard.append(("unfollowed", target, 0))
+
+    def joined(self, follows: Followed) -> None:
+        self.heard.append(("joined", follows, self._hub.count("ann")))
+
+    def left(self, follows: Followed) -> None:
+        self.heard.append(("left", follows, self._hub.count("ann")))
+
+
+def test_all_listeners_hear_of_first_and_last_followers_and_of_each_stream() -> None:
+    hub = new_hub()
+    one, other = Listening(hub), Listening(hub)
+    news = topic("news")
+    both = joined(hub, "ann", topics=["news"])
+    alone = joined(hub, "ann")
+    hub.leave(both)
+    hub.leave(both)
+    hub.leave(alone)
+    assert (
+        one.heard
+        == other.heard
+        == [
+            ("followed", news, 0),
+            ("followed", "ann", 0),
+            ("joined", (news, "ann"), 1),
+            ("joined", "ann", 2),
+            ("unfollowed", news, 0),
+            ("left", (news, "ann"), 1),
+            ("unfollowed", "ann", 0),
+            ("left", "ann", 0),
+        ]
+    )
+
+
+def test_of_a_stream_that_a_closed_hub_did_not_take_nobody_hears() -> None:
+    hub = new_hub()
+    hub.close()
+    listening = Listening(hub)
+    hub.leave(joined(hub, "ann"))
+    assert listening.heard == []

@@ -10,6 +10,9 @@ from trio.testing import MockClock
 
 from tests.support.inside import Client, flush_now, joined, new_hub
 from trio_sse.delivery.intake import Intake
+from trio_sse.delivery.messages import with_copy
+from trio_sse.delivery.receipts import Receipt
+from trio_sse.delivery.targets import topic
 
 
 async def test_what_is_received_is_counted_dispatched_and_its_receipt_claimed() -> None:
@@ -58,3 +61,43 @@ async def test_a_read_that_fails_in_the_middle_is_flushed_too() -> None:
         intake.receive(b'{"user_id":"ann","created_at":0}')
         raise ConnectionError
     assert client.data == ['{"user_id":"ann","created_at":0}']
+
+
+async def test_what_came_by_a_channel_of_a_target_is_for_that_one() -> None:
+    hub = new_hub()
+    ann, bob = Client(joined(hub, "ann")), Client(joined(hub, "bob"))
+    intake = Intake(hub, 1000)
+    with intake:
+        intake.receive(b'{"user_id":"bob","created_at":0}', None, ("ann",))
+        intake.receive(b'{"created_at":1}', None, None)
+    assert ann.data == ['{"user_id":"bob","created_at":0}', '{"created_at":1}']
+    assert bob.data == ['{"created_at":1}']
+
+
+async def test_of_several_copies_the_first_is_delivered_to_all_that_the_message_names() -> None:
+    hub = new_hub(clock=trio.current_time)
+    ann, both = Client(joined(hub, "ann")), Client(joined(hub, "bob", topics=["news"]))
+    intake = Intake(hub, 1000)
+    message = b'{"user_id":["ann","bob"],"topic":"news","created_at":0}'
+    payload = with_copy(message, "c" * 22)
+    with intake:
+        for target in ("ann", "bob", topic("news")):
+            intake.receive(payload, None, (target,))
+    assert ann.data == both.data == [message.decode()]
+    assert hub.counters.received == 1
+
+
+async def test_only_a_message_for_somebody_here_is_answered() -> None:
+    hub = new_hub()
+    answered: list[Receipt] = []
+    hub.receipts.answer = answered.append
+    Client(joined(hub, "ann"))
+    intake = Intake(hub, 1000)
+    with intake:
+        intake.receive(b'{"user_id":"bob","reply_to":"replies:1"}')
+        intake.receive(b'{"user_id":"ann","reply_to":"replies:2"}')
+        intake.receive(b'{"user_id":"ann"}')
+        expected = hub.receipts.expect(b'{"user_id":"ann","reply_to":"replies:3"}')
+        intake.receive(b'{"user_id":"ann","reply_to":"replies:3"}')
+    assert [(one.reply_to, one.took) for one in answered] == [("replies:2", 1), ("replies:3", 1)]
+    assert answered[1] is expected

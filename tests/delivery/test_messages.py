@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from tests.support.inside import TEXT
 from trio_sse.delivery import messages
 from trio_sse.delivery.event_ids import EntryId
-from trio_sse.delivery.messages import MessageError, Notification, decode, user_id_problem, utc_now
+from trio_sse.delivery.messages import (
+    COPY,
+    MessageError,
+    Notification,
+    decode,
+    user_id_problem,
+    utc_now,
+    with_copy,
+)
+from trio_sse.delivery.targets import topic
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -313,3 +322,64 @@ def test_what_every_other_parser_reads_is_delivered_as_it_is(
         users, event, payload[:-1] + b',"created_at":0}'
     )
     assert decode(payload, 65536).data.startswith(payload[:-1] + b',"created_at":"')
+
+
+TO_ANN = ("ann",)
+
+
+@pytest.mark.parametrize("payload", [b"{}", b'{"message":1}', b'{"user_id":"bob"}', b'{"topic":["a","b"]}'])
+def test_what_the_channel_is_for_counts_and_the_payload_need_not_say_it(payload: bytes) -> None:
+    assert decode(payload, 1000, None, TO_ANN).targets == TO_ANN
+    assert decode(payload, 1000, None, None).targets is None
+    assert decode(payload, 1000, None, (topic("news"),)).topics == ("news",)
+
+
+@pytest.mark.parametrize("payload", [b'{"user_id":{}}', b'{"user_id":1.5}', b"[]", b"{", b'{"event":"gap"}'])
+def test_by_a_channel_of_a_target_the_rest_of_the_rules_is_the_same(payload: bytes) -> None:
+    with pytest.raises(MessageError):
+        decode(payload, 1000, None, TO_ANN)
+
+
+def test_a_copy_is_for_all_that_it_names_whichever_channel_brought_it() -> None:
+    payload = with_copy(b'{"user_id":["ann","bob"],"created_at":0}', "c" * 22)
+    found = decode(payload, 1000, None, TO_ANN)
+    assert found.targets == ("ann", "bob")
+    assert found.copy == b'"%b"' % (b"c" * 22)
+    assert found.data == b'{"user_id":["ann","bob"],"created_at":0}'
+
+
+@given(FIELDS, USER)
+def test_what_makes_copies_one_leaves_no_trace_in_what_clients_get(fields: dict[str, Any], user: Any) -> None:
+    message = json.dumps({**fields, "user_id": user, "created_at": 0}).encode()
+    copy = decode(with_copy(message, "-_" * 11), 100_000)
+    assert copy.copy is not None
+    assert copy.data == message
+    assert copy.targets == decode(message, 100_000).targets
+
+
+@pytest.mark.parametrize("value", ['"short"', "5", "null", '"%s"' % ("ü" * 22), '"%s"' % ("c" * 23)])
+def test_a_field_of_that_name_that_is_none_of_ours_is_the_publishers(value: str) -> None:
+    payload = f'{{"user_id":1,"created_at":0,"{COPY}":{value}}}'.encode()
+    found = decode(payload, 1000)
+    assert found.copy is None
+    assert found.data == payload
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ("replies:17", "replies:17"),
+        ("r\u00e9ponses:\u6d88\u606f", "r\u00e9ponses:\u6d88\u606f"),
+        ("", None),
+        (None, None),
+        (17, None),
+        (["replies:17"], None),
+        ({"list": "replies:17"}, None),
+    ],
+)
+def test_the_list_that_asks_what_became_of_a_message(field: Any, expected: str | None) -> None:
+    message = {"user_id": 1, "reply_to": field}
+    notification = read(message)
+    assert notification.reply_to == expected
+    assert json.loads(notification.data)["reply_to"] == field, "it passes through as all fields do"
+    assert read({"user_id": 1}).reply_to is None

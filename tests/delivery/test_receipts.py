@@ -195,3 +195,34 @@ def test_one_who_has_the_older_part_already_is_counted_for_the_rest() -> None:
     older, newer = Receipt(), Receipt()
     connection.offer(Batch([b"a", b"b"], [1, 2], {1: older, 2: newer}))
     assert way(newer) == (1, 0, 0)
+
+
+def test_a_message_that_asks_for_an_answer_has_one_receipt_and_is_answered_after_the_flush() -> None:
+    hub = new_hub()
+    answered: list[tuple[str | None, int, int, int]] = []
+
+    def answer(receipt: Receipt) -> None:
+        answered.append((receipt.reply_to, *way(receipt)))
+
+    hub.receipts.answer = answer
+    joined(hub, "ann")
+    Client(joined(hub, "ann"), busy=True)
+    own = Receipt()
+    receipt = hub.receipts.asked("replies:1", own)
+    assert receipt is own, "the one that POST /publish waits for"
+    hub.dispatch(note("ann"), receipt=receipt)
+    hub.dispatch(note("ann"), receipt=Receipt())
+    other = hub.receipts.asked("replies:2", None)
+    hub.dispatch(note("ann"), receipt=other)
+    assert answered == []
+    flush_now(hub)
+    assert [name for name, *_ in answered] == ["replies:1", "replies:2"]
+    assert all(sum(counts) == 2 for _, *counts in answered)
+
+
+def test_where_nobody_answers_no_receipt_is_made() -> None:
+    receipts = Receipts()
+    assert receipts.asked("replies:1", None) is None
+    own = Receipt()
+    assert receipts.asked("replies:1", own) is own
+    assert own.reply_to is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -11,12 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.inside import PROCESS, Client, events, flush_now, new_history, new_hub, note, unbegun
+from trio_sse.delivery import interest
+from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.event_ids import EntryId, entry_text, parse
 from trio_sse.delivery.history import History
 from trio_sse.delivery.hub import Hub
+from trio_sse.delivery.interest import Interest, Shard
 from trio_sse.delivery.notices import farewell
 from trio_sse.delivery.replay import Rest
 from trio_sse.delivery.resume import FromLog, FromMemory, PendingReplay, Resumer, Start, decide
+from trio_sse.delivery.snapshot import Snapshot
+from trio_sse.delivery.targets import ALL
 
 OTHER = "0123456789ab"
 
@@ -537,3 +542,141 @@ def test_connections_have_ids_of_their_own() -> None:
         resumer.begin(connection, Start())
         ids.add(events(Client(connection).received)[0].json()["connection_id"])
     assert len(ids) == 100
+
+
+class BySubscription:
+    """A hub that knows messages of a target only while it is subscribed. Redis confirms at once."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.hub = new_hub(clock=lambda: self.now, seconds=1000)
+        self.hub.snapshot = Snapshot(10, 1 << 20)
+        self.shard = Shard()
+        self.interest = Interest(
+            self.hub.history, lambda _: self.shard, self.hub.announce_gap_to, self.hub.snapshot.forget
+        )
+        self.hub.target_listeners.append(self.interest)
+        self.interest.followed(ALL)
+        self.interest.link_up(self.shard)
+        self.hub.history.subscribed()
+        self.resumer = Resumer(
+            self.hub.history, heartbeat_seconds=30.0, snapshot=self.hub.snapshot, interest=self.interest
+        )
+        self.confirm()
+
+    def confirm(self) -> None:
+        for target in self.shard.take_queue(100):
+            self.interest.confirmed(self.shard, target)
+
+    def begin(self, **start: Any) -> tuple[Connection, list[str]]:
+        connection = unbegun(self.hub, "ann", recovery=self.resumer)
+        self.resumer.begin(connection, Start(**start))
+        self.confirm()
+        client = Client(connection)
+        return connection, [
+            event.data if event.event == "message" else event.event for event in events(client.received)
+        ]
+
+    def leave_for_good(self, connection: Connection) -> None:
+        self.hub.leave(connection)
+        self.now += 100
+        self.interest.expire()
+
+
+def test_by_key_nobody_is_given_a_part_of_the_past_as_if_it_were_all() -> None:
+    world = BySubscription()
+    ann, said = world.begin()
+    assert said == ["connected"]
+    world.hub.dispatch(note("ann", data=b"1"))
+    position = world.hub.history.text(world.hub.history.latest)
+    world.leave_for_good(ann)
+    world.hub.dispatch(note("bob", data=b"2"))  # one for ann would not come here
+    ann, said = world.begin(rewind=20)
+    assert said == ["connected"]
+    world.hub.leave(ann)
+    assert world.begin(last_event_id=position)[1] == ["connected", "gap"]
+    assert world.begin(seconds=200)[1] == ["connected", "gap", "1"]
+    assert world.begin(seconds=0)[1] == ["connected"]
+
+
+def test_by_key_a_state_from_before_the_subscription_is_no_snapshot() -> None:
+    world = BySubscription()
+    ann, _ = world.begin()
+    world.hub.dispatch(note("ann", data=b"old", key="price"))
+    world.hub.leave(ann)
+    ann, said = world.begin(snapshot=True)
+    assert said == ["connected", "old", "snapshot"]
+    world.leave_for_good(ann)
+    world.hub.dispatch(note("bob", "ann", data=b"a copy for bob", key="price"))
+    assert world.begin(snapshot=True)[1] == ["connected", "snapshot"]
+
+
+class Since:
+    """In the place of what keeps the subscriptions: subscribed since that sequence and that time."""
+
+    def __init__(self, sequence: int, at: float = 0.0) -> None:
+        self.known = interest.Since(sequence, at)
+        self.waits: list[Callable[[], None]] = []
+        self.forgotten: list[Connection] = []
+
+    def since(self, follows: object) -> interest.Since:
+        return self.known
+
+    def when_subscribed(self, connection: Connection, begin: Callable[[], None]) -> None:
+        self.waits.append(begin)
+
+    def forget(self, connection: Connection) -> None:
+        self.forgotten.append(connection)
+
+
+def by_key(since: Since, now: float = 0.0) -> tuple[Hub, Resumer]:
+    """Messages 1 to 5 for ann."""
+    hub = new_hub(clock=lambda: now)
+    for _ in range(5):
+        hub.dispatch(note("ann"))
+    flush_now(hub)
+    known: Any = since
+    return hub, Resumer(hub.history, heartbeat_seconds=30.0, interest=known)
+
+
+def test_by_key_a_stream_begins_when_what_it_follows_is_subscribed() -> None:
+    since = Since(0)
+    hub, resumer = by_key(since)
+    connection = unbegun(hub, "ann", recovery=resumer)
+    client = Client(connection)
+    resumer.begin(connection, Start())
+    assert client.data == []
+    hub.dispatch(note("ann", data=b"too early"))
+    since.waits[0]()
+    hub.dispatch(note("ann", data=b"in time"))
+    flush_now(hub)
+    assert client.names == ["connected", "message"]
+    hub.leave(connection)
+    assert connection in since.forgotten
+
+
+@pytest.mark.parametrize(
+    ("start", "since", "at", "gap"),
+    [
+        (Start(f"{PROCESS}.2"), 2, 0.0, False),
+        (Start(f"{PROCESS}.2"), 3, 0.0, True),  # subscribed after the client had that id
+        (Start(seconds=50), 0, 50.0, False),
+        (Start(seconds=50), 0, 51.0, True),
+        (Start(rewind=3), 4, 51.0, False),  # promises nothing
+        (Start(), 4, 51.0, False),
+        (Start(f"{PROCESS}.2", seconds=50), 2, 51.0, False),  # the id counts
+    ],
+)
+def test_by_key_what_was_published_before_the_subscription_is_told_to_be_missing(
+    start: Start, since: int, at: float, gap: bool
+) -> None:
+    known = Since(since, at)
+    hub, resumer = by_key(known, now=100.0)
+    hub.history.subscribed()
+    hub.history._known_since = 0.0  # its clock stands still
+    connection = unbegun(hub, "ann", recovery=resumer)
+    client = Client(connection)
+    resumer.begin(connection, start)
+    known.waits[0]()
+    gaps = [json.loads(event.data)["reason"] for event in events(client.received) if event.event == "gap"]
+    assert gaps == (["history_expired"] if gap else [])

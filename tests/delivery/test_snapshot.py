@@ -135,6 +135,17 @@ def test_it_is_bounded_and_the_oldest_goes_first(most: int, max_bytes: int) -> N
     assert len(snapshot._by_target["ann"]) == 3
 
 
+def test_a_target_may_be_forgotten() -> None:
+    snapshot = Snapshot(10, 1 << 20)
+    snapshot.put(("ann", "bob"), "a", (1, b"a", math.inf))
+    snapshot.put(("ann",), "b", (2, b"b", math.inf))
+    snapshot.forget("ann")
+    snapshot.forget("nobody")
+    assert snapshot.frames("ann", 0) == []
+    assert snapshot.frames("bob", 0) == [b"a"]
+    assert len(snapshot) == 1
+
+
 def test_without_room_there_is_none() -> None:
     snapshot = Snapshot(0, 0)
     snapshot.put(("ann",), "a", (1, b"a", math.inf))

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import redis
 
-from tests.integration.test_publish import TOKENS, post
-from tests.support.client import streaming
+from tests.integration.test_publish import ONE, TOKENS, post
+from tests.support.client import eventually, streaming
 from tests.support.process import Services
 from tests.support.valkeys import breakable
+from tests.support.variants import TRIO_SSE
 
 pytestmark = pytest.mark.integration
 
@@ -22,7 +23,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "security.md"
 def grant(admin: redis.Redis, lines: int) -> None:
     """The first lines of the docs."""
     rights = re.findall(r"^ACL SETUSER .*$", DOCS.read_text(), re.MULTILINE)
-    assert len(rights) >= 4  # those behind are for channels by key
+    assert len(rights) >= 7  # those behind are for channels by key
     for line in rights[:lines]:
         admin.execute_command(*line.split())  # type: ignore[no-untyped-call]
 
@@ -58,4 +59,52 @@ async def test_the_rights_that_the_docs_name_are_enough(start: Services) -> None
                     answer = post(service, {"user_id": 1, "n": 7}, **key)
                     assert answer.status == 200, answer.body
                 assert [(await client.notification())["n"] for _ in range(2)] == [7, 7]
+
+        grant(admin, 5)
+        counted: dict[str, Any] = {
+            "SSE_LIMITS_SHARED": "true",
+            "SSE_MAX_CONNECTIONS_PER_USER": "2",
+            "SSE_CONNECTION_RATE_PER_ADDRESS": "100",
+            "SSE_REBALANCE": "0.1",
+        }
+        service = start(redis_port=valkey.port, **common, **counted, SSE_LIMITS_WITHOUT_REDIS="closed")
+        async with streaming(service.port), streaming(service.port):
+            refused = service.get("/sse", headers={"Accept": "application/json"})
+            assert refused.status == 429, refused.body
         assert admin.acl_log() == []
+
+
+async def test_the_rights_for_presence_and_replies_are_enough(start: Services) -> None:
+    settings: dict[str, Any] = {
+        "REDIS_USERNAME": "trio_sse",
+        "REDIS_PASSWORD": "password",
+        "REDIS_MAIN_DB": "0",
+        "SSE_REDIS_CHANNEL": "notifications",
+        "SSE_PRESENCE": "true",
+        "SSE_PRESENCE_TOPIC": "who",
+        "SSE_PRESENCE_GRACE_SECONDS": "0",
+        "SSE_HEARTBEAT_SECONDS": "1",
+        "SSE_REPLY_LISTS": "replies:",
+        **TOKENS,
+    }
+    with breakable() as valkey, valkey.client() as admin:
+        grant(admin, 7)
+        one, other = start.each((TRIO_SSE, TRIO_SSE), redis_port=valkey.port, **settings)
+        async with (
+            streaming(one.port, target="/sse?user_id=witness&topic=who") as witness,
+            streaming(other.port, target="/sse?user_id=ann&topic=room"),
+        ):
+            names = {(await witness.event()).json.get("message", {}).get("user_id") for _ in range(2)}
+            admin.publish("notifications", '{"user_id":"ann","reply_to":"replies:1"}')
+            await eventually(lambda: admin.llen("replies:1") == 1, "an answer")
+            other.kill()
+            while "ann" not in names:
+                names.add((await witness.event()).json.get("message", {}).get("user_id"))
+            gone = await witness.until(lambda event: '"online": false' in event.data)
+            assert gone[-1].json["message"]["user_id"] == "ann"
+            answer = one.get("/presence?topic=room&ids=true", headers=ONE)
+            assert answer.json["topics"]["room"]["users"] == 0
+        assert "refused" not in one.log
+        assert "not kept" not in one.log
+        denied: Any = admin.execute_command("ACL", "LOG")
+        assert denied == []

@@ -12,8 +12,9 @@ from trio_sse.settings import SettingsError, load
 
 URL = {"REDIS_URL": "redis://ann:s3cret@h:7000/3"}
 SENTINELS = {"REDIS_SENTINELS": "a,b"}
-CLUSTER = {"REDIS_CLUSTER": "a,b:7000"}
 STREAM = {"SSE_REDIS_STREAM": "events"}
+BY_KEY = {"SSE_REDIS_ROUTING": "by-key"}
+CLUSTER = {"REDIS_CLUSTER": "a,b", **BY_KEY}
 
 
 @pytest.fixture(autouse=True)
@@ -34,22 +35,28 @@ def _empty_environment() -> Iterator[None]:
         ({**URL, **STREAM, "REDIS_MAIN_DB": "1"}, "REDIS_MAIN_DB"),
         ({**URL, "SSE_PUBLISH_TOKENS": "a" * 32, "REDIS_MAIN_DB": "1"}, "REDIS_MAIN_DB"),
         ({"REDIS_URL": "redis://h", **STREAM, "REDIS_MAIN_DB": "1"}, "REDIS_MAIN_DB"),
+        ({"REDIS_URL": "redis://h", "SSE_PRESENCE": "true", "REDIS_MAIN_DB": "1"}, "REDIS_MAIN_DB"),
+        ({"REDIS_URL": "redis://h", "SSE_REPLY_LISTS": "r:", "REDIS_MAIN_DB": "1"}, "REDIS_MAIN_DB"),
         ({**URL, **SENTINELS}, "REDIS_SENTINELS and REDIS_URL"),
         ({"REDIS_URL": "unix:///r.sock", **SENTINELS}, "REDIS_SENTINELS and REDIS_URL"),
         ({"REDIS_URL": "redis://:s3cret@/3", **SENTINELS, "REDIS_PASSWORD": "oth3r"}, "REDIS_PASSWORD"),
         ({**SENTINELS, "REDIS_HOST": "h"}, "REDIS_HOST"),
         ({**SENTINELS, "REDIS_PORT": "7000"}, "REDIS_PORT"),
-        ({**URL, **CLUSTER}, "REDIS_CLUSTER and REDIS_URL"),
         ({"REDIS_URL": "unix:///r.sock", **CLUSTER}, "REDIS_CLUSTER and REDIS_URL"),
         ({"REDIS_URL": "redis://:s3cret@/", **CLUSTER, "REDIS_PASSWORD": "oth3r"}, "REDIS_PASSWORD"),
-        ({**CLUSTER, "REDIS_HOST": "h"}, "REDIS_HOST"),
-        ({**CLUSTER, **SENTINELS}, "REDIS_CLUSTER and REDIS_SENTINELS"),
-        ({**CLUSTER, "SSE_REDIS_ROUTING": "shared"}, "leave SSE_REDIS_ROUTING out"),
-        ({**CLUSTER, **STREAM}, "leave SSE_REDIS_STREAM out"),
         ({"REDIS_URL": "redis://:s3cret@/3"}, "it has no host"),
         ({"REDIS_SENTINEL_MASTER": "front"}, "REDIS_SENTINEL_MASTER"),
         ({"REDIS_SENTINEL_USERNAME": "eye"}, "REDIS_SENTINEL_USERNAME"),
         ({"REDIS_SENTINEL_PASSWORD": "s3cret"}, "REDIS_SENTINEL_PASSWORD"),
+        ({**BY_KEY, **STREAM}, "SSE_REDIS_STREAM"),
+        ({"REDIS_CLUSTER": "a,b", "SSE_REDIS_ROUTING": "shared"}, "REDIS_CLUSTER is routed by key"),
+        ({**CLUSTER, **STREAM}, "SSE_REDIS_STREAM"),
+        ({**CLUSTER, **SENTINELS}, "REDIS_CLUSTER and REDIS_SENTINELS"),
+        ({**CLUSTER, **URL}, "REDIS_CLUSTER and REDIS_URL"),
+        ({**CLUSTER, "REDIS_HOST": "h"}, "REDIS_HOST has no effect beside REDIS_CLUSTER"),
+        ({**CLUSTER, "REDIS_PORT": "7000"}, "REDIS_PORT has no effect beside REDIS_CLUSTER"),
+        ({**CLUSTER, "REDIS_SENTINEL_MASTER": "front"}, "REDIS_SENTINEL_MASTER"),
+        ({**CLUSTER, "REDIS_URL": "redis://:s3cret@", "REDIS_PASSWORD": "oth3r"}, "REDIS_PASSWORD"),
     ],
 )
 def test_what_would_have_no_effect_ends_the_start_with_one_line(
@@ -87,8 +94,16 @@ def test_a_cluster_has_login_and_tls_of_the_url_without_an_address(nodes: str, u
         ({**URL, "REDIS_MAIN_DB": "1"}, ["REDIS_MAIN_DB: no effect beside REDIS_URL; a channel"]),
         ({**URL, "REDIS_MAIN_DB": "1", "REDIS_HOST": "h"}, ["REDIS_HOST", "REDIS_MAIN_DB"]),
         (URL, []),
+        ({"SSE_LIMITS_SHARED": "true"}, ["SSE_LIMITS_SHARED: no effect"]),
+        ({"SSE_LIMITS_SHARED": "true", "SSE_MAX_CONNECTIONS_PER_USER": "5"}, []),
+        ({"SSE_LIMITS_WITHOUT_REDIS": "closed"}, ["SSE_LIMITS_WITHOUT_REDIS: no effect"]),
+        ({"SSE_REBALANCE": "0.1"}, ["SSE_REBALANCE without SSE_REDIS_STREAM"]),
+        ({"SSE_REBALANCE": "0.1", **STREAM}, []),
         ({"REDIS_URL": "rediss://:s3cret@/3", **SENTINELS, "REDIS_SENTINEL_MASTER": "front"}, []),
         ({"REDIS_HOST": "h", "REDIS_PORT": "7", "REDIS_PASSWORD": "s3cret", "REDIS_MAIN_DB": "7"}, []),
+        ({**CLUSTER, "REDIS_USERNAME": "ann", "REDIS_PASSWORD": "s3cret"}, []),
+        ({**CLUSTER, "REDIS_URL": "rediss://:s3cret@"}, []),
+        ({**BY_KEY, **SENTINELS}, []),
         ({**SENTINELS, "REDIS_USERNAME": "ann", "REDIS_PASSWORD": "s3cret", "REDIS_MAIN_DB": "7"}, []),
     ],
 )

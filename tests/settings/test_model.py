@@ -19,6 +19,7 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "port": ("SSE_PORT", 8085),
     "root_path": ("SSE_ROOT_PATH", ""),
     "redis_channel": ("SSE_REDIS_CHANNEL", "notifications"),
+    "redis_routing": ("SSE_REDIS_ROUTING", "shared"),
     "redis_stream": ("SSE_REDIS_STREAM", None),
     "heartbeat_seconds": ("SSE_HEARTBEAT_SECONDS", 30),
     "buffer": ("SSE_BUFFER", 10),
@@ -47,18 +48,25 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "jwt_query": ("SSE_JWT_QUERY", False),
     "public_topics": ("SSE_PUBLIC_TOPICS", ()),
     "publish_tokens": ("SSE_PUBLISH_TOKENS", None),
+    "presence": ("SSE_PRESENCE", False),
+    "presence_topic": ("SSE_PRESENCE_TOPIC", None),
+    "presence_grace_seconds": ("SSE_PRESENCE_GRACE_SECONDS", 10),
+    "reply_lists": ("SSE_REPLY_LISTS", None),
     "stream_length": ("SSE_STREAM_LENGTH", 100_000),
     "max_topics": ("SSE_MAX_TOPICS", 100),
     "max_connections": ("SSE_MAX_CONNECTIONS", 0),
     "max_connections_per_user": ("SSE_MAX_CONNECTIONS_PER_USER", 0),
     "max_connections_per_address": ("SSE_MAX_CONNECTIONS_PER_ADDRESS", 0),
     "connection_rate_per_address": ("SSE_CONNECTION_RATE_PER_ADDRESS", 0),
+    "limits_shared": ("SSE_LIMITS_SHARED", False),
+    "limits_without_redis": ("SSE_LIMITS_WITHOUT_REDIS", "open"),
     "trusted_proxies": ("SSE_TRUSTED_PROXIES", ()),
     "tls_cert": ("SSE_TLS_CERT", None),
     "tls_key": ("SSE_TLS_KEY", None),
     "write_timeout_seconds": ("SSE_WRITE_TIMEOUT_SECONDS", 20),
     "drain_seconds": ("SSE_DRAIN_SECONDS", 5),
     "max_stream_seconds": ("SSE_MAX_STREAM_SECONDS", 0),
+    "rebalance": ("SSE_REBALANCE", 0),
     "max_message_bytes": ("SSE_MAX_MESSAGE_BYTES", 65536),
     "workers": ("SSE_WORKERS", 1),
     "direct": ("SSE_DIRECT", True),
@@ -70,6 +78,7 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "redis_password": ("REDIS_PASSWORD", None),
     "redis_main_db": ("REDIS_MAIN_DB", 1),
     "redis_url": ("REDIS_URL", None),
+    "redis_cluster": ("REDIS_CLUSTER", ()),
     "redis_sentinels": ("REDIS_SENTINELS", ()),
     "redis_sentinel_master": ("REDIS_SENTINEL_MASTER", "mymaster"),
     "redis_sentinel_username": ("REDIS_SENTINEL_USERNAME", None),
@@ -97,6 +106,7 @@ def test_the_default_is_the_documented_one(field: str) -> None:
         ("SSE_ROOT_PATH", "a/b.c/", "root_path", "/a/b.c"),
         ("SSE_ROOT_PATH", "/", "root_path", ""),
         ("SSE_REDIS_CHANNEL", "news", "redis_channel", "news"),
+        ("SSE_REDIS_ROUTING", "By-Key", "redis_routing", "by-key"),
         ("SSE_HEARTBEAT_SECONDS", "0.5", "heartbeat_seconds", 0.5),
         ("SSE_BUFFER", "1", "buffer", 1),
         ("SSE_REDIS_STREAM", "events", "redis_stream", "events"),
@@ -106,6 +116,9 @@ def test_the_default_is_the_documented_one(field: str) -> None:
         ("SSE_HISTORY_BYTES", "0", "history_bytes", 0),
         ("SSE_REPLAY_LIMIT", "0", "replay_limit", 0),
         ("SSE_DRAIN_SECONDS", "0", "drain_seconds", 0),
+        ("SSE_REBALANCE", "0.1", "rebalance", 0.1),
+        ("SSE_LIMITS_SHARED", "true", "limits_shared", True),
+        ("SSE_LIMITS_WITHOUT_REDIS", "Closed", "limits_without_redis", "closed"),
         ("SSE_MAX_STREAM_SECONDS", "86400", "max_stream_seconds", 86400),
         ("REDIS_SENTINELS", "a:26379", "redis_sentinels", ("a:26379",)),
         ("SSE_CORS_ORIGINS", "https://a.example", "cors_origins", ("https://a.example",)),
@@ -123,6 +136,8 @@ def test_the_default_is_the_documented_one(field: str) -> None:
         ("SSE_PUBLIC_TOPICS", "news", "public_topics", ("news",)),
         ("SSE_MAX_TOPICS", "1", "max_topics", 1),
         ("SSE_MAX_TOPICS", "10000", "max_topics", 10_000),
+        ("SSE_PRESENCE", "true", "presence", True),
+        ("SSE_REPLY_LISTS", "replies:", "reply_lists", "replies:"),
         ("SSE_STREAM_LENGTH", "1", "stream_length", 1),
         ("SSE_MAX_CONNECTIONS", "10000000", "max_connections", 10_000_000),
         ("SSE_CONNECTION_RATE_PER_ADDRESS", "0.5", "connection_rate_per_address", 0.5),
@@ -207,6 +222,28 @@ def test_a_sentinel_has_the_port_of_sentinels_and_tls_where_it_is_said() -> None
     assert told[:3] == [("a:26379", None), ("b:26380", None), ("[::1]:26379", None)]
     assert told[3] == ("c:26379", {"ssl_cert_reqs": "none"})
     assert {(one.username, one.password) for one in at.sentinel_servers} == {("eye", "pw")}
+
+
+def test_a_cluster_is_a_comma_list_and_stands_for_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSE_REDIS_ROUTING", "by-key")
+    loaded = from_env(monkeypatch, "REDIS_CLUSTER", " a, b:7000 ,[::1],")
+    assert loaded.redis_cluster == ("a", "b:7000", "[::1]")
+    assert [str(one) for one in loaded.cluster_servers] == ["a:6379", "b:7000", "[::1]:6379"]
+    assert loaded.redis_server == loaded.cluster_servers[0]
+    assert loaded.redis_is_configured
+    assert loaded.redis_address == "a:6379,b:7000,[::1]:6379 (REDIS_CLUSTER)"
+
+
+def test_all_nodes_of_a_cluster_have_one_login_and_tls_where_it_is_said() -> None:
+    at = settings(
+        redis_routing="by-key",
+        redis_cluster="a,rediss://b,rediss://c?ssl_check_hostname=false",
+        redis_url="rediss://ann:pw@?ssl_cert_reqs=none",
+    )
+    nodes = at.cluster_servers
+    assert {(one.username, one.password, one.path) for one in nodes} == {("ann", "pw", None)}
+    unchecked = {"ssl_cert_reqs": "none"}
+    assert [one.tls for one in nodes] == [unchecked, unchecked, {"ssl_check_hostname": False}]
 
 
 def test_without_a_url_the_address_is_host_and_port(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,6 +332,10 @@ JWT = {"SSE_AUTH": "jwt"}
         ({"SSE_MAX_TOPICS": "0"}, "a number from 1 to 10000"),
         ({"SSE_PUBLISH_TOKENS": "s3cret"}, "SSE_PUBLISH_TOKENS has a token that is too short"),
         ({"SSE_PUBLISH_TOKENS": "token-number-one,s3cret-and-more"[:-1]}, "16 bytes each"),
+        ({"SSE_PRESENCE_TOPIC": "who"}, "SSE_PRESENCE_TOPIC has no effect without SSE_PRESENCE=true"),
+        ({"SSE_REPLY_LISTS": "trio"}, "SSE_REPLY_LISTS='trio' covers 'trio_sse:'"),
+        ({"SSE_REPLY_LISTS": "trio_sse:presence"}, "covers 'trio_sse:'"),
+        ({"SSE_REPLY_LISTS": "e", "SSE_REDIS_STREAM": "events"}, "SSE_REPLY_LISTS='e' covers 'events'"),
         ({"SSE_TLS_CERT": "cert.pem"}, "SSE_TLS_KEY"),
         ({"SSE_TLS_KEY": "key.pem"}, "SSE_TLS_CERT"),
         ({"SSE_TLS_CERT": "/no/cert.pem", "SSE_TLS_KEY": "/no/key.pem"}, "do not load"),

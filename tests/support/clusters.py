@@ -133,14 +133,15 @@ class Cluster:
                 if node.info().get("cluster_state") != "ok":
                     return False
                 views.add(
-                    str(sorted((first, last, master[1]) for first, last, master, *_ in self._slots(node)))
+                    str(sorted((first, last, master[1]) for first, last, master, *_ in self.slots(node)))
                 )
             return len(views) == 1
 
         self.wait(well)
 
     @staticmethod
-    def _slots(node: Node) -> list[Any]:
+    def slots(node: Node) -> list[Any]:
+        """What CLUSTER SLOTS answers there."""
         answer: Any = cast(Any, redis.Connection)(port=node.port)
         answer.connect()
         try:
@@ -152,7 +153,7 @@ class Cluster:
     def master_of(self, name: str | bytes) -> Node:
         """The node that serves a channel or key."""
         slot = key_slot(name.encode() if isinstance(name, str) else name)
-        for first, last, master, *_ in self._slots(self.alive[0]):
+        for first, last, master, *_ in self.slots(self.alive[0]):
             if first <= slot <= last:
                 return next(node for node in self.nodes if node.port == master[1])
         raise LookupError(name)
@@ -168,7 +169,7 @@ class Cluster:
         self.wait_until_well()
 
     def _owners(self, node: Node) -> set[int]:
-        return {master[1] for _, _, master, *_ in self._slots(node)}
+        return {master[1] for _, _, master, *_ in self.slots(node)}
 
     def add_master(self) -> Node:
         """A new node without slots."""
@@ -181,7 +182,7 @@ class Cluster:
     def move(self, slots: range, target: Node) -> None:
         """Move empty slots to another master, one after the other, as `valkey-cli --cluster reshard` does."""
         owners = {}
-        for first, last, master, *_ in self._slots(self.alive[0]):
+        for first, last, master, *_ in self.slots(self.alive[0]):
             for slot in range(first, last + 1):
                 owners[slot] = next(node for node in self.nodes if node.port == master[1])
         for slot in slots:

@@ -179,10 +179,14 @@ async def request_stream(
 
 
 def note(
-    *users: str, topics: Iterable[str] = (), data: bytes = b"{}", event: str | None = None
+    *users: str,
+    topics: Iterable[str] = (),
+    data: bytes = b"{}",
+    event: str | None = None,
+    key: str | None = None,
 ) -> Notification:
     """A notification for `users` and `topics`, or for everybody if none is named."""
-    return Notification((*users, *map(topic, topics)) or None, event, data)
+    return Notification((*users, *map(topic, topics)) or None, event, data, key)
 
 
 def batch(*sequences: int) -> Batch:

@@ -194,6 +194,14 @@ class Service:
             for sign in SIGNS_OF_A_MISTAKE:
                 assert sign not in self.log, self.log
 
+    def tell(self) -> str:
+        """What it says of itself, and the end of its log."""
+        try:
+            state = self.get("/readyz").body.decode() if self.running else f"ended: {self.process.poll()}"
+        except OSError as error:
+            state = f"does not answer: {error}"
+        return "\n".join([state, *self.log.splitlines()[-20:]])
+
 
 class Services:
     """Starts services and ends all of them."""
@@ -266,6 +274,10 @@ class Services:
         )
         self._started.append(service)
         return service
+
+    def tell(self) -> list[str]:
+        """What each says of itself."""
+        return [service.tell() for service in self._started]
 
     def close(self) -> None:
         with contextlib.ExitStack() as stack:

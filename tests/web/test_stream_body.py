@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -69,25 +70,44 @@ async def test_a_request_that_is_cancelled_anywhere_leaves_nothing(service: Serv
     assert (len(service.hub), service.hub.users) == (0, [])
 
 
+class HeadSentError(Exception):
+    pass
+
+
+async def test_it_is_in_the_hub_before_the_head_of_the_response_leaves(service: Service) -> None:
+    # To a browser the stream is open then, and what is published from now on must reach it.
+    async def seen(message: Any) -> None:
+        assert message["type"] == "http.response.start"
+        assert service.hub.users == ["1"]
+        raise HeadSentError
+
+    with pytest.RaisesGroup(HeadSentError, flatten_subgroups=True, allow_unwrapped=True):
+        await asgi(service)(http_scope("/sse"), AsgiRequest().receive, seen)
+    assert len(service.hub) == 0
+
+
 @pytest.mark.parametrize("how", [None, ValueError(), KeyboardInterrupt()])
 async def test_a_body_is_out_of_the_hub_however_it_ends(service: Service, how: BaseException | None) -> None:
     body = StreamBody(service, Accepted("ann", Start(), ()))
-    await body.__aenter__()
-    assert service.hub.users == ["ann"]
-    await body.__aexit__(type(how) if how else None, how, None)
+    with contextlib.suppress(ValueError, KeyboardInterrupt), body.joined():
+        assert service.hub.users == ["ann"]
+        if how is not None:
+            raise how
     assert (len(service.hub), service.hub.users) == (0, [])
 
 
 async def test_while_it_is_open_redis_is_read_at_its_server_s_pace(service: Service) -> None:
-    async with StreamBody(service, Accepted("ann", Start(), ())):
+    with StreamBody(service, Accepted("ann", Start(), ())).joined():
         assert service.hub.by_server == 1
     assert service.hub.by_server == 0
 
 
 async def test_a_body_ends_with_its_connection(service: Service) -> None:
-    async with StreamBody(service, Accepted("ann", Start(), ())) as body:
-        service.hub.close()
-        chunks = [chunk async for chunk in body]
+    stream = StreamBody(service, Accepted("ann", Start(), ()))
+    with stream.joined():
+        async with stream as body:
+            service.hub.close()
+            chunks = [chunk async for chunk in body]
     assert [event.event for event in parsed(b"".join(chunks))] == ["connected"]
 
 

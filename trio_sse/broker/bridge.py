@@ -102,7 +102,7 @@ class Bridge:
         if not self._source.redis_cluster:
             return None
         cluster = ClusterMap(self._channels.of)
-        cluster.learn(await look(self._source))
+        cluster.learn((await look(self._source)).ranges)
         return cluster.address_of((stream or self._source.redis_channel).encode())
 
     async def _follow_channel(self, link: Link) -> None:

@@ -27,8 +27,10 @@ class Channels:
         name = topic_name(target)
         return self._user + target.encode() if name is None else self._topic + name.encode()
 
-    def target_of(self, channel: bytes) -> Target | None:
+    def target_of(self, channel: object) -> Target | None:
         """The target of a channel. None if it is none of these."""
+        if type(channel) is not bytes:
+            return None
         try:
             if channel.startswith(self._user):
                 return channel[len(self._user) :].decode()

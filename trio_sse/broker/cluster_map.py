@@ -31,6 +31,7 @@ class ClusterMap:
         self._channel_of = channel_of
         self._nowhere = Shard()
         self._shards: list[Shard] = [self._nowhere] * SLOTS
+        self._losers: set[Shard] = set()
         self.masters: dict[Address, Shard] = {}
         """The masters that serve slots."""
 
@@ -43,26 +44,36 @@ class ClusterMap:
         shard = self._shards[key_slot(channel)]
         return next((address for address, one in self.masters.items() if one is shard), None)
 
-    def learn(self, ranges: Iterable[Range]) -> set[Shard]:
-        """Take over what a node says. Returns the shards that have lost slots."""
+    def learn(self, ranges: Iterable[Range], *, in_doubt: bool = False) -> set[Shard]:
+        """Take over what a node says. What it does not mention stays as it was if that is `in_doubt`. Returns
+        the shards that have lost slots."""
         before, self._shards = self._shards, [self._nowhere] * SLOTS
         old, self.masters = self.masters, {}
+        if in_doubt:
+            self._shards, self.masters = before[:], dict(old)
         for first, last, address in ranges:
             shard = self.masters.get(address) or old.get(address) or Shard()
             self.masters[address] = shard
             self._shards[first : last + 1] = [shard] * (last + 1 - first)
         pairs = zip(before, self._shards, strict=True)
-        return {was for was, now in pairs if was is not now}
+        losers, self._losers = self._losers, set()
+        return losers | {was for was, now in pairs if was is not now}
 
     def correct(self, slot: int, address: Address) -> None:
         """Take over what a master says of a slot that it does not serve."""
+        self._losers.add(self._shards[slot])
         self._shards[slot] = self.masters.setdefault(address, Shard())
 
 
 def ranges_of(answer: Any, asked: Address) -> list[Range]:
-    """Read the answer to CLUSTER SLOTS. A node without a name of its own is the one that was `asked`."""
-    found = []
-    for first, last, master, *_ in answer:
-        host, port = master[0], master[1]
-        found.append(Range(first, last, ((host or b"").decode() or asked[0], port)))
-    return found
+    """Read the answer to CLUSTER SLOTS."""
+    return [
+        Range(first, last, address_of((master[0] or b"").decode(), master[1], asked))
+        for first, last, master, *_ in answer
+    ]
+
+
+def address_of(host: str, port: int, asked: Address) -> Address:
+    """The address of a node, as another one that was `asked` gives it: without a name that it knows
+    (`cluster-preferred-endpoint-type`), at the host that was asked."""
+    return host if host not in ("", "?") else asked[0], port

@@ -13,12 +13,11 @@ import trio_asyncio
 from redis.exceptions import MovedError
 
 from trio_sse.broker.attempts import Attempts
-from trio_sse.broker.cluster_map import Address, ClusterMap, Range
+from trio_sse.broker.cluster_map import Address, ClusterMap, address_of
 from trio_sse.broker.key_subscriber import expire_forever
 from trio_sse.broker.link import ERRORS
 from trio_sse.broker.shard_link import Parts, ShardLink
-from trio_sse.broker.topology import look
-from trio_sse.delivery.interest import Shard
+from trio_sse.broker.topology import View, look
 from trio_sse.delivery.targets import ALL, Target
 
 log = structlog.stdlib.get_logger("trio_sse.broker.cluster_subscriber")
@@ -42,6 +41,10 @@ class ClusterSubscriber:
         self._links: dict[Address, ShardLink] = {}
         self._tasks: dict[Address, asyncio.Task[None]] = {}
         self._look = asyncio.Event()
+        self._well = False
+        """Whether a node said so when it was asked last."""
+        self._corrected: set[int] = set()
+        """Slots that another master was found for since then."""
         self._attempts = Attempts(parts.settings, parts.settings.redis_address)
         self._started: Callable[[], None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -78,12 +81,12 @@ class ClusterSubscriber:
                 while True:
                     self._look.clear()
                     try:
-                        ranges = await self._ask()
+                        view = await self._ask()
                     except ERRORS:
                         if not self._links:
                             raise
                     else:
-                        await self._apply(ranges)
+                        await self._apply(view)
                         self._attempts.success()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(self._until_next_look()):
@@ -96,16 +99,20 @@ class ClusterSubscriber:
                 self._links.clear()
 
     def _until_next_look(self) -> float:
-        well = all(link.attempts.succeeded for link in self._links.values())
+        well = self._well and all(link.attempts.succeeded for link in self._links.values())
         return random.uniform(0.5, 1) * LOOK_SECONDS if well else SOON_SECONDS  # noqa: S311  jitter
 
-    async def _ask(self) -> list[Range]:
+    async def _ask(self) -> View:
         known = [address for address, link in self._links.items() if link.attempts.succeeded]
         random.shuffle(known)
-        return await look(self._parts.settings, known, self._links)
+        self._well = False
+        view = await look(self._parts.settings, known, self._links)
+        self._well = view.works
+        return view
 
-    async def _apply(self, ranges: list[Range]) -> None:
-        losers = self._cluster.learn(ranges)
+    async def _apply(self, view: View) -> None:
+        losers = self._cluster.learn(view.ranges, in_doubt=not view.works)
+        self._corrected.clear()
         for address, shard in self._cluster.masters.items():
             if address not in self._links or self._links[address].shard is not shard:
                 if address in self._tasks:
@@ -132,8 +139,14 @@ class ClusterSubscriber:
             self._started()
             self._started = None
 
-    def _moved(self, shard: Shard, target: Target, error: MovedError) -> None:
+    def _moved(self, link: ShardLink, target: Target, error: MovedError) -> None:
         """A master does not serve this target, and says who does."""
-        self._cluster.correct(error.slot_id, (error.host, error.port))
-        self._parts.interest.moved(shard, target)
         self._look.set()
+        if self._cluster.shard_of(target) is link.shard:
+            if error.slot_id in self._corrected:  # masters disagree: not round and round until they do not
+                self._parts.interest.refused(link.shard, target)
+                return
+            self._corrected.add(error.slot_id)
+            asked = link.address or ("", 0)
+            self._cluster.correct(error.slot_id, address_of(error.host, error.port, asked))
+        self._parts.interest.moved(link.shard, target)

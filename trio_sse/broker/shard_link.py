@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
-from redis.exceptions import MovedError
+from redis.crc import key_slot
+from redis.exceptions import ClusterDownError, MovedError, TryAgainError
 
 from trio_sse.broker.attempts import Attempts
 from trio_sse.broker.channels import GAP, Channels, targets_of
@@ -24,6 +26,9 @@ log = structlog.stdlib.get_logger("trio_sse.broker.shard_link")
 
 BATCH = 1000
 """Channels in one write, and in one command where Redis takes several."""
+
+REFUSED_SECONDS = 0.5
+"""How long a master is not asked that has refused a channel for now."""
 
 
 class Parts(NamedTuple):
@@ -47,12 +52,12 @@ class ShardLink:
         shard: Shard,
         *,
         address: Address | None = None,
-        moved: Callable[[Shard, Target, MovedError], None] | None = None,
+        moved: Callable[[ShardLink, Target, MovedError], None] | None = None,
         lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._parts = parts
         self.shard = shard
-        self._address = address
+        self.address = address
         self._moved = moved
         self._lost = lost
         sharded = b"" if moved is None else b"s"
@@ -63,7 +68,7 @@ class ShardLink:
             sharded + b"message": self._message,
         }
         self._feed = Feed(parts.hub, parts.intake, takes, refused=self._refused)
-        self._leaving: dict[bytes, int] = {}
+        self._master: str | None = None
         name = parts.settings.redis_address if address is None else "{}:{}".format(*address)
         self.name = name
         """Its address, for the log."""
@@ -72,20 +77,21 @@ class ShardLink:
     @property
     def problem(self) -> str | None:
         """Why messages may be missing now, or None."""
+        if (owed := self.shard.owed) and self.shard.up:
+            missing = len(owed) - len(self.shard.back)
+            return f"Redis at {self.name}: subscribing again, {missing} of {len(owed)} channels to go"
         if not self.attempts.succeeded:
             return self.attempts.problem
         if (silence := self._feed.silence) > SILENCE_SECONDS:
             return f"Redis at {self.name} has not answered for {silence:.0f} s"
-        if self.shard.owed:
-            return f"Redis at {self.name}: subscribing again, to {len(self.shard.owed)} channels"
         return None
 
     @property
     def problem_code(self) -> str:
         """The kind of `problem`, fit for public answers."""
-        if not self.attempts.succeeded:
-            return self.attempts.code
-        return "redis_silent" if self._feed.silence > SILENCE_SECONDS else "redis_subscribing"
+        if self.shard.owed and self.shard.up:
+            return "redis_subscribing"
+        return "redis_silent" if self.attempts.succeeded else self.attempts.code
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -94,32 +100,34 @@ class ShardLink:
     async def _serve(self) -> None:
         parts = self._parts
         try:
-            async with open_link(parts.settings, at=self._address) as link:
+            async with open_link(parts.settings, at=self.address) as link:
                 async with answer_within(CONNECT_SECONDS):
                     master = await replicates(link)
                 self._feed.heard()
-                self._leaving.clear()
-                if not self.attempts.first:
-                    parts.hub.counters.redis_reconnects += 1
+                self._master = master
                 parts.interest.link_up(self.shard)
                 parts.hub.history.subscribed()
-                self._say(master)
-                if not self.shard.queue:
-                    self.attempts.success()
                 await self._feed.run(link, partial(self._send, link))
         finally:
             parts.interest.link_lost(self.shard)
             self._lost()
 
-    def _say(self, master: str | None) -> None:
+    def _note_success(self) -> None:
+        """Once all is subscribed that was when the link was lost."""
+        shard, attempts = self.shard, self.attempts
+        if attempts.succeeded or shard.owed or not (shard.has or not (shard.queue or shard.asked)):
+            return
+        if not attempts.first:
+            self._parts.hub.counters.redis_reconnects += 1
+        attempts.success()
         channel = f"{self._parts.settings.redis_channel}:*"
-        log.info("subscribing at Redis", redis=self.name, channel=channel, channels=len(self.shard.queue))
-        if master is not None:
+        log.info("subscribed to Redis", redis=self.name, channel=channel, channels=len(shard.has))
+        if self._master is not None:
             log.warning(
                 "Redis is a replica: what is published at it, and not at its master, reaches only its own "
                 "subscribers, and POST /publish is refused",
                 redis=self.name,
-                master=master,
+                master=self._master,
             )
 
     async def _send(self, link: Link) -> None:
@@ -127,13 +135,14 @@ class ShardLink:
         shard, of = self.shard, self._parts.channels.of
         subscribe, unsubscribe = self._verbs
         while True:
+            self._note_success()
             await shard.changed.wait()
+            if shard.refuses:
+                await asyncio.sleep(REFUSED_SECONDS)
+                shard.refuses = False
             shard.changed.clear()
             while targets := shard.take_drop(BATCH):
-                channels = list(map(of, targets))
-                for channel in channels:
-                    self._leaving[channel] = self._leaving.get(channel, 0) + 1
-                await self._write(link, unsubscribe, channels)
+                await self._write(link, unsubscribe, list(map(of, targets)))
             while targets := shard.take_queue(BATCH):
                 await self._write(link, subscribe, list(map(of, targets)))
 
@@ -143,19 +152,14 @@ class ShardLink:
         await link.send_packed_command(link.pack_commands(commands), check_health=False)
 
     def _confirmed(self, response: list[Any]) -> None:
-        if not self.shard.asked:
-            return
-        self._parts.interest.confirmed(self.shard, self.shard.asked[0])
-        if not self.attempts.succeeded:
-            self.attempts.success()
+        if (target := self._parts.channels.target_of(response[1])) is not None:
+            self._parts.interest.confirmed(self.shard, target)
+            self._note_success()
 
     def _unsubscribed(self, response: list[Any]) -> None:
-        channel = response[1]
-        if (expected := self._leaving.pop(channel, 0)) > 1:
-            self._leaving[channel] = expected - 1
-        elif not expected and (target := self._parts.channels.target_of(channel)) is not None:
-            # Redis did it by itself: another node serves the slot now. Where, it says when it is asked.
-            self._parts.interest.moved(self.shard, target)
+        # Another node may serve the slot now. Which, Redis says when it is asked.
+        if (target := self._parts.channels.target_of(response[1])) is not None:
+            self._parts.interest.unsubscribed(self.shard, target)
 
     def _message(self, response: list[Any]) -> None:
         _, channel, payload = response
@@ -166,6 +170,14 @@ class ShardLink:
             self._parts.intake.receive(payload, None, targets_of(target))
 
     def _refused(self, error: Exception) -> None:
-        if not isinstance(error, MovedError) or self._moved is None or not self.shard.asked:
+        """Redis answers in order, so what it refuses is the first that was asked for. Or it is a channel that
+        was to be left: then there is nothing to do, or the first is refused, too, for the same reason."""
+        if self._moved is None or not isinstance(error, MovedError | ClusterDownError | TryAgainError):
             raise error
-        self._moved(self.shard, self._parts.interest.refused(self.shard), error)
+        target = next(iter(self.shard.asked), None)
+        if target is None:
+            return
+        if not isinstance(error, MovedError):
+            self._parts.interest.refused(self.shard, target)
+        elif key_slot(self._parts.channels.of(target)) == error.slot_id:
+            self._moved(self, target, error)

@@ -58,7 +58,7 @@ class Source:
             if settings.redis_cluster:
                 self.cluster = ClusterMap(self.channels.of)
             shard_of = self.cluster.shard_of if self.cluster else lambda _: self._shard
-            self.interest = Interest(hub.history, shard_of, hub.announce_gap_to)
+            self.interest = Interest(hub.history, shard_of, hub.announce_gap_to, hub.snapshot.forget)
 
     def subscriber(self, resumer: Resumer) -> AnySubscriber:
         """The subscriber, which is to be run."""

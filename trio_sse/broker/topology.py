@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from redis.exceptions import ClusterDownError
 
@@ -12,12 +13,18 @@ from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, answer_within, call, o
 from trio_sse.settings import Settings
 
 
-async def look(
-    settings: Settings, first: Iterable[Address] = (), last: Iterable[Address] = ()
-) -> list[Range]:
+class View(NamedTuple):
+    """What a node says of its cluster."""
+
+    ranges: list[Range]
+    works: bool
+    """Whether all slots are served, and the node is among the majority."""
+
+
+async def look(settings: Settings, first: Iterable[Address] = (), last: Iterable[Address] = ()) -> View:
     """Ask one node after the other, those of REDIS_CLUSTER between `first` and `last`, until one is in a
-    cluster that works. If none is, what the first of them said. Raises one of link.ERRORS if none says that
-    any slot is served."""
+    cluster that works. If none is, the view of the one that knows of most slots. Raises one of link.ERRORS if
+    none says that any slot is served."""
     seeds = [(server.host, server.port) for server in settings.cluster_servers]
     lost: BaseException | None = None
     doubtful: list[Range] = []
@@ -31,9 +38,14 @@ async def look(
             if lost is None or (is_refusal(error) and not is_refusal(lost)):
                 lost = error
             continue
-        if works:
-            return ranges
-        doubtful = doubtful or ranges
+        if works and ranges:
+            return View(ranges, works=True)
+        doubtful = max(doubtful, ranges, key=_slots)
     if not doubtful:
         raise lost or ClusterDownError("no node serves any slot", status_code="CLUSTERDOWN")
-    return doubtful
+    return View(doubtful, works=False)
+
+
+def _slots(ranges: list[Range]) -> int:
+    """How many slots these are."""
+    return sum(last + 1 - first for first, last, _ in ranges)

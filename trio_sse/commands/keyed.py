@@ -56,5 +56,5 @@ async def post_of(settings: Settings) -> Post:
     if not settings.redis_cluster:
         return Post(None)
     cluster = ClusterMap(Channels(settings.redis_channel).of)
-    cluster.learn(await look(settings))
+    cluster.learn((await look(settings)).ranges)
     return Post(cluster)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from itertools import chain
+from typing import Protocol
 
 import trio
 
@@ -14,20 +15,39 @@ from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import HEARTBEAT, Connection
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import History
-from trio_sse.delivery.interest import Interest
 from trio_sse.delivery.marks import Mark
 from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.notices import gap, heartbeat
 from trio_sse.delivery.receipts import Receipt, Receipts
 from trio_sse.delivery.snapshot import Snapshot
 from trio_sse.delivery.states import State
-from trio_sse.delivery.targets import ALL, Target, each, topic_name
+from trio_sse.delivery.targets import ALL, Followed, Target, each, topic_name
 from trio_sse.delivery.wheel import Wheel
 
 MAX_PENDING_BYTES = 8 * 1024 * 1024
 """Bytes received but not yet offered. Beyond it Redis is not read, and buffers the rest."""
 
 Delivery = tuple[Batch, tuple[Connection, ...]]
+
+
+class TargetListener(Protocol):
+    """Hears which targets are followed. Called without a checkpoint, in the middle of a change."""
+
+    def followed(self, target: Target) -> None:
+        """It has its first follower."""
+        ...
+
+    def unfollowed(self, target: Target) -> None:
+        """Its last follower has left."""
+        ...
+
+
+class StreamListener(Protocol):
+    """Hears of each stream, when the hub has it, or has it no more."""
+
+    def joined(self, follows: Followed) -> None: ...
+
+    def left(self, follows: Followed) -> None: ...
 
 
 class _Crowd(dict[Connection, None]):
@@ -63,8 +83,9 @@ class Hub:
         self.history = history
         self.snapshot = Snapshot(0, 0) if snapshot is None else snapshot  # an empty one is false
         """The newest message of each key."""
-        self.interest: Interest | None = None
-        """Where it is to be told what streams follow."""
+        self.target_listeners: list[TargetListener] = []
+        self.stream_listeners: list[StreamListener] = []
+        """Both are to be filled before the first stream joins."""
         self.closed = False
         self.draining = False
         """Whether the service is about to stop, and takes no new streams."""
@@ -120,14 +141,16 @@ class Hub:
             self._several += 1
         self._wheel.add(connection)
         self._size += 1
+        for listener in self.stream_listeners:
+            listener.joined(connection.follows)
 
     def _add(self, target: Target, connection: Connection) -> Target:
         """Register a follower of a target. Returns the text of it that others have."""
         followers = self._followers.get(target)
         if followers is None:
             self._followers[target] = connection
-            if self.interest is not None:
-                self.interest.followed(target)
+            for listener in self.target_listeners:
+                listener.followed(target)
             return target
         if isinstance(followers, _Crowd):
             followers[connection] = None
@@ -145,13 +168,20 @@ class Hub:
                 followers = self._followers[target]
                 if not isinstance(followers, _Crowd):
                     del self._followers[target]
-                    if self.interest is not None:
-                        self.interest.unfollowed(target)
+                    for listener in self.target_listeners:
+                        listener.unfollowed(target)
                 else:
                     del followers[connection]
                     if len(followers) == 1:
                         (self._followers[target],) = followers
+            for stream_listener in self.stream_listeners:
+                stream_listener.left(connection.follows)
         connection.leave()
+
+    def count(self, target: Target) -> int:
+        """How many streams follow a target."""
+        followers = self._followers.get(target)
+        return len(followers) if isinstance(followers, _Crowd) else int(followers is not None)
 
     def remember(self, notification: Notification, entry: EntryId, age: float) -> None:
         """Keep a log entry from before this process, for clients that resume."""
@@ -336,6 +366,8 @@ class Hub:
         self.flushing = False
         for receipt in self._flushing:
             receipt.done.set()
+            if receipt.reply_to is not None and self.receipts.answer is not None:
+                self.receipts.answer(receipt)
         self._flushing.clear()
 
     def announce_gap_to(self, reason: str, targets: Iterable[Target]) -> None:

@@ -61,9 +61,15 @@ class Intake:
         if notification.copy is not None and not self._copies.is_new(notification.copy):
             return
         receipt = hub.receipts.claim(payload) if hub.receipts.expected else None
+        if notification.reply_to is not None:
+            receipt = hub.receipts.asked(notification.reply_to, receipt)
         # Of several processes most have nobody for a message. To find out that the line is not wanted takes
         # structlog, with the users, three times as long as all else.
-        if not hub.dispatch(notification, entry, receipt) and len(hub) and _debug():
+        if hub.dispatch(notification, entry, receipt):
+            return
+        if receipt is not None:
+            receipt.reply_to = None  # who is elsewhere is no business of this node
+        if len(hub) and _debug():
             log.debug(
                 "no connection for this message",
                 users=notification.users,

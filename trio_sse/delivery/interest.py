@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -41,7 +40,7 @@ class Shard:
         """Whether one did not, or ceased to, since the last time that all was subscribed."""
         self.queue: dict[Target, None] = {}
         """To be subscribed."""
-        self.asked: deque[Target] = deque()
+        self.asked: dict[Target, None] = {}
         """Asked for and not confirmed yet, in this order."""
         self.has: dict[Target, None] = {}
         """Confirmed."""
@@ -53,6 +52,8 @@ class Shard:
         """Those of them that are."""
         self.changed = asyncio.Event()
         """Set while there is something to send."""
+        self.refuses = False
+        """Whether it has refused a target for now: it is to be asked again a little later."""
 
     def take_queue(self, most: int) -> list[Target]:
         """The next targets to ask for, which now count as asked for."""
@@ -64,7 +65,7 @@ class Shard:
             taken.append(target)
         for target in taken:
             del self.queue[target]
-        self.asked.extend(taken)
+        self.asked.update(dict.fromkeys(taken))
         return taken
 
     def take_drop(self, most: int) -> list[Target]:
@@ -88,10 +89,14 @@ class Interest:
         history: History,
         shard_of: Callable[[Target], Shard],
         announce: Callable[[str, Iterable[Target]], None],
+        unknown: Callable[[Target], None] = lambda _: None,
     ) -> None:
+        """`announce` tells those who follow some targets of a `gap`. `unknown` is told of each target whose
+        messages do not come here any more."""
         self._history = history
         self._shard_of = shard_of
         self._announce = announce
+        self._unknown = unknown
         self._followed: dict[Target, None] = {}
         self._since: dict[Target, Since] = {}
         self._lingering: dict[Target, int] = {}
@@ -109,9 +114,7 @@ class Interest:
         self._followed[target] = None
         if not self._unlinger(target):  # else it is subscribed, or about to be
             shard = self._shard_of(target)
-            shard.drop.pop(target, None)
-            shard.queue[target] = None
-            shard.changed.set()
+            self._want(shard, target)
 
     def unfollowed(self, target: Target) -> None:
         """Its last follower has left."""
@@ -147,16 +150,11 @@ class Interest:
                     if not waiting:
                         del self._waiting[target]
 
-    def since(self, follows: Followed) -> Since | None:
-        """Since when all messages for those who follow this are known. None: a target is not subscribed, and
-        a `gap` will be told when it is."""
-        latest = Since(0, 0.0)
-        for target in (*each(follows), ALL):
-            since = self._since.get(target)
-            if since is None:
-                return None
-            latest = Since(max(latest.sequence, since.sequence), max(latest.at, since.at))
-        return latest
+    def since(self, follows: Followed) -> Since:
+        """Since when all messages for those who follow this are known. A target that is not subscribed does
+        not count: a `gap` will be told when it is."""
+        found = [since for target in (*each(follows), ALL) if (since := self._since.get(target)) is not None]
+        return max(found, default=Since(0, 0.0))  # the later the sequence, the later the time
 
     def hears(self, targets: Iterable[Target] | None) -> bool:
         """Whether a message for one of these, or for everybody (None), comes to this process."""
@@ -168,18 +166,20 @@ class Interest:
 
     def link_up(self, shard: Shard) -> None:
         """A new link serves `shard`: all that is followed there is to be subscribed."""
-        had = [*shard.has, *shard.asked, *shard.queue]
+        had = dict.fromkeys((*shard.has, *shard.asked, *shard.queue))
         for places in (shard.has, shard.queue, shard.asked, shard.drop, shard.back):
             places.clear()
         for target in had:
-            if target in self._followed:
+            if target not in self._followed:
+                self._let_go(target)
+            elif self._shard_of(target) is shard:
                 shard.queue[target] = None
             else:
-                self._let_go(target)
-        shard.up = True
-        if shard.lost:
-            shard.lost = False
-            shard.owed = dict(shard.queue)
+                self.moved(shard, target)
+        shard.up, shard.refuses = True, False
+        owed = shard.owed  # some may have come from another shard while no link served this one
+        shard.owed = {target: None for target in shard.queue if shard.lost or target in owed}
+        shard.lost = False
         shard.changed.set()
 
     def link_lost(self, shard: Shard) -> None:
@@ -190,15 +190,21 @@ class Interest:
             self._let_begin(target)
 
     def confirmed(self, shard: Shard, target: Target) -> None:
-        """Redis has subscribed to the target that was asked for first."""
-        shard.asked.popleft()
+        """Redis has subscribed to the target."""
+        if target in shard.has:
+            return
+        shard.asked.pop(target, None)
+        shard.queue.pop(target, None)  # it was taken for refused
         if shard.queue and len(shard.asked) <= WINDOW // 2:
             shard.changed.set()
         wanted = target in self._followed or target in self._lingering
         if not wanted or self._shard_of(target) is not shard:
             shard.drop[target] = None
             shard.changed.set()
+            self.moved(shard, target)
             return
+        if target not in self._since:
+            self._unknown(target)  # what copies for others have brought is not all
         shard.has[target] = None
         if target in shard.owed:
             shard.back[target] = None
@@ -207,23 +213,41 @@ class Interest:
         self._let_begin(target)
         self._tell_owed(shard)
 
-    def refused(self, shard: Shard) -> Target:
-        """Redis has refused the target that was asked for first. Returns it."""
-        return shard.asked.popleft()
+    def refused(self, shard: Shard, target: Target) -> None:
+        """Redis does not subscribe to the target now. It is to be asked again, and streams do not wait for
+        that."""
+        shard.asked.pop(target, None)
+        shard.refuses = True
+        if target not in self._followed or self._shard_of(target) is not shard:
+            self.moved(shard, target)
+            return
+        self._want(shard, target)
+        shard.owed[target] = None
+        self._let_begin(target)
+
+    def unsubscribed(self, shard: Shard, target: Target) -> None:
+        """Redis has unsubscribed from the target: it was told to, or another node serves it now."""
+        # One that was to be left is in no `has`: if it is wanted again, that is confirmed later.
+        if target in shard.has:
+            self.moved(shard, target)
 
     def moved(self, shard: Shard, target: Target) -> None:
-        """`shard` does not serve the target any more. Another one is to, and may have missed messages."""
-        for places in (shard.has, shard.queue, shard.owed, shard.back):
+        """`shard` does not serve the target any more. Another one is to, and may have missed messages.
+        Harmless if the other one was told before."""
+        missed = shard.up or shard.lost or target in shard.owed or target in self._since
+        for places in (shard.has, shard.queue, shard.asked):
             places.pop(target, None)
-        self._tell_owed(shard)
-        if target not in self._followed:
-            self._let_go(target)
-            return
+        self._excuse(shard, target)
         new = self._shard_of(target)
-        new.queue[target] = None
-        if shard.up or shard.lost:
+        if target not in self._followed:
+            if new is shard or not _is_at(new, target):
+                self._let_go(target)
+            return
+        if new is not shard and _is_at(new, target):
+            return
+        self._want(new, target)
+        if missed:
             new.owed[target] = None
-        new.changed.set()
         if not new.up:
             self._let_begin(target)
 
@@ -239,11 +263,20 @@ class Interest:
                     del shard.has[target]
                     shard.drop[target] = None
                     shard.changed.set()
+                self._excuse(shard, target)
+
+    def _want(self, shard: Shard, target: Target) -> None:
+        """It is to be subscribed to there."""
+        shard.drop.pop(target, None)
+        if target not in shard.asked:
+            shard.queue[target] = None
+            shard.changed.set()
 
     def _let_go(self, target: Target) -> None:
         """From now on it is not known what comes for it."""
         self._unlinger(target)
         self._since.pop(target, None)
+        self._unknown(target)
 
     def _unlinger(self, target: Target) -> bool:
         ends = self._lingering.pop(target, None)
@@ -263,7 +296,20 @@ class Interest:
             else:
                 self._begins[connection] = missing - 1, begin
 
+    def _excuse(self, shard: Shard, target: Target) -> None:
+        """Nobody waits for the target to be back there."""
+        if target in shard.owed:
+            del shard.owed[target]
+            shard.back.pop(target, None)
+            self._tell_owed(shard)
+            shard.changed.set()
+
     def _tell_owed(self, shard: Shard) -> None:
         if shard.owed and len(shard.back) == len(shard.owed):
             back, shard.back, shard.owed = shard.back, {}, {}
             self._announce("redis_reconnected", back)
+
+
+def _is_at(shard: Shard, target: Target) -> bool:
+    """Whether the target is to be subscribed there, or is."""
+    return target in shard.has or target in shard.asked or target in shard.queue

@@ -43,7 +43,11 @@ AS_IT_SAYS: Targets = ()
 
 # Event names of notices, and those that a browser dispatches on every EventSource.
 RESERVED_EVENTS = frozenset(
-    {"connected", "snapshot", "heartbeat", "gap", "draining", "overloaded", "auth_expired", "open", "error"}
+    (
+        *("connected", "snapshot", "heartbeat", "gap"),
+        *("draining", "overloaded", "auth_expired", "rebalancing"),
+        *("open", "error"),
+    )
 )
 
 
@@ -67,6 +71,8 @@ class Notification(msgspec.Struct, frozen=True, gc=False):  # made in a fifth of
     """When it is of no use any more, in seconds since 1970. None: never."""
     copy: bytes | None = None
     """What all copies of a message have in common that was published to several channels."""
+    reply_to: str | None = None
+    """The Redis list that asks what became of it."""
 
     @property
     def users(self) -> tuple[str, ...] | None:
@@ -98,6 +104,7 @@ class _Routed(msgspec.Struct, gc=False):
     ttl: msgspec.Raw = msgspec.Raw(b"")
     expires_at: msgspec.Raw = msgspec.Raw(b"")
     copy: msgspec.Raw = msgspec.field(default=msgspec.Raw(b""), name=COPY)
+    reply_to: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _Envelope(_Routed, gc=False):
@@ -164,9 +171,10 @@ def decode(
     if not routed.created_at:
         end = payload.rindex(b"}")
         payload = b'%b,"created_at":"%b"}' % (payload[:end], _created_at(entry).encode())
-    if key is None and expires_at is None and copy is None:
+    if key is None and expires_at is None and copy is None and not routed.reply_to:
         return Notification(targets, event, payload)
-    return Notification(targets, event, payload, key, forgets, expires_at, copy)
+    reply_to = _list_of(routed.reply_to) if routed.reply_to else None
+    return Notification(targets, event, payload, key, forgets, expires_at, copy, reply_to)
 
 
 def _read_exactly(payload: bytes) -> tuple[_Names, _Names, _Routed]:
@@ -273,6 +281,14 @@ def _without_copy(payload: bytes, copy: bytes) -> bytes:
 
 
 _COPY = re.compile(rb'"[A-Za-z0-9_-]{22}"')
+
+
+def _list_of(raw: msgspec.Raw) -> str | None:
+    """The list that is to be told what became of a message. None if the field is the publisher's own."""
+    try:
+        return _string.decode(raw) or None
+    except msgspec.DecodeError:
+        return None
 
 
 def _key_of(raw: msgspec.Raw) -> str | None:

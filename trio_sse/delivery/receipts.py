@@ -1,8 +1,9 @@
-"""Receipts: what became of messages that were published from this node."""
+"""Receipts: what became of messages that were published from this node, or that ask for an answer."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -19,6 +20,8 @@ class Receipt:
     """Connections it waits for, in their buffer or in a replay."""
     dropped: int = 0
     """Connections that lost it, and get a `gap`."""
+    reply_to: str | None = None
+    """The Redis list that is to be told, once it is complete."""
     done: trio.Event = field(default_factory=trio.Event)
 
 
@@ -29,6 +32,8 @@ class Receipts:
     def __init__(self) -> None:
         self.expected: dict[bytes, deque[Receipt]] = {}
         """By payload. Only this class changes it."""
+        self.answer: Callable[[Receipt], None] | None = None
+        """Takes a complete receipt that has a `reply_to`. None: messages may not ask for an answer."""
 
     def __bool__(self) -> bool:
         return bool(self.expected)
@@ -47,6 +52,13 @@ class Receipts:
         receipt = waiting.popleft()
         if not waiting:
             del self.expected[payload]
+        return receipt
+
+    def asked(self, reply_to: str, receipt: Receipt | None) -> Receipt | None:
+        """The receipt of a message that asks for an answer. `receipt` is the one that it has anyway."""
+        if self.answer is not None:
+            receipt = receipt or Receipt()
+            receipt.reply_to = reply_to
         return receipt
 
     def forget(self, payload: bytes, receipt: Receipt) -> None:

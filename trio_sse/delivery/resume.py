@@ -149,7 +149,7 @@ class Resumer:
             after, complete = history.since(start.seconds)
             place = FromMemory(after, None if complete else "history_expired")
         else:
-            place = FromMemory(history.rewound(connection.follows, start.rewind))
+            place = FromMemory(self._rewound(connection, start.rewind))
         if isinstance(place, FromMemory):
             if place.gap is None and not self._knows(connection, start, place):
                 place = FromMemory(place.after, "history_expired")
@@ -162,10 +162,18 @@ class Resumer:
                 PendingReplay(weakref.ref(connection), place.after, place.gap, greet=True, whole=place.whole)
             )
 
+    def _rewound(self, connection: Connection, count: int) -> int:
+        """The sequence after which the last `count` messages came, or those that are known without a hole."""
+        after = self._history.rewound(connection.follows, count)
+        return (
+            after if self._interest is None else max(after, self._interest.since(connection.follows).sequence)
+        )
+
     def _knows(self, connection: Connection, start: Start, place: FromMemory) -> bool:
         """Whether all messages from there on are known, or a `gap` will be told later."""
-        if self._interest is None or (since := self._interest.since(connection.follows)) is None:
+        if self._interest is None:
             return True
+        since = self._interest.since(connection.follows)
         if start.last_event_id is not None:
             return since.sequence <= place.after
         return start.seconds is None or since.at <= self._history.now() - start.seconds

@@ -48,6 +48,11 @@ class Snapshot:
                     found[sequence] = frame
         return [found[sequence] for sequence in sorted(found)]
 
+    def forget(self, target: Target) -> None:
+        """Forget all keys of a target: newer messages of it may not be known."""
+        for key in list(self._by_target.get(target, ())):
+            self._remove((target, key))
+
     def clear(self) -> None:
         """Forget everything."""
         self._newest.clear()

@@ -32,6 +32,7 @@ def of(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
 def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
     """One line for each Redis setting that has no effect because of the others."""
     given = _given(settings, environment)
+    has_address = bool(settings.single_server.host or settings.single_server.path)
     elsewhere = "REDIS_CLUSTER" if settings.redis_cluster else "REDIS_SENTINELS"
     if settings.redis_cluster:
         if settings.redis_sentinels:
@@ -44,7 +45,7 @@ def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str
     if settings.by_key and settings.redis_stream is not None:
         yield "SSE_REDIS_ROUTING=by-key has channels alone: leave SSE_REDIS_STREAM out."
     if settings.redis_sentinels or settings.redis_cluster:
-        if settings.redis_url is not None and (settings.single_server.host or settings.single_server.path):
+        if settings.redis_url is not None and has_address:
             yield (
                 f"{elsewhere} and REDIS_URL both say where Redis is. Beside {elsewhere}, REDIS_URL is "
                 "written without an address, such as rediss://user:password@/1, or left out."
@@ -52,9 +53,7 @@ def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str
         for name in sorted(given & {"redis_host", "redis_port"}):
             yield f"{_SINGLE[name]} has no effect beside {elsewhere}, which names the address: leave it out."
     else:
-        if settings.redis_url is not None and not (
-            settings.single_server.host or settings.single_server.path
-        ):
+        if settings.redis_url is not None and not has_address:
             yield (
                 "REDIS_URL=(hidden) is not accepted: it has no host (a #, /, ? or @ in a password is written "
                 "%23, %2F, %3F, %40). Accepted: redis://, rediss:// or unix:// and an address."
@@ -85,6 +84,21 @@ def remarks(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]
             yield f"{names}: no effect beside REDIS_URL, which says the same"
         if "redis_main_db" in given - same and not uses_database(settings):
             yield "REDIS_MAIN_DB: no effect beside REDIS_URL; a channel has no database"
+    limits = (
+        settings.max_connections,
+        settings.max_connections_per_user,
+        settings.max_connections_per_address,
+        settings.connection_rate_per_address,
+    )
+    if settings.limits_shared and not any(limits):
+        yield "SSE_LIMITS_SHARED: no effect without a limit, such as SSE_MAX_CONNECTIONS_PER_USER"
+    if "limits_without_redis" in settings.model_fields_set and not settings.limits_shared:
+        yield "SSE_LIMITS_WITHOUT_REDIS: no effect without SSE_LIMITS_SHARED=true"
+    if settings.rebalance and settings.redis_stream is None:
+        yield (
+            "SSE_REBALANCE without SSE_REDIS_STREAM: each client that is moved gets a `gap`, for the process "
+            "that it comes to does not know its place"
+        )
     for pattern in filter(_SUFFIX.search, (*settings.cors_origins, *settings.allowed_hosts)):
         yield (
             f"{pattern} covers names that anybody can register: name your own domain (SSE_CORS_ORIGINS, "
@@ -93,8 +107,11 @@ def remarks(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]
 
 
 def uses_database(settings: Settings) -> bool:
-    """Whether the service uses a Redis database: for a log or idempotency keys. A channel has none."""
-    return settings.redis_stream is not None or bool(settings.publish_token_list)
+    """Whether the service uses a Redis database: for a log, idempotency keys, counts of streams, presence or
+    replies. A channel has none."""
+    counts = settings.rebalance > 0 or settings.limits_shared
+    keys = settings.redis_stream is not None or settings.reply_lists is not None or settings.presence
+    return keys or counts or bool(settings.publish_token_list)
 
 
 def _given(settings: Settings, environment: Mapping[str, str]) -> set[str]:
@@ -147,6 +164,15 @@ def _of_ours(settings: Settings) -> Iterator[str]:
             f"SSE_PUBLISH_TOKENS has a token that is too short: at least {MIN_TOKEN_BYTES} bytes each "
             "(`openssl rand -hex 16` makes one)."
         )
+    if settings.presence_topic is not None and not settings.presence:
+        yield "SSE_PRESENCE_TOPIC has no effect without SSE_PRESENCE=true: set both or none."
+    lists = settings.reply_lists
+    for key in ("trio_sse:", settings.redis_stream):
+        if lists is not None and key is not None and (key.startswith(lists) or lists.startswith(key)):
+            yield (
+                f"SSE_REPLY_LISTS={lists!r} covers {key!r}, which publishers must not write to: choose "
+                "another beginning, such as replies:"
+            )
     bound = {token for token, pattern in settings.publish_bindings if pattern is not None}
     if bound & {token for token, pattern in settings.publish_bindings if pattern is None}:
         yield "SSE_PUBLISH_TOKENS has a token that is bound to topics in one place and not in another."

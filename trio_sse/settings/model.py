@@ -259,6 +259,34 @@ class Settings(BaseSettings):
         1,
         1_000_000_000,
     )
+    presence: bool = _setting(
+        "SSE_PRESENCE",
+        False,
+        "whether Redis is kept told who is here, over all nodes, for GET /presence",
+        "true or false",
+    )
+    presence_topic: str | None = _setting(
+        "SSE_PRESENCE_TOPIC",
+        None,
+        "topic that is told who comes online and who goes offline",
+        "a name such as presence",
+        min_length=1,
+    )
+    presence_grace_seconds: float = _seconds(
+        "SSE_PRESENCE_GRACE_SECONDS",
+        10.0,
+        "how long a user may be away, to load a page again, and still count as here",
+        0,
+        3600,
+    )
+    reply_lists: str | None = _setting(
+        "SSE_REPLY_LISTS",
+        None,
+        "how the names of Redis lists begin in which a message with `reply_to` may ask what became of it; "
+        "without it none may",
+        "a text such as replies:",
+        min_length=1,
+    )
     max_topics: int = _number("SSE_MAX_TOPICS", 100, "topics that one stream may follow", 1, 10_000)
     max_connections: int = _number(
         "SSE_MAX_CONNECTIONS", 0, "streams of one process at a time; 0: no limit", 0, 10_000_000
@@ -275,6 +303,18 @@ class Settings(BaseSettings):
         "new streams per second of one address; 0: no limit",
         0,
         1_000_000,
+    )
+    limits_shared: bool = _setting(
+        "SSE_LIMITS_SHARED",
+        False,
+        "whether limits of streams hold over all workers and nodes together, counted in Redis",
+        "true or false",
+    )
+    limits_without_redis: Literal["open", "closed"] = _setting(
+        "SSE_LIMITS_WITHOUT_REDIS",
+        "open",
+        "while Redis is away, each process has limits of its own, or lets nobody in",
+        "open or closed",
     )
     trusted_proxies: Annotated[tuple[Proxy, ...], NoDecode] = _setting(
         "SSE_TRUSTED_PROXIES",
@@ -301,6 +341,13 @@ class Settings(BaseSettings):
         "longest life of a stream, which gets 80 to 100 % of it; 0: no end",
         0,
         31_536_000,
+    )
+    rebalance: float = _number(
+        "SSE_REBALANCE",
+        0.0,
+        "a process with so much more than the mean of all sheds streams slowly, 0.1: 10 % more; 0: never",
+        0,
+        10,
     )
     max_message_bytes: int = _bytes(
         "SSE_MAX_MESSAGE_BYTES", 65536, "largest message accepted from Redis", 64, 16_777_216
@@ -404,7 +451,15 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("auth", "log_format", "log_level", "redis_routing", "slow_client", mode="before")
+    @field_validator(
+        "auth",
+        "limits_without_redis",
+        "log_format",
+        "log_level",
+        "redis_routing",
+        "slow_client",
+        mode="before",
+    )
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
@@ -523,7 +578,7 @@ class Settings(BaseSettings):
 
     @property
     def single_server(self) -> RedisServer:
-        """What REDIS_URL, or the single settings, say: the login, and the address unless lists have it."""
+        """What REDIS_URL or the single settings say. Beside Sentinels or a cluster it lacks an address."""
         if self.redis_url is not None:
             return parse(self.redis_url.get_secret_value(), host_needed=False)
         password = self.redis_password

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -12,7 +13,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from trio_sse.service import Service
 from trio_sse.settings import Settings
 from trio_sse.sockets import KeepAlive
-from trio_sse.web import position, publish, routes
+from trio_sse.web import position, presence, publish, routes
 from trio_sse.web.bodies import MAX_BODY, Body, Request
 from trio_sse.web.stream_body import StreamBody
 
@@ -44,6 +45,8 @@ class _HTTPConnection(TrioASGIHTTPConnection):
 
     async def _send_response(self, send: Any, response: Any) -> None:
         settings: Settings = self.app.service.settings  # type: ignore[attr-defined]
+        body = getattr(response, "response", None)
+        stream = body if isinstance(body, StreamBody) else None
         patience = at_the_end = math.inf
         if self.scope["http_version"] == "2":
             at_the_end = settings.write_timeout_seconds
@@ -54,14 +57,15 @@ class _HTTPConnection(TrioASGIHTTPConnection):
                 with trio.move_on_after(LAST_SEND_SECONDS, shield=True):
                     await send(message)
                 return
-            ended = response.response.ended if isinstance(response.response, StreamBody) else math.inf
+            ended = math.inf if stream is None else stream.ended
             with trio.move_on_at(min(trio.current_time() + patience, ended + at_the_end)) as sending:
                 await send(message)
             if sending.cancelled_caught:
                 raise _NoRoomError
 
         try:
-            await super()._send_response(send_in_time, response)
+            with contextlib.nullcontext() if stream is None else stream.joined():
+                await super()._send_response(send_in_time, response)
         except _NoRoomError:
             await send_in_time({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -86,6 +90,8 @@ class App(QuartTrio):
         self.register_blueprint(routes.blueprint)
         if service.settings.publish_token_list:
             self.register_blueprint(publish.blueprint)
+            if service.settings.presence:
+                self.register_blueprint(presence.blueprint)
         if service.settings.publish_token_list or service.settings.public_position:
             self.register_blueprint(position.blueprint)
         self.before_serving(self._start)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 
 from quart.wrappers.response import ResponseBody
@@ -15,8 +16,8 @@ from trio_sse.service import Service
 
 
 class StreamBody(ResponseBody):
-    """A stream as a response body. It joins the hub on entering and leaves it on exit, however the exit
-    comes."""
+    """A stream as a response body. It is in the hub while it is `joined`, which begins before the head of the
+    response is sent: browsers take that for the open stream."""
 
     def __init__(self, service: Service, accepted: Accepted) -> None:
         self._service = service
@@ -37,19 +38,27 @@ class StreamBody(ResponseBody):
         if self._connection is not None:
             self._connection.close()
 
-    async def __aenter__(self) -> AsyncIterator[bytes]:
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[None]:
+        """The scope in which the response is sent. The stream leaves the hub with it, however it ends."""
         self._connection = self._service.open(self._accepted)
-        self._source = AsgiSource(self._connection)
-        self._service.hub.by_server += 1
-        if self._ended:
-            self._connection.close()
+        try:
+            self._source = AsgiSource(self._connection)
+            self._service.hub.by_server += 1
+            try:
+                if self._ended:
+                    self._connection.close()
+                yield
+            finally:
+                self._service.hub.by_server -= 1
+        finally:
+            self._service.release(self._connection)
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        if self._connection is not None:
-            self._service.release(self._connection)
-        if self._source is not None:
-            self._service.hub.by_server -= 1
+        pass
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -1,0 +1,166 @@
+"""What presence costs Redis: commands and records for each user who comes, stays, reloads and goes.
+
+    python benchmarks/presence.py --users 2000 --tabs 3 --seconds 60
+
+Two `trio-sse` processes with the default settings but SSE_PRESENCE; each user has its tabs at both. A record
+is a user, a topic, or a user of a topic, in one process. Commands are those that Redis has run, in scripts
+too (INFO commandstats), but for those that every service needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import trio
+from redis_server import ask, free_port, running_redis
+
+HERE = Path(__file__).resolve().parent
+GRACE_SECONDS = 10.0
+AT_ONCE = 50
+IGNORED = ("info", "ping", "select", "role", "client", "config", "hello", "subscribe", "unsubscribe")
+
+
+@contextlib.contextmanager
+def services(redis_port: int, folder: Path) -> Iterator[list[int]]:
+    """Two processes that are ready; their ports."""
+    ports = [free_port(), free_port()]
+    with contextlib.ExitStack() as stack:
+        for port in ports:
+            environment = {
+                **os.environ,
+                "PYTHONPATH": str(HERE.parent),
+                "SSE_HOST": "127.0.0.1",
+                "SSE_PORT": str(port),
+                "REDIS_PORT": str(redis_port),
+                "REDIS_HOST": "127.0.0.1",
+                "SSE_PRESENCE": "true",
+                "SSE_DRAIN_SECONDS": "0",
+            }
+            log = stack.enter_context((folder / f"{port}.log").open("wb"))
+            command = [sys.executable, "-c", "from trio_sse.cli import main; main()"]
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        wait_until(lambda: all(totals(port) is not None for port in ports), 30)
+        yield ports
+
+
+def totals(port: int) -> dict[str, int] | None:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as answer:
+            found: dict[str, int] = json.load(answer)["totals"]
+            return found
+    except OSError:
+        return None
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the services were not as expected in time")
+        time.sleep(0.1)
+
+
+class Counted:
+    """Commands and records since the last look."""
+
+    def __init__(self, redis_port: int, ports: list[int]) -> None:
+        self._redis_port = redis_port
+        self._ports = ports
+        self._before = self._now()
+
+    def _now(self) -> dict[str, int]:
+        found = {"records": sum((totals(port) or {})["presence_writes"] for port in self._ports)}
+        for line in ask(self._redis_port, "INFO", "commandstats").decode().splitlines():
+            name, _, facts = line.removeprefix("cmdstat_").partition(":calls=")
+            if facts and name.split("|")[0] not in IGNORED:
+                found[name] = int(facts.partition(",")[0])
+        return found
+
+    def say(self, what: str, users: int, minutes: float | None = None) -> None:
+        now = self._now()
+        new = {name: count - self._before.get(name, 0) for name, count in now.items()}
+        self._before = now
+        records = new.pop("records")
+        hashes = new.get("hset", 0) + new.get("hdel", 0)
+        calls = sum(new.values())
+        per = users * (minutes or 1)
+        print(
+            f"| {what} | {records} | {records / per:.3f} | {hashes} | {hashes / per:.3f} | {calls} |",
+            flush=True,
+        )
+
+
+async def open_all(ports: list[int], users: int, tabs: int) -> list[trio.SocketStream]:
+    """So many streams of each user, at both processes in turn."""
+    opened: list[trio.SocketStream] = []
+    limit = trio.CapacityLimiter(AT_ONCE)
+
+    async def open_one(port: int, user: int) -> None:
+        async with limit:
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            await stream.send_all(b"GET /sse?user_id=%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % user)
+            await stream.receive_some(4096)
+            opened.append(stream)
+
+    async with trio.open_nursery() as nursery:
+        for tab in range(tabs):
+            for user in range(users):
+                nursery.start_soon(open_one, ports[(user + tab) % 2], user)
+    return opened
+
+
+async def close_all(opened: list[trio.SocketStream]) -> None:
+    for stream in opened:
+        await stream.aclose()
+
+
+async def run(users: int, tabs: int, seconds: float) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_redis(Path(folder), None) as redis,
+        services(redis.port, Path(folder)) as ports,
+    ):
+        print(f"{redis.version}, 2 processes, {users} users with {tabs} streams each\n")
+        print("| | records | per user | HSET and HDEL | per user | all commands |")
+        print("|---|---|---|---|---|---|")
+        counted = Counted(redis.port, ports)
+        opened = await open_all(ports, users, tabs)
+        await trio.sleep(3)
+        counted.say("all come", users)
+        await trio.sleep(seconds)
+        counted.say(f"{seconds:g} s, a minute", users, seconds / 60)
+        await close_all(opened)
+        opened = await open_all(ports, users, tabs)
+        await trio.sleep(3)
+        counted.say("all load their pages again", users)
+        await close_all(opened)
+        await trio.sleep(GRACE_SECONDS + 3)
+        counted.say("all go", users)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--users", type=int, default=2000)
+    parser.add_argument("--tabs", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=60)
+    given = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    trio.run(run, given.users, given.tabs, given.seconds)
+
+
+if __name__ == "__main__":
+    main()
