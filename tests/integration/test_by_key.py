@@ -188,7 +188,7 @@ async def test_an_acl_that_forbids_the_channels_is_one_clear_line(start: Service
                 lines = [line for line in service.log.splitlines() if "NOPERM" in line]
                 assert len(lines) == 1, service.log
                 assert "SSE_REDIS_CHANNEL" in lines[0]
-            admin.execute_command("ACL", "SETUSER", "sse", "&notes:*")  # type: ignore[no-untyped-call]
+            admin.execute_command("ACL", "SETUSER", "sse", "&notes:*")
             for service in services:
                 await trio.to_thread.run_sync(service.wait_until_answers)
 
