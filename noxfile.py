@@ -102,6 +102,12 @@ def chaos(session: nox.Session) -> None:
 
 
 @in_dev()
+def cluster(session: nox.Session) -> None:
+    """The same on a cluster of three masters and three replicas, and by key on one Redis."""
+    session.run(DEV, "-m", "tests.chaos", "--source", "cluster", "--source", "by key", *session.posargs)
+
+
+@in_dev()
 def endurance(session: nox.Session) -> None:
     """Half an hour of clients that come and go: nothing is left of them. `-- 600`: so many seconds."""
     session.run(DEV, "-m", "tests.support.endurance", *(session.posargs or ["1800"]))

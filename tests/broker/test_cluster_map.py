@@ -84,8 +84,24 @@ def test_what_a_master_corrects_counts_at_once_and_it_has_lost_something(known: 
     assert known.shard_of(LOW) is b
     known.correct(slot(HIGH), C)
     assert known.shard_of(HIGH) is known.masters[C]
+    assert known.corrected == {slot(LOW), slot(HIGH)}
     assert known.learn([Range(0, SLOTS - 1, B)]) >= {a, b}
+    known.learn([Range(0, SLOTS - 1, B)])
     assert known.learn([Range(0, SLOTS - 1, B)]) == set()
+
+
+def test_whoever_does_not_know_of_a_correction_yet_does_not_undo_it_at_once(known: ClusterMap) -> None:
+    """Nor is the new master left, if it has no other slots."""
+    stale = [Range(0, HALF - 1, A), Range(HALF, SLOTS - 1, B)]
+    a = known.masters[A]
+    known.correct(slot(LOW), C)
+    c = known.masters[C]
+    assert known.learn(stale) == {a}
+    assert known.shard_of(LOW) is c
+    assert known.masters[C] is c
+    assert known.learn(stale) == {c}  # it was wrong
+    assert known.shard_of(LOW) is a
+    assert C not in known.masters
 
 
 def test_the_answer_to_cluster_slots_is_read() -> None:

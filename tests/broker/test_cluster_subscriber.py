@@ -420,8 +420,9 @@ async def test_a_topology_that_is_empty_or_stale_changes_nothing(monkeypatch: py
             await until(lambda: len(a.asked) > looks + 30)
             assert service.cluster.masters == before
             assert gaps_of(ann) == []
-            a.slots = b.slots = b"*0\r\n"
-            a.state = b.state = b"fail"
+            a.slots = b"*0\r\n"
+            await until(lambda: len(a.asked) > looks + 40)
+            b.slots = b"*0\r\n"
             looks = len(a.asked)
             await until(lambda: len(a.asked) > looks + 10)
             assert service.cluster.masters == before

@@ -6,9 +6,11 @@ import argparse
 import signal
 import sys
 import time
+from typing import get_args
 
 import trio
 
+from tests.chaos.bench import Source
 from tests.chaos.report import line, write
 from tests.chaos.runner import Result, play
 from tests.chaos.scenarios import SCENARIOS
@@ -22,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the short form of each, for CI")
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--source", action="append", choices=["channel", "stream", "both"])
+    parser.add_argument("--source", action="append", choices=get_args(Source))
     parser.add_argument("--jobs", type=int, help=f"how many at a time (1, with --quick {JOBS})")
     parser.add_argument("--write", action="store_true", help="write what was played into docs/reliability.md")
     chosen = parser.parse_args()

@@ -16,19 +16,22 @@ import trio
 from tests.chaos.client import Client, Dial
 from tests.chaos.keys import EVERYBODY, Keys, somebody, topic
 from tests.chaos.ledger import Count, Gap, Lane, Ledger
-from tests.chaos.publisher import CHANNEL, STREAM, Parcel, Publisher
+from tests.chaos.publisher import CHANNEL, STREAM, ClusterPublisher, Parcel, Publisher
 from tests.chaos.servers import DURABLE, Server
 from tests.chaos.witness import Witness
 from tests.support.client import connect
+from tests.support.clusters import Cluster, cluster
 from tests.support.process import Service, Services
 
-Source = Literal["channel", "stream", "both"]
+Source = Literal["channel", "stream", "both", "by key", "cluster"]
 Resource = TypeVar("Resource")
 
 LANES: Mapping[Source, tuple[Lane, ...]] = {
     "channel": ("channel",),
     "stream": ("stream",),
     "both": ("channel", "stream"),
+    "by key": ("channel",),
+    "cluster": ("channel",),
 }
 PROBE_SECONDS = 0.1
 USERS_TO_A_TOPIC = 5
@@ -55,6 +58,7 @@ class Bench:
         self.seconds: list[float] = []
         """How long it took until messages flowed again, fault by fault."""
         self.redis: Server
+        self.cluster: Cluster
         self.ledger: Ledger
         self.publisher: Publisher
         self.services: list[Service] = []
@@ -80,10 +84,20 @@ class Bench:
         await self.start_clients(self.to(self.services[0].port))
         await self.start_publisher(Publisher(self.ledger, self.redis.where, password=password), rate)
 
+    async def assemble_cluster(self, *, users: int = 20, rate: float = 200) -> None:
+        """The same at three masters, each with a replica."""
+        self.cluster = await trio.to_thread.run_sync(self.until_closed, cluster(3, 1))
+        await self.start_service()
+        self.open_ledger(users)
+        await self.start_clients(self.to(self.services[0].port))
+        nodes = self.cluster
+        publisher = ClusterPublisher(self.ledger, lambda: [node.port for node in nodes.alive])
+        await self.start_publisher(publisher, rate)
+
     def open_ledger(self, users: int) -> None:
         self.users = [f"u{number}" for number in range(users)]
         self.topics = [topic(f"t{number}") for number in range(max(3, users // USERS_TO_A_TOPIC))]
-        self.ledger = Ledger()
+        self.ledger = Ledger(by_key=self.source == "cluster")
 
     def follows(self, user: str) -> Keys:
         """What a client of this user follows: every other one two topics beside the user."""
@@ -109,11 +123,15 @@ class Bench:
         """Start one and wait until it is ready."""
         directory = self.directory / f"service-{len(self.services)}"
         directory.mkdir()
-        start = Services(directory, self.redis.port)
+        start = Services(directory, None if self.source == "cluster" else self.redis.port)
         self._stack.callback(start.close)
         settings = {"SSE_REDIS_CHANNEL": CHANNEL, **settings}
-        if self.source != "channel":
+        if self.source in ("stream", "both"):
             settings["SSE_REDIS_STREAM"] = STREAM
+        if self.source in ("by key", "cluster"):
+            settings["SSE_REDIS_ROUTING"] = "by-key"
+        if self.source == "cluster":
+            settings["REDIS_CLUSTER"] = ",".join(node.address for node in self.cluster.alive)
         options: dict[str, Any] = {"port": port, **settings}
         service = await trio.to_thread.run_sync(partial(start, **options))
         self.services.append(service)
@@ -142,6 +160,7 @@ class Bench:
         """Returns when every client, or each of those, has had a message by each way. Until then a process
         does not know that the channel is in use beside a stream, and its ids do not speak of it."""
         self.publisher = publisher
+        publisher.by_key = self.source == "by key"
         self.nursery.start_soon(publisher.run)
         await self.flows_again(watched)
         self.seconds.clear()

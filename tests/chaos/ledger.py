@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -44,6 +44,8 @@ class Gap:
 
     reason: str
     dropped: int | None = None
+    at: float = math.inf
+    """When."""
 
 
 Sight = Seen | Gap
@@ -92,10 +94,14 @@ class Ledger:
 
     An attempt ends as accepted, or as void: refused, or nobody knows. Clients may see a void one or not. A
     message for several keys is for all who follow one of them, once.
+
+    `by_key`: no order is promised but among the messages for one key alone, as each has a channel of its own
+    somewhere in a cluster.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_key: bool = False) -> None:
         self.accepted = 0
+        self._ordered_by_key = by_key
         self._messages: dict[int, Message] = {}
         self._void: set[int] = set()
         self._places: dict[int, int] = {}
@@ -122,7 +128,7 @@ class Ledger:
     def count(self, follows: Keys, sights: Iterable[Sight]) -> Count:
         """Compare what a client that follows these keys saw, in its order, with what it was to see."""
         count, keys = Count(), {*follows, EVERYBODY}
-        tracks = [track for by_key in self._by_key.values() if (track := self._track(by_key, keys)).serials]
+        tracks = [track for track in self._tracks(keys) if track.serials]
         place = {serial: (track, at) for track in tracks for at, serial in enumerate(track.serials)}
         unsure = {serial for serial in self._void if not keys.isdisjoint(self._messages[serial].keys)}
         void: set[int] = set()
@@ -133,7 +139,7 @@ class Ledger:
                 count.gaps += 1
                 said = None if said is None or sight.dropped is None else said + sight.dropped
                 for track in tracks:
-                    track.declared = True
+                    track.declare(sight.at)
             elif sight.serial in place:
                 track, at = place[sight.serial]
                 track.see(at, sight, count)
@@ -152,9 +158,21 @@ class Ledger:
             count.published += len(track.serials)
         return count
 
-    def _track(self, by_key: dict[str, list[int]], keys: Iterable[str]) -> _Track:
-        serials = {serial for key in keys for serial in by_key.get(key, ())}
-        return _Track(sorted(serials, key=self._places.__getitem__), self._messages)
+    def _tracks(self, keys: Iterable[str]) -> Iterator[_Track]:
+        for by_key in self._by_key.values():
+            serials = {serial for key in keys for serial in by_key.get(key, ())}
+            in_order = sorted(serials, key=self._places.__getitem__)
+            if not self._ordered_by_key:
+                yield _Track(in_order, self._messages)
+                continue
+            alone: dict[str, list[int]] = defaultdict(list)
+            for serial in in_order:
+                if len(self._messages[serial].keys) == 1:
+                    alone[self._messages[serial].keys[0]].append(serial)
+                else:
+                    yield _Track([serial], self._messages)
+            for own in alone.values():
+                yield _Track(own, self._messages)
 
 
 class _Track:
@@ -170,8 +188,14 @@ class _Track:
         self._next = 0
         self._seen: set[int] = set()
         own = [messages[serial] for serial in serials]
+        self._since = own[0].sent if own else math.inf
         self._expires = [message.expires for message in own]
         self._renewed = _renewed(own)
+
+    def declare(self, at: float) -> None:
+        """A gap says that messages are missing: none of those that were sent later."""
+        if at + CLOCKS >= self._since:
+            self.declared = True
 
     def see(self, at: int, sight: Seen, count: Count) -> None:
         if at in self._seen:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 import random
+import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import hiredis
 import trio
+from redis.crc import key_slot
 
-from tests.chaos.keys import Keys, addressed
+from tests.chaos.keys import EVERYBODY, Keys, addressed, topics_of, users_of
 from tests.chaos.ledger import Lane, Ledger, Message
 from tests.chaos.resp import BrokenLinkError, Command, Link
 
@@ -68,6 +71,8 @@ class Publisher:
         self.max_length: int | None = None
         self.paused = False
         self.padding = 0
+        self.by_key = False
+        """Whether each user and topic has a channel of its own."""
         self.kind: Callable[[], Kind] = dict
         """What sets the next message of `load` apart."""
         self._ledger = ledger
@@ -131,11 +136,12 @@ class Publisher:
         for parcel in batch:
             parcel.serial = self._ledger.attempt(parcel.message())
         self._unsure = batch
+        commands = [self._commands(parcel) for parcel in batch]
         try:
-            replies = await self._link.pipeline([self._command(parcel) for parcel in batch])
+            replies = _together(commands, await self._link.pipeline(list(chain(*commands))))
         except BrokenLinkError as error:
             # With replicas: answered by a master that may be gone, and the answered with it.
-            answered = [] if self._replicas else error.replies
+            answered = [] if self._replicas else _together(commands, error.replies)
             self._unsure = batch[len(answered) :]
             await self._settle(batch, answered)
             raise
@@ -186,7 +192,18 @@ class Publisher:
         parcel.accepted = True
         self._ledger.accept(parcel.serial, parcel.lane)
 
-    def _command(self, parcel: Parcel) -> Command:
+    def _commands(self, parcel: Parcel) -> list[Command]:
+        """What publishes it: by key one command for each key."""
+        payload = self._payload(parcel)
+        if parcel.lane == "channel":
+            if not self.by_key:
+                return [("PUBLISH", CHANNEL, payload)]
+            return [("PUBLISH", *copy) for copy in copies(parcel.keys, payload)]
+        limit = () if self.max_length is None else ("MAXLEN", "=", self.max_length)
+        return [("XADD", STREAM, *limit, self.entry_id, "payload", payload)]
+
+    @staticmethod
+    def _payload(parcel: Parcel) -> str:
         message: dict[str, Any] = {**addressed(parcel.keys), "n": parcel.serial}
         if parcel.padding:
             message["padding"] = "x" * parcel.padding
@@ -194,8 +211,109 @@ class Publisher:
             message["key"] = f"{parcel.lane} {parcel.state}"
         if parcel.ttl is not None:
             message["ttl"] = parcel.ttl
-        payload = json.dumps(message, separators=(",", ":"))
-        if parcel.lane == "channel":
-            return ("PUBLISH", CHANNEL, payload)
-        limit = () if self.max_length is None else ("MAXLEN", "=", self.max_length)
-        return ("XADD", STREAM, *limit, self.entry_id, "payload", payload)
+        return json.dumps(message, separators=(",", ":"))
+
+
+def copies(keys: Keys, payload: str) -> list[tuple[str, str]]:
+    """Channel and payload for each key. Copies have a text in common, so that each client gets one."""
+    if EVERYBODY in keys:
+        return [(f"{CHANNEL}:all", payload)]
+    if len(keys) > 1:
+        payload = f'{payload[:-1]},"trio_sse.copy":"{secrets.token_urlsafe(16)}"}}'
+    users = [f"{CHANNEL}:user:{user}" for user in users_of(keys)]
+    return [
+        (channel, payload) for channel in (*users, *(f"{CHANNEL}:topic:{one}" for one in topics_of(keys)))
+    ]
+
+
+def _together(commands: list[list[Command]], replies: Sequence[Any]) -> list[Any]:
+    """One reply for each list of commands: an error if there is one among them."""
+    found, left = [], deque(replies)
+    for own in commands:
+        if len(left) < len(own):
+            break
+        answers = [left.popleft() for _ in own]
+        found.append(next((one for one in answers if isinstance(one, hiredis.HiredisError)), answers[0]))
+    return found
+
+
+class ClusterPublisher(Publisher):
+    """Publishes each copy at the master that serves its channel. Patience ends: a command that a frozen
+    master still carries out later is one of which nobody knows."""
+
+    PATIENCE_SECONDS = 0.5
+
+    def __init__(self, ledger: Ledger, seeds: Callable[[], Sequence[int]]) -> None:
+        super().__init__(ledger, self._nowhere)
+        self._seeds = seeds
+        self._links: dict[int, Link] = {}
+        self._slots: dict[int, int] = {}
+
+    @staticmethod
+    async def _nowhere() -> int:
+        raise BrokenLinkError("a cluster has no one place")
+
+    def _hang_up(self) -> None:
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+        self._slots.clear()
+
+    async def _send(self) -> None:
+        if self._unsure:  # they count as void, and are sent again
+            self._outbox.extendleft(reversed(self._unsure))
+            self._unsure = []
+        if not self._slots:
+            await self._look()
+        batch = [self._outbox.popleft() for _ in range(min(AT_ONCE, len(self._outbox)))]
+        by_node: dict[int, list[tuple[int, Command]]] = {}
+        for number, parcel in enumerate(batch):
+            parcel.serial = self._ledger.attempt(parcel.message())
+            for channel, payload in copies(parcel.keys, self._payload(parcel)):
+                port = self._slots.get(key_slot(channel.encode()), 0)
+                by_node.setdefault(port, []).append((number, ("SPUBLISH", channel, payload)))
+        self._unsure = batch
+        outcomes: list[Any] = [None] * len(batch)
+        broken: set[int] = set()
+        for port, commands in by_node.items():
+            numbers = [number for number, _ in commands]
+            try:
+                with trio.fail_after(self.PATIENCE_SECONDS):
+                    link = await self._link_to(port)
+                    replies = await link.pipeline([command for _, command in commands])
+            except (BrokenLinkError, trio.TooSlowError):
+                broken.update(numbers)
+                continue
+            for number, reply in zip(numbers, replies, strict=True):
+                if not isinstance(outcomes[number], hiredis.HiredisError):
+                    outcomes[number] = reply
+        sure = [(one, outcomes[number]) for number, one in enumerate(batch) if number not in broken]
+        self._unsure = [one for number, one in enumerate(batch) if number in broken]
+        await self._settle([one for one, _ in sure], [reply for _, reply in sure])
+        if broken:
+            raise BrokenLinkError("a master did not answer")
+        if any(isinstance(reply, hiredis.HiredisError) for _, reply in sure):
+            self._hang_up()  # who serves what now?
+
+    async def _link_to(self, port: int) -> Link:
+        if not port:
+            raise BrokenLinkError("nobody serves it")
+        if port not in self._links:
+            self._links[port] = await Link.open(port, database=0)
+        return self._links[port]
+
+    async def _look(self) -> None:
+        """Ask nodes, until one that is in a cluster that works says who serves what."""
+        for port in self._seeds():
+            try:
+                with trio.fail_after(self.PATIENCE_SECONDS):
+                    link = await self._link_to(port)
+                    info, slots = await link.pipeline([("CLUSTER", "INFO"), ("CLUSTER", "SLOTS")])
+            except (BrokenLinkError, trio.TooSlowError):
+                self._hang_up()
+                continue
+            if b"cluster_state:ok" in info:
+                for first, last, master, *_ in slots:
+                    self._slots.update(dict.fromkeys(range(first, last + 1), master[1]))
+                return
+        raise BrokenLinkError("no node says who serves what")

@@ -216,3 +216,33 @@ def test_what_is_exact_adds_up_and_says_nothing_twice(sights: list[int | Gap]) -
     total = Count()
     total.add(found)
     assert dataclasses.asdict(total) == dataclasses.asdict(found)
+
+
+def by_key() -> tuple[Ledger, list[int]]:
+    """Messages 1 and 2 for ann, 3 for a topic, 4 for both, each sent at the second of its number."""
+    ledger = Ledger(by_key=True)
+    serials = []
+    for keys in (("ann",), ("ann",), ("#news",), ("ann", "#news")):
+        serial = ledger.attempt(Message(keys, sent=len(serials) + 1))
+        ledger.accept(serial, "channel")
+        serials.append(serial)
+    return ledger, serials
+
+
+BOTH = ("ann", "#news")
+
+
+def test_by_key_each_key_has_an_order_of_its_own_and_what_is_for_several_has_none() -> None:
+    ledger, (one, two, three, four) = by_key()
+    count = ledger.count(BOTH, [Seen(four), Seen(three), Seen(one), Seen(two)])
+    assert count.exact
+    assert ledger.count(BOTH, [Seen(two), Seen(one), Seen(three), Seen(four)]).disordered == 1
+    assert not ledger.count(BOTH, [Seen(one), Seen(two), Seen(three)]).exact
+
+
+def test_by_key_a_gap_stands_for_what_was_sent_before_it() -> None:
+    ledger, (one, two, three, _) = by_key()
+    seen = [Seen(one), Seen(two), Seen(three)]
+    assert ledger.count(BOTH, [*seen, Gap("redis_reconnected", at=5)]).covered == 1
+    assert ledger.count(BOTH, [*seen, Gap("redis_reconnected", at=3)]).lost == 1
+    assert ledger.count(BOTH, [*seen, Seen(4), Seen(4)]).duplicated == 1

@@ -37,7 +37,7 @@ class Witness:
             self._replays -= 1
         elif name == "gap":
             said = json.loads(data)
-            self.sights.append(Gap(said["reason"], said["dropped"]))
+            self.sights.append(Gap(said["reason"], said["dropped"], trio.current_time()))
         elif name == "connected":
             said = json.loads(data)
             assert said.get("topics", []) == sorted(topics_of(self.follows))

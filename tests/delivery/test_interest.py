@@ -800,3 +800,22 @@ def test_what_moved_to_a_master_that_is_connected_later_is_told() -> None:
     world.interest.moved(world.shards[0], "ann")
     world.up(1)
     assert world.gaps == [{"ann"}]
+
+
+def test_an_id_from_after_the_confirmation_and_before_the_gap_was_told_is_too_old(world: World) -> None:
+    """Whoever leaves in between was told nothing of what it missed."""
+    (shard,) = world.shards
+    world.follow("ann")
+    world.follow("bob")
+    world.confirm()
+    world.interest.link_lost(shard)
+    world.interest.link_up(shard)
+    _all, ann, bob = shard.take_queue(9)
+    world.interest.confirmed(shard, _all)
+    world.interest.confirmed(shard, ann)
+    world.history.append(("ann",), lambda _: b"")
+    id_of_who_leaves = world.history.latest
+    assert world.interest.since("ann").sequence <= id_of_who_leaves
+    world.interest.confirmed(shard, bob)
+    assert world.gaps == [{ALL, "ann", "bob"}]
+    assert world.interest.since("ann").sequence > id_of_who_leaves

@@ -249,7 +249,7 @@ class Services:
     ) -> Service:
         redis_port = redis_port or self._redis_port
         number = len(self._started)
-        elsewhere = settings.keys() & {"REDIS_URL", "REDIS_SENTINELS"}
+        elsewhere = settings.keys() & {"REDIS_URL", "REDIS_SENTINELS", "REDIS_CLUSTER"}
         environment: dict[str, str | None] = {
             "SSE_HOST": "127.0.0.1",
             "SSE_PORT": str(port),

@@ -32,6 +32,8 @@ class ClusterMap:
         self._nowhere = Shard()
         self._shards: list[Shard] = [self._nowhere] * SLOTS
         self._losers: set[Shard] = set()
+        self.corrected: set[int] = set()
+        """Slots that a master has corrected since somebody was asked last."""
         self.masters: dict[Address, Shard] = {}
         """The masters that serve slots."""
 
@@ -46,7 +48,11 @@ class ClusterMap:
 
     def learn(self, ranges: Iterable[Range], *, in_doubt: bool = False) -> set[Shard]:
         """Take over what a node says. What it does not mention stays as it was if that is `in_doubt`. Returns
-        the shards that have lost slots."""
+        the shards that have lost slots.
+
+        What a master has corrected meanwhile stays until the next time: others may not know of it yet, and
+        to follow them there and back would cost a `gap`.
+        """
         before, self._shards = self._shards, [self._nowhere] * SLOTS
         old, self.masters = self.masters, {}
         if in_doubt:
@@ -55,12 +61,18 @@ class ClusterMap:
             shard = self.masters.get(address) or old.get(address) or Shard()
             self.masters[address] = shard
             self._shards[first : last + 1] = [shard] * (last + 1 - first)
+        for slot in self.corrected:
+            for address, shard in old.items():
+                if shard is before[slot] and self.masters.setdefault(address, shard) is shard:
+                    self._shards[slot] = shard
+        self.corrected.clear()
         pairs = zip(before, self._shards, strict=True)
         losers, self._losers = self._losers, set()
         return losers | {was for was, now in pairs if was is not now}
 
     def correct(self, slot: int, address: Address) -> None:
         """Take over what a master says of a slot that it does not serve."""
+        self.corrected.add(slot)
         self._losers.add(self._shards[slot])
         self._shards[slot] = self.masters.setdefault(address, Shard())
 

@@ -43,8 +43,6 @@ class ClusterSubscriber:
         self._look = asyncio.Event()
         self._well = False
         """Whether a node said so when it was asked last."""
-        self._corrected: set[int] = set()
-        """Slots that another master was found for since then."""
         self._attempts = Attempts(parts.settings, parts.settings.redis_address)
         self._started: Callable[[], None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -112,7 +110,6 @@ class ClusterSubscriber:
 
     async def _apply(self, view: View) -> None:
         losers = self._cluster.learn(view.ranges, in_doubt=not view.works)
-        self._corrected.clear()
         for address, shard in self._cluster.masters.items():
             if address not in self._links or self._links[address].shard is not shard:
                 if address in self._tasks:
@@ -143,10 +140,9 @@ class ClusterSubscriber:
         """A master does not serve this target, and says who does."""
         self._look.set()
         if self._cluster.shard_of(target) is link.shard:
-            if error.slot_id in self._corrected:  # masters disagree: not round and round until they do not
+            if error.slot_id in self._cluster.corrected:  # masters disagree: not round and round
                 self._parts.interest.refused(link.shard, target)
                 return
-            self._corrected.add(error.slot_id)
             asked = link.address or ("", 0)
             self._cluster.correct(error.slot_id, address_of(error.host, error.port, asked))
         self._parts.interest.moved(link.shard, target)

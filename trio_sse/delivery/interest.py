@@ -307,6 +307,8 @@ class Interest:
     def _tell_owed(self, shard: Shard) -> None:
         if shard.owed and len(shard.back) == len(shard.owed):
             back, shard.back, shard.owed = shard.back, {}, {}
+            # One who left since its confirmation, with an id from then, has not been told.
+            self._since.update(dict.fromkeys(back, Since(self._history.skip(), self._history.now())))
             self._announce("redis_reconnected", back)
 
 

@@ -7,5 +7,15 @@ from tests.chaos.scenarios import failover  # isort: skip
 from tests.chaos.scenarios import clocks, service_gone  # isort: skip
 from tests.chaos.scenarios import clients_away  # isort: skip
 from tests.chaos.scenarios import last_look  # isort: skip
+from tests.chaos.scenarios import clusters  # isort: skip
 
-__all__ = ["SCENARIOS", "clients_away", "clocks", "failover", "last_look", "redis_away", "service_gone"]
+__all__ = [
+    "SCENARIOS",
+    "clients_away",
+    "clocks",
+    "clusters",
+    "failover",
+    "last_look",
+    "redis_away",
+    "service_gone",
+]

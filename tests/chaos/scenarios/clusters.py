@@ -1,0 +1,100 @@
+"""A cluster: slots that move, masters that die or freeze, nodes that come and go."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import trio
+from redis.crc import key_slot
+
+from tests.chaos.bench import Bench
+from tests.chaos.publisher import copies
+from tests.chaos.scenario import scenario
+from tests.chaos.scenarios.service_gone import start_again
+from tests.support.clusters import Node
+
+FROZEN_SECONDS = 3
+"""Longer than the cluster waits until a replica takes over."""
+
+
+async def move(bench: Bench, share: int, node: Node) -> None:
+    """Move the slots of every so many users and topics, and those of everybody, to another node."""
+    keys = [*bench.users[::share], *bench.topics[::share], "*"]
+    for channel, _ in (copies((key,), "{}")[0] for key in keys):
+        slot = key_slot(channel.encode())
+        await trio.to_thread.run_sync(bench.cluster.move, range(slot, slot + 1), node)
+
+
+async def until_well(bench: Bench) -> None:
+    await trio.to_thread.run_sync(bench.cluster.wait_until_well)
+
+
+@scenario("slots moved between the masters of a cluster", "cluster")
+async def slots_moved(bench: Bench) -> None:
+    await bench.assemble_cluster()
+    for turn in range(2 if bench.quick else 8):
+        await bench.traffic(0.4)
+        await move(bench, 1 + turn % 3, bench.cluster.masters[turn % 3])
+        await bench.flows_again()
+
+
+@scenario("a master of a cluster killed, its replica takes over", "cluster", quick=False)
+async def master_killed(bench: Bench) -> None:
+    await bench.assemble_cluster()
+    for number in range(1 if bench.quick else 2):
+        await bench.traffic(0.5)
+        await trio.to_thread.run_sync(bench.cluster.kill_master, bench.cluster.masters[number])
+        await bench.flows_again()
+
+
+@scenario("nodes added to a cluster and taken away", "cluster", quick=False)
+async def nodes_come_and_go(bench: Bench) -> None:
+    await bench.assemble_cluster()
+    for turn in range(1 if bench.quick else 3):
+        await bench.traffic(0.4)
+        node = await trio.to_thread.run_sync(bench.cluster.add_master)
+        await move(bench, 2, node)
+        await bench.flows_again()
+        await bench.traffic(0.4)
+        await move(bench, 2, bench.cluster.masters[turn % 3])
+        await until_well(bench)
+        node.kill()
+        await bench.flows_again()
+
+
+@scenario(
+    f"a master of a cluster frozen (SIGSTOP) for {FROZEN_SECONDS} s, its replica takes over",
+    "cluster",
+    quick=False,
+)
+async def shard_frozen(bench: Bench) -> None:
+    await bench.assemble_cluster()
+    for number in range(1 if bench.quick else 2):
+        await bench.traffic(0.4)
+        node = bench.cluster.masters[number]
+        node.freeze()
+        await bench.traffic(FROZEN_SECONDS)
+        node.thaw()
+        await until_well(bench)
+        await bench.flows_again()
+
+
+@scenario("CLIENT KILL of the service's connection to one master of a cluster", "cluster")
+async def shard_cut_off(bench: Bench) -> None:
+    await bench.assemble_cluster()
+    for number in range(3 if bench.quick else 9):
+        await bench.traffic(0.3)
+        kill = partial(bench.cluster.masters[number % 3].call, "CLIENT", "KILL", "TYPE", "pubsub")
+        await trio.to_thread.run_sync(kill)
+        await bench.flows_again()
+
+
+@scenario("the service at a cluster killed and started again", "cluster", quick=False)
+async def service_at_cluster_killed(bench: Bench) -> None:
+    await bench.assemble_cluster()
+    for _ in range(1 if bench.quick else 4):
+        await bench.traffic(0.5 if bench.quick else 2)
+        service = bench.services[-1]
+        service.process.kill()
+        await start_again(bench, service)
+        await bench.flows_again()
