@@ -7,7 +7,8 @@ import time
 import machine
 from bench import SETTLE_SECONDS, Bench, Row
 from credentials import SECRET
-from services import Mode, Service
+from load import Load
+from services import Mode, Running, Service, ended_at
 from works import Work
 
 HEARTBEAT_SECONDS = 5  # for the idle works only, so that two heartbeats take 10 s instead of 60
@@ -15,6 +16,7 @@ HEARTBEAT_SECONDS = 5  # for the idle works only, so that two heartbeats take 10
 
 def _weigh(bench: Bench, service: Service, work: Work, mode: Mode, seconds: float) -> Row:
     """Open the connections and leave them for so long: connects/s, memory of each, CPU meanwhile."""
+    stop: Row = {}
     with bench.start(service, mode) as run:
         with bench.clients(run, 20, 5, 0) as client:
             client.finish(0)  # what the first connections load for good is not counted to the rest
@@ -28,8 +30,10 @@ def _weigh(bench: Bench, service: Service, work: Work, mode: Mode, seconds: floa
             time.sleep(seconds)
             cpu = machine.cpu_seconds(run.pid) - cpu
             after = machine.memory_kb(run.pid)
+            about = run.about()
+            if not mode.drain:
+                stop = _stop(run, client)
             got = client.finish(0)
-        about = run.about()
     connected = max(got["connected"], 1)
     return {
         "command": run.shown,
@@ -47,11 +51,21 @@ def _weigh(bench: Bench, service: Service, work: Work, mode: Mode, seconds: floa
         "refused": got["refused"],
         "closed": got["closed"],
         "load": got,
-    }
+    } | stop
+
+
+def _stop(run: Running, client: Load) -> Row:
+    """Stop the service: seconds from the signal until the process has ended and no client's socket is
+    open."""
+    client.watch_end()
+    began = time.monotonic()
+    process_ended = ended_at(run.pid)
+    closed_before, last_closed = client.gone()
+    return {"stop_s": round(max(process_ended, last_closed) - began, 3), "closed": closed_before}
 
 
 def idle(bench: Bench, service: Service, work: Work) -> Row:
-    mode = Mode(heartbeat=HEARTBEAT_SECONDS, tls=bench.certificate if work.tls else None)
+    mode = Mode(heartbeat=HEARTBEAT_SECONDS, drain=False, tls=bench.certificate if work.tls else None)
     row = _weigh(bench, service, work, mode, 2 * HEARTBEAT_SECONDS)
     return row | {"cpu_us_per_heartbeat": round(row["cpu_s"] / 2 / work.conns * 1e6, 1)}
 

@@ -13,6 +13,8 @@
    Before that, the line "cut" resets all connections, answered by CUT. "return S" opens them again, spread over S
    seconds whether or not the service keeps up; "BACK <connected> <seconds>" follows when all are live. They ask for
    `resume_path` if there is one, and else send Last-Event-ID, if the text after `id_mark` has told one.
+   Before that, too, the line "gone" waits until the other side has closed every connection. "GONE <closed before>
+   <CLOCK_MONOTONIC ns of the last close>" follows.
    One JSON object goes to stdout.
 
    A message is known by the text #<sequence>T<CLOCK_MONOTONIC ns>T in it; sequences count from 0 for each user.
@@ -28,7 +30,7 @@ enum { PORTS_PER_ADDRESS = 20000 }; /* below the usual 28,231 ephemeral ports of
 
 static Conn *conns;
 static long n_conns, silent, users, topics, shared, port, pending;
-static long opened, closed, refused, resumed;
+static long opened, closed, refused, resumed, closed_at;
 static long reads, bytes, idle_bytes, ready_at;
 static enum { FIRST, AWAY, BACK } phase;
 static long back_at, back_ns, live_at; /* when they began to return, over how long, when the last was live */
@@ -45,6 +47,7 @@ static void end_connection(Conn *c) {
     else refused++;
     end_tls(c);
     close(c->fd);
+    closed_at = now_ns();
 }
 
 /* One read. Returns whether there may be more to read. */
@@ -259,12 +262,16 @@ int main(int argc, char **argv) {
     struct epoll_event e = {.events = EPOLLIN, .data.u32 = (uint32_t)STDIN}, events[EVENTS];
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, 0, &e); /* fails for a plain file: then `seconds` is the only end */
 
-    long started = now_ns(), ended = 0, wanted = -1;
+    long started = now_ns(), ended = 0, wanted = -1, before_gone = -1;
     for (;;) {
         open_some();
         long t = now_ns();
         if (t - (ready_at ? ready_at : started) > limit) break;
         if (wanted >= 0 && received >= wanted) break;
+        if (before_gone >= 0 && closed + refused == n_conns) {
+            fprintf(stderr, "GONE %ld %ld\n", before_gone, closed_at);
+            before_gone = -1;
+        }
         if (ended && (t - ended > drain || (t - ended > quiet && t - last_event > quiet))) break;
         int n = epoll_wait(epoll_fd, events, EVENTS, phase == BACK && opened < n_conns ? 1 : 20);
         for (int i = 0; i < n; i++) {
@@ -280,6 +287,7 @@ int main(int argc, char **argv) {
             }
             if (sscanf(line, "end %ld", &wanted) == 1) ended = now_ns();
             if (!strncmp(line, "cut", 3)) cut();
+            if (!strncmp(line, "gone", 4)) before_gone = closed;
             if (sscanf(line, "return %lf", &seconds) == 1) {
                 phase = BACK;
                 up = opened = refused = 0;

@@ -80,15 +80,21 @@ class Load:
             raise RuntimeError(f"the load client could not open {conns} connections: {line.strip()}")
         self.up = int(line.split()[1])
 
-    def _say(self, command: str, answer: str) -> str:
-        """Send a command; the rest of the answer's line. Bounded, as the program ends itself."""
+    def _order(self, command: str) -> None:
         assert self.process.stdin
-        assert self.process.stderr
         self.process.stdin.write(command + "\n")
+
+    def _hear(self, answer: str) -> str:
+        """The rest of the answer's line. Bounded, as the program ends itself."""
+        assert self.process.stderr
         line = self.process.stderr.readline()
         if not line.startswith(answer):
-            raise RuntimeError(f"the load client did not {command}: {line.strip()}")
+            raise RuntimeError(f"the load client did not say {answer}: {line.strip()}")
         return line.removeprefix(answer)
+
+    def _say(self, command: str, answer: str) -> str:
+        self._order(command)
+        return self._hear(answer)
 
     def cut(self) -> None:
         """Reset all connections."""
@@ -97,6 +103,16 @@ class Load:
     def come_back(self, seconds: float) -> int:
         """Open them again, spread over so long; how many are live when none is on its way any more."""
         return int(self._say(f"return {seconds}", "BACK").split()[0])
+
+    def watch_end(self) -> None:
+        """From now on, connections that end are those of the service's stop: `gone` tells."""
+        self._order("gone")
+
+    def gone(self) -> tuple[int, float]:
+        """Wait until all connections have ended. How many had before `watch_end`, and when the last one did,
+        by time.monotonic()."""
+        before, at = self._hear("GONE").split()
+        return int(before), int(at) / 1e9
 
     def finish(self, deliveries: int) -> dict[str, Any]:
         """Wait until so many messages have arrived or no more come; the client's own figures."""

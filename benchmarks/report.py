@@ -65,6 +65,7 @@ COLUMNS: dict[str, list[tuple[str, Cell]]] = {
         ("CPU s", _number("cpu_s", 2)),
         ("us per heartbeat", _number("cpu_us_per_heartbeat", 1)),
         ("bytes each", _number("bytes_each")),
+        ("s to stop", _number("stop_s", 2)),
         ("others", _others),
     ],
     "max": [

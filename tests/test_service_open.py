@@ -200,3 +200,44 @@ async def test_a_stream_that_lasts_long_enough_ends_whatever_its_client_has_yet_
         assert client.closed
         client.catch_up()
         assert client.names == ["connected", "message"] if catching_up else ["connected"]
+
+
+SHARED = {"limits_shared": True, "max_connections_per_user": 1, "max_connections_per_address": 1}
+
+
+async def test_it_takes_up_the_place_that_was_reserved_and_gives_it_back() -> None:
+    service = service_of(**SHARED)
+    limits = service.admission.limits
+    place = limits.reserve("ann", "192.0.2.1")
+    with open_stream(service, accepted(reservation=place)) as connection:
+        assert service.hub.connections == [connection]
+        assert counted(service) == 1
+    assert (len(service.hub), counted(service)) == (0, 0)
+
+
+async def test_a_place_that_expired_is_looked_for_again(autojump_clock: MockClock) -> None:
+    service = service_of(**SHARED)
+    place = service.admission.limits.reserve("ann", "192.0.2.1")
+    await trio.sleep(60)
+    with open_stream(service, accepted()) as first, open_stream(service, accepted(reservation=place)) as late:
+        assert service.hub.connections == [first]
+        assert late.closed
+        assert counted(service) == 1
+
+
+async def test_during_a_stop_it_gives_its_place_back_at_once() -> None:
+    service = service_of(**SHARED)
+    service.hub.draining = True
+    place = service.admission.limits.reserve("ann", "192.0.2.1")
+    with open_stream(service, accepted(reservation=place)):
+        assert counted(service) == 0
+
+
+def test_all_processes_are_asked_only_if_limits_are_shared_and_there_are_any() -> None:
+    assert service_of(limits_shared=True).census is None
+    assert service_of(max_connections=5).census is None
+    assert service_of(rebalance=0.1).admission.ask is None
+    for values in (SHARED, {**SHARED, "rebalance": 0.1}):
+        service = service_of(**values)
+        assert service.census is not None
+        assert service.admission.ask == service.census.ask

@@ -9,6 +9,7 @@ import trio
 
 from trio_sse.access.admission import Accepted, Admission, overloaded_words
 from trio_sse.access.publishers import Publishers
+from trio_sse.broker.census import Bounds, Census
 from trio_sse.broker.presence import Presence
 from trio_sse.broker.publisher import Publisher
 from trio_sse.broker.replies import Replies
@@ -26,7 +27,9 @@ from trio_sse.delivery.notices import farewell
 from trio_sse.delivery.resume import Resumer
 from trio_sse.delivery.snapshot import Snapshot
 from trio_sse.delivery.targets import followed
+from trio_sse.rebalancing import Rebalancing
 from trio_sse.settings import Settings
+from trio_sse.siblings import Counts, Siblings
 from trio_sse.stopping import Stopping
 
 AUTH_EXPIRED_SECONDS = 2.0
@@ -42,8 +45,9 @@ class Service:
         self.counters = Counters()
         self.admission = Admission(settings)
         self.publishers = Publishers(settings)
+        self._process = secrets.token_hex(6)
         self.history = History(
-            secrets.token_hex(6),
+            self._process,
             messages=settings.history_messages,
             seconds=settings.history_seconds,
             max_bytes=settings.history_bytes,
@@ -73,6 +77,11 @@ class Service:
         self.stopping = Stopping(self.hub, settings.drain_seconds)
         self.subscriber = source.subscriber(self.resumer)
         self.publisher = Publisher(settings, self.hub, self.subscriber, source)
+        self.census = self._census()
+        self.rebalancing = Rebalancing(self.hub, settings.rebalance, self.census)
+        # From one channel for all, each worker gets each message.
+        same = () if settings.by_key else ("published", "rejected")
+        self.siblings = Siblings(self._counts, same)
         self.presence: Presence | None = None
         if settings.presence:
             self.presence = Presence(settings, self.hub, source.cluster, self.publisher)
@@ -95,7 +104,11 @@ class Service:
                 await nursery.start(beat_forever, self.hub)
                 await nursery.start(self.lifetimes.run)
                 nursery.start_soon(self.admission.run)
+                await nursery.start(self.siblings.run)
                 await nursery.start(self.subscriber.run)
+                if self.census is not None:
+                    await nursery.start(self.census.run)
+                    nursery.start_soon(self.rebalancing.run)
                 for beside in (self.presence, self._replies):
                     if beside is not None:
                         await nursery.start(beside.run)
@@ -133,19 +146,44 @@ class Service:
         """The code of `not_ready()`, which anybody may read."""
         return "stopping" if self.hub.draining else self.subscriber.problem_code
 
+    def _census(self) -> Census | None:
+        """The counts of all processes, if anything is decided by them."""
+        settings, limits, hub = self.settings, self.admission.limits, self.hub
+
+        def own() -> int | None:
+            return None if hub.draining else len(hub)
+
+        if not (settings.limits_shared and limits.any):
+            return Census(settings, self._process, own) if settings.rebalance else None
+        bounds = Bounds(
+            settings.max_connections,
+            settings.max_connections_per_user,
+            settings.max_connections_per_address,
+            settings.connection_rate_per_address,
+        )
+        census = Census(settings, self._process, own, bounds, limits)
+        self.admission.ask = census.ask
+        return census
+
+    def _counts(self) -> Counts:
+        return Counts(len(self.hub), frozenset(self.hub.users), self.counters.snapshot())
+
     def _take_place(self, connection: Connection, accepted: Accepted) -> None:
         limits, hub = self.admission.limits, self.hub
         last_words = accepted.last_words
-        if limits.any and (overloaded := limits.excess(accepted.user_id, accepted.address)):
-            last_words = last_words or overloaded_words(overloaded)
+        place = accepted.reservation
+        reserved = place is not None and limits.take_up(place, connection)
+        if not reserved and limits.any and (why := limits.excess(accepted.user_id, accepted.address)):
+            last_words = last_words or overloaded_words(why)
         if last_words:
             self.counters.overloaded += 1
             connection.end(last_words)
             return
         if hub.draining:
+            limits.end(connection)
             connection.end(farewell("draining", 2 * self.settings.drain_seconds))
             return
-        if limits.any:
+        if limits.any and not reserved:
             limits.begin(connection, accepted.user_id, accepted.address)
         if accepted.start.last_event_id is not None:
             self.counters.resumed += 1

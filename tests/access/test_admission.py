@@ -523,3 +523,60 @@ async def test_a_claim_of_any_name_makes_a_header_that_can_be_sent(claim: str) -
     challenge = dict(answer.headers)["www-authenticate"]
     challenge.encode("latin-1")
     assert challenge.count('"') == 6
+
+
+class AllProcesses:
+    """What all processes together answer, one after the other."""
+
+    def __init__(self, admission: Admission, *limits: str) -> None:
+        self.limits = list(limits)
+        self.asked: list[tuple[str | None, str]] = []
+        self.place = object()
+        admission.ask = self.ask
+
+    async def ask(self, user_id: str | None, address: str) -> tuple[tuple[str, float], object | None]:
+        self.asked.append((user_id, address))
+        limit = self.limits.pop(0)
+        return (limit, 0.0), None if limit else self.place
+
+
+SHARED = {"limits_shared": True, "max_connections_per_user": 2}
+
+
+async def test_where_limits_are_shared_all_processes_are_asked_and_nobody_is_let_in_at_once() -> None:
+    admission = Admission(settings(**SHARED))
+    others = AllProcesses(admission, "", "user")
+    assert admission.admit_now(b"user_id=ann", (), lambda: "192.0.2.1") is None
+    answer = await admission.admit(b"user_id=ann", [ACCEPT], lambda: "192.0.2.1")
+    assert isinstance(answer, Accepted)
+    assert (answer.reservation, answer.last_words) == (others.place, b"")
+    answer = await admission.admit(b"user_id=ann", [ACCEPT], lambda: "192.0.2.1")
+    assert isinstance(answer, Accepted)
+    assert b"SSE_MAX_CONNECTIONS_PER_USER" in answer.last_words
+    assert answer.reservation is None
+    assert others.asked == [("ann", "192.0.2.1")] * 2
+
+
+async def test_for_what_is_refused_in_any_case_nobody_is_asked() -> None:
+    admission = Admission(settings(**SHARED))
+    others = AllProcesses(admission)
+    assert isinstance(admission.admit_now(b"user_id=ann&user_id=bob", (), str), Refused)
+    assert isinstance(await admission.admit(b"user_id=ann&user_id=bob", (), str), Refused)
+    for stream in "ab":
+        admission.limits.begin(stream, "ann", "")
+    answer = await admission.admit(b"user_id=ann", [ACCEPT], str)
+    assert isinstance(answer, Accepted)
+    assert b"SSE_MAX_CONNECTIONS_PER_USER" in answer.last_words
+    assert others.asked == []
+
+
+@pytest.mark.parametrize("without", ["open", "closed"])
+async def test_while_they_cannot_be_asked_the_setting_decides(without: str) -> None:
+    admission = Admission(settings(**SHARED, limits_without_redis=without))
+    AllProcesses(admission, "away")
+    answer = await admission.admit(b"user_id=ann", (), str)
+    if without == "open":
+        assert isinstance(answer, Accepted)
+    else:
+        assert isinstance(answer, Refused)
+        assert answer.status == 503

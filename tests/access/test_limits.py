@@ -168,3 +168,79 @@ def test_what_is_counted_is_what_is_open(steps: list[tuple[str, str] | None]) ->
 def _kept(limits: Limits) -> Iterator[str]:
     yield from limits._users
     yield from limits._addresses
+
+
+def shared_limits(clock: Clock | None = None, **values: Any) -> Limits:
+    return new_limits(clock, limits_shared=True, **values)
+
+
+def test_a_place_that_was_reserved_counts_and_is_taken_up() -> None:
+    limits = shared_limits(max_connections_per_user=1, max_connections_per_address=1)
+    reservation = limits.reserve("ann", "192.0.2.1")
+    assert limits.excess("ann", "192.0.2.2")
+    assert limits.excess("bob", "192.0.2.1")
+    assert limits.take_up(reservation, "stream")
+    assert (len(limits), limits.count(("user", "ann")), limits.count(("address", "192.0.2.1"))) == (1, 1, 1)
+    assert not limits.take_up(reservation, "another"), "it is taken once"
+    assert not limits.changed, "Redis has counted it when it was asked"
+    limits.end("stream")
+    assert limits.changed == {("user", "ann"): None, ("address", "192.0.2.1"): None}
+    assert (len(limits), limits.keys()) == (0, [])
+
+
+def test_a_place_that_nobody_takes_up_is_free_again() -> None:
+    clock = Clock()
+    limits = shared_limits(clock, max_connections_per_user=1)
+    reservation = limits.reserve("ann", "192.0.2.1")
+    clock.now += limits_module.RESERVED_SECONDS - 0.1
+    assert limits.keys() == [("user", "ann"), ("address", "192.0.2.1")]
+    clock.now += 0.2
+    assert limits.keys() == []
+    assert limits.changed == {("user", "ann"): None, ("address", "192.0.2.1"): None}
+    assert not limits.take_up(reservation, "stream")
+    assert limits.excess("ann", "192.0.2.1") is None
+
+
+def test_one_that_was_taken_up_outlives_its_reservation() -> None:
+    clock = Clock()
+    limits = shared_limits(clock, max_connections_per_user=1)
+    assert limits.take_up(limits.reserve("ann", "192.0.2.1"), "stream")
+    clock.now += 1000
+    assert limits.keys()
+    assert limits.excess("ann", "192.0.2.1")
+
+
+def test_what_changes_is_noted_only_if_it_is_shared() -> None:
+    for limits, noted in ((new_limits(max_connections=5), 0), (shared_limits(max_connections=5), 2)):
+        limits.begin("stream", "ann", "192.0.2.1")
+        assert len(limits.changed) == noted
+        limits.changed.clear()
+        limits.begin("of topics alone", None, "192.0.2.1")
+        assert list(limits.changed) == ([("address", "192.0.2.1")] if noted else [])
+
+
+@pytest.mark.parametrize(
+    ("limit", "status", "named"),
+    [
+        ("total", 503, "SSE_MAX_CONNECTIONS)"),
+        ("user", 429, "SSE_MAX_CONNECTIONS_PER_USER"),
+        ("address", 429, "SSE_MAX_CONNECTIONS_PER_ADDRESS"),
+        ("rate", 429, "SSE_CONNECTION_RATE_PER_ADDRESS"),
+    ],
+)
+def test_what_all_processes_say_is_told_as_what_one_says(limit: str, status: int, named: str) -> None:
+    overloaded = shared_limits().excess_by(limit, 30)
+    assert overloaded is not None
+    assert (overloaded.status, named in overloaded.detail) == (status, True)
+    assert (overloaded.retry_seconds > 30) == (limit == "rate")
+    assert shared_limits().excess_by("", 0) is None
+
+
+@pytest.mark.parametrize("without", ["open", "closed"])
+def test_without_an_answer_the_setting_decides(without: str) -> None:
+    overloaded = shared_limits(limits_without_redis=without).excess_by("away", 0)
+    if without == "open":
+        assert overloaded is None
+    else:
+        assert overloaded is not None
+        assert (overloaded.status, "SSE_LIMITS_WITHOUT_REDIS" in overloaded.detail) == (503, True)

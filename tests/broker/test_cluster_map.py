@@ -36,6 +36,14 @@ def test_a_target_is_where_the_slot_of_its_channel_is(known: ClusterMap) -> None
     assert known.address_of(CHANNELS.of(HIGH)) == B
 
 
+def test_a_node_that_may_be_wrong_is_believed_only_in_what_it_says(known: ClusterMap) -> None:
+    low, high = known.shard_of(LOW), known.shard_of(HIGH)
+    assert known.learn([], in_doubt=True) == set()
+    assert known.learn([Range(0, HALF - 1, C)], in_doubt=True) == {low}
+    assert known.shard_of(LOW) is known.masters[C]
+    assert known.shard_of(HIGH) is high
+
+
 def test_what_is_in_braces_decides_alone() -> None:
     known = ClusterMap(CHANNELS.of)
     known.learn([Range(number, number, (str(number), 1)) for number in range(SLOTS)])

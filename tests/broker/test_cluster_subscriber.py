@@ -253,7 +253,7 @@ async def test_a_master_that_dies_is_followed_by_its_replica_and_nodes_come_and_
 
 async def test_without_a_cluster_the_setting_is_named(port: int) -> None:
     async with by_key(redis_cluster=f"127.0.0.1:{port}") as service:
-        assert "REDIS_CLUSTER must name nodes of a cluster" in (service.subscriber.problem or "")
+        assert "REDIS_CLUSTER names a Redis that is no cluster" in (service.subscriber.problem or "")
         assert service.subscriber.problem_code == "redis_refused"
         ann = service.join("ann")
         assert ann.names == ["connected"]
@@ -382,7 +382,7 @@ async def test_masters_that_disagree_are_not_asked_round_and_round() -> None:
     async with fakes(2) as (a, b):
         a.slots = b.slots = slots((0, HALF - 1, HOST, a.port), (HALF, SLOTS - 1, HOST, b.port))
         for one, other in ((a, b), (b, a)):
-            one.refusal = lambda channel, other=other: (  # type: ignore[misc]
+            one.refusal = lambda channel, other=other: (
                 b"-MOVED %d 127.0.0.1:%d\r\n" % (key_slot(channel), other.port)
                 if channel.endswith(b"torn")
                 else b""

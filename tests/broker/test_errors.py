@@ -10,7 +10,8 @@ from redis import exceptions as refused
 from redis._parsers.base import BaseParser
 
 from tests.support.inside import settings
-from trio_sse.broker.errors import NoMasterError, ReplicaError, advice
+from trio_sse.broker.errors import NoMasterError, PartlyError, ReplicaError, advice
+from trio_sse.settings import Settings
 
 
 def parsed(said: str) -> Exception:
@@ -59,6 +60,52 @@ def test_what_redis_says_becomes_one_line_with_its_code_and_the_cure(said: str, 
     assert told in line.removeprefix(said.removeprefix("ERR "))
     assert "\n" not in line
     assert "{" not in line
+
+
+BY_KEY = settings(redis_routing="by-key", redis_channel="n")
+CLUSTER = settings(redis_cluster="h:7000", redis_channel="n")
+
+
+@pytest.mark.parametrize(
+    ("said", "told", "where"),
+    [
+        ("NOPERM No permissions to access a channel", "channels &n:* (SSE_REDIS_CHANNEL)", BY_KEY),
+        ("ERR ACL failure in script: No permissions to access a channel", "REDIS_USERNAME", BY_KEY),
+        ("ERR This instance has cluster support disabled", "REDIS_CLUSTER names a Redis that is", CLUSTER),
+        ("ERR unknown command 'SSUBSCRIBE', with args", "REDIS_CLUSTER takes Redis 7", CLUSTER),
+        ("CLUSTERDOWN The cluster is down", "the cluster at REDIS_CLUSTER is not complete", CLUSTER),
+        ("READONLY You can't write against a read only replica.", "REDIS_CLUSTER", CLUSTER),
+        ("ERR something else", "REDIS_CLUSTER", CLUSTER),
+    ],
+)
+def test_by_key_and_in_a_cluster_its_own_settings_are_named(said: str, told: str, where: Settings) -> None:
+    line = advice(parsed(said), where)
+    assert told in line
+    assert "REDIS_STREAM" not in line
+    assert "REDIS_HOST" not in line or "cluster support" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError("Connect call failed"), "cluster-announce-ip"),
+        (refused.ConnectionError("Connection closed by server."), "REDIS_CLUSTER=rediss://"),
+        (ssl.SSLError("certificate verify failed"), "REDIS_CLUSTER: ssl_ca_certs"),
+        (refused.InvalidResponse("Protocol error, got 'H' as reply type byte"), "rediss:// in REDIS_CLUSTER"),
+    ],
+)
+def test_errors_of_the_network_name_the_cluster(error: Exception, told: str) -> None:
+    line = advice(error, CLUSTER)
+    assert told in line
+    assert "REDIS_HOST" not in line
+    assert "REDIS_URL" not in line
+    assert "{" not in line
+
+
+def test_what_was_published_in_part_is_said_with_the_reason() -> None:
+    line = advice(PartlyError(parsed("NOPERM No permissions to access a channel")), BY_KEY)
+    assert line.startswith("a part was published, then: NOPERM No permissions")
+    assert "REDIS_USERNAME" in line
 
 
 def test_protected_mode_is_told_in_short() -> None:

@@ -16,6 +16,7 @@ from tests.support.inside import PATIENCE_SECONDS, Client, joined, new_hub, unti
 from tests.support.subscribing import new_subscriber, running
 from tests.support.valkeys import certificate, relay, tls_in_front_of
 from trio_sse.broker import feed as feed_module
+from trio_sse.broker.takeover import Takeover
 from trio_sse.delivery.flusher import flush_forever
 from trio_sse.delivery.hub import Hub
 
@@ -74,6 +75,35 @@ async def test_what_one_read_brought_leaves_in_the_turn_that_read_it(
         await until(lambda: client.data)
         assert not hub.pending.is_set()
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("by_server", "count", "patiently"), [(0, 1, False), (0, 3, True), (1, 3, False)])
+async def test_after_several_messages_it_reads_patiently_unless_a_server_writes_streams(
+    hub: Hub,
+    port: int,
+    back_end: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    by_server: int,
+    count: int,
+    patiently: bool,
+) -> None:
+    reads: list[bool] = []
+    receive = Takeover.receive
+
+    async def noted(takeover: Takeover, *, patiently: bool = False) -> None:
+        reads.append(patiently)
+        await receive(takeover, patiently=patiently)
+
+    monkeypatch.setattr(Takeover, "receive", noted)
+    client = Client(joined(hub))
+    hub.by_server = by_server
+    async with running(hub, port):
+        with back_end.pipeline(transaction=True) as together:  # Redis writes what it brings at once
+            for number in range(count):
+                together.publish("notifications", f'{{"user_id":1,"created_at":{number}}}')
+            together.execute()
+        await until(lambda: len(client.data) == count and len(reads) > 1)
+    assert reads[:2] == [False, patiently]
 
 
 async def test_with_tls_it_reads_and_delivers_in_order(

@@ -20,7 +20,7 @@ from trio_sse.delivery.interest import LINGER_SECONDS
 
 
 def subscribed(back_end: redis.Redis) -> set[str]:
-    return {channel.decode() for channel in back_end.pubsub_channels("notifications:*")}
+    return {bytes(channel).decode() for channel in back_end.pubsub_channels("notifications:*")}  # type: ignore[arg-type]
 
 
 async def test_before_it_ran_it_is_not_ready() -> None:

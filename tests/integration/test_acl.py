@@ -23,7 +23,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "security.md"
 def grant(admin: redis.Redis, lines: int) -> None:
     """The first lines of the docs."""
     rights = re.findall(r"^ACL SETUSER .*$", DOCS.read_text(), re.MULTILINE)
-    assert len(rights) >= 6  # those behind are for channels by key
+    assert len(rights) >= 7  # those behind are for channels by key
     for line in rights[:lines]:
         admin.execute_command(*line.split())  # type: ignore[no-untyped-call]
 
@@ -59,6 +59,18 @@ async def test_the_rights_that_the_docs_name_are_enough(start: Services) -> None
                     answer = post(service, {"user_id": 1, "n": 7}, **key)
                     assert answer.status == 200, answer.body
                 assert [(await client.notification())["n"] for _ in range(2)] == [7, 7]
+
+        grant(admin, 5)
+        counted: dict[str, Any] = {
+            "SSE_LIMITS_SHARED": "true",
+            "SSE_MAX_CONNECTIONS_PER_USER": "2",
+            "SSE_CONNECTION_RATE_PER_ADDRESS": "100",
+            "SSE_REBALANCE": "0.1",
+        }
+        service = start(redis_port=valkey.port, **common, **counted, SSE_LIMITS_WITHOUT_REDIS="closed")
+        async with streaming(service.port), streaming(service.port):
+            refused = service.get("/sse", headers={"Accept": "application/json"})
+            assert refused.status == 429, refused.body
         assert admin.acl_log() == []
 
 
@@ -76,7 +88,7 @@ async def test_the_rights_for_presence_and_replies_are_enough(start: Services) -
         **TOKENS,
     }
     with breakable() as valkey, valkey.client() as admin:
-        grant(admin, 6)
+        grant(admin, 7)
         one, other = start.each((TRIO_SSE, TRIO_SSE), redis_port=valkey.port, **settings)
         async with (
             streaming(one.port, target="/sse?user_id=witness&topic=who") as witness,

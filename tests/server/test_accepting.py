@@ -114,3 +114,19 @@ async def test_a_crowd_is_accepted(nursery: trio.Nursery) -> None:
         await one.aclose()
     for sock in taken:
         sock.close()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_who_waits_at_the_end_is_left_to_others_or_accepted(shared: bool) -> None:
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    taken: list[socket.socket] = []
+    async with trio.open_nursery() as nursery:
+        accept = partial(accept_forever, outage=20, want=Want(), shared=shared)
+        nursery.start_soon(accept, listener, taken.append)
+        await wait_all_tasks_blocked()
+        with socket.create_connection(listener.socket.getsockname()):
+            nursery.cancel_scope.cancel()  # before the task had a turn
+            await trio.lowlevel.cancel_shielded_checkpoint()
+    assert len(taken) == (0 if shared else 1)
+    for sock in taken:
+        sock.close()

@@ -58,12 +58,15 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "max_connections_per_user": ("SSE_MAX_CONNECTIONS_PER_USER", 0),
     "max_connections_per_address": ("SSE_MAX_CONNECTIONS_PER_ADDRESS", 0),
     "connection_rate_per_address": ("SSE_CONNECTION_RATE_PER_ADDRESS", 0),
+    "limits_shared": ("SSE_LIMITS_SHARED", False),
+    "limits_without_redis": ("SSE_LIMITS_WITHOUT_REDIS", "open"),
     "trusted_proxies": ("SSE_TRUSTED_PROXIES", ()),
     "tls_cert": ("SSE_TLS_CERT", None),
     "tls_key": ("SSE_TLS_KEY", None),
     "write_timeout_seconds": ("SSE_WRITE_TIMEOUT_SECONDS", 20),
     "drain_seconds": ("SSE_DRAIN_SECONDS", 5),
     "max_stream_seconds": ("SSE_MAX_STREAM_SECONDS", 0),
+    "rebalance": ("SSE_REBALANCE", 0),
     "max_message_bytes": ("SSE_MAX_MESSAGE_BYTES", 65536),
     "workers": ("SSE_WORKERS", 1),
     "direct": ("SSE_DIRECT", True),
@@ -113,6 +116,9 @@ def test_the_default_is_the_documented_one(field: str) -> None:
         ("SSE_HISTORY_BYTES", "0", "history_bytes", 0),
         ("SSE_REPLAY_LIMIT", "0", "replay_limit", 0),
         ("SSE_DRAIN_SECONDS", "0", "drain_seconds", 0),
+        ("SSE_REBALANCE", "0.1", "rebalance", 0.1),
+        ("SSE_LIMITS_SHARED", "true", "limits_shared", True),
+        ("SSE_LIMITS_WITHOUT_REDIS", "Closed", "limits_without_redis", "closed"),
         ("SSE_MAX_STREAM_SECONDS", "86400", "max_stream_seconds", 86400),
         ("REDIS_SENTINELS", "a:26379", "redis_sentinels", ("a:26379",)),
         ("SSE_CORS_ORIGINS", "https://a.example", "cors_origins", ("https://a.example",)),
@@ -236,7 +242,8 @@ def test_all_nodes_of_a_cluster_have_one_login_and_tls_where_it_is_said() -> Non
     )
     nodes = at.cluster_servers
     assert {(one.username, one.password, one.path) for one in nodes} == {("ann", "pw", None)}
-    assert [one.tls for one in nodes] == [None, {"ssl_cert_reqs": "none"}, {"ssl_check_hostname": False}]
+    unchecked = {"ssl_cert_reqs": "none"}
+    assert [one.tls for one in nodes] == [unchecked, unchecked, {"ssl_check_hostname": False}]
 
 
 def test_without_a_url_the_address_is_host_and_port(monkeypatch: pytest.MonkeyPatch) -> None:

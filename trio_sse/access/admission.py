@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
 from typing import NamedTuple
@@ -58,6 +58,13 @@ class Accepted(NamedTuple):
     """If not empty, the stream sends only this and ends."""
     topics: tuple[str, ...] = ()
     """The topics that it follows."""
+    reservation: object | None = None
+    """The place that all processes together keep for it, if they were asked."""
+
+
+Ask = Callable[[str | None, str], Awaitable[tuple[tuple[str, float], object | None]]]
+"""Asks whether all processes together have room for a stream of this user and address. Answers with what
+`Limits.excess_by` takes, and the reservation of a place."""
 
 
 class Admission:
@@ -68,6 +75,8 @@ class Admission:
 
     def __init__(self, settings: Settings) -> None:
         self.limits = Limits(settings)
+        self.ask: Ask | None = None
+        """Asks all processes, if their limits are shared."""
         self._settings = settings
         self._verifier = Verifier(settings) if settings.auth == "jwt" else None
         self._public = configured("SSE_PUBLIC_TOPICS", settings.public_topics)
@@ -87,7 +96,8 @@ class Admission:
 
     async def admit(self, query: bytes, headers: Fields, peer: Callable[[], str]) -> Accepted | Refused:
         """Decide about `GET /sse?<query>`. `peer` returns the address of the socket's other end. Waits only
-        while keys are fetched. Never raises, whatever the bytes.
+        while keys are fetched, and for an answer of Redis if limits are shared. Never raises, whatever the
+        bytes.
 
         Limits are checked here. The stream is counted when it is opened.
         """
@@ -98,13 +108,22 @@ class Admission:
         if self._verifier is not None and not self._is_public(request):
             suits = partial(self._suits, request)
             proof = await self._verifier.verify(*self._tokens(request), suits=suits)
-        return self._decide(request, proof, peer)
+        answer = self._decide(request, proof, peer)
+        if self.ask is None or isinstance(answer, Refused) or answer.last_words:
+            return answer
+        verdict, reservation = await self.ask(answer.user_id, answer.address)
+        if overloaded := self.limits.excess_by(*verdict):
+            return self._later(request, overloaded)
+        return answer._replace(reservation=reservation)
 
     def admit_now(self, query: bytes, headers: Fields, peer: Callable[[], str]) -> Accepted | Refused | None:
-        """As `admit`, without waiting. None: keys have to be fetched first, so `admit` has to decide."""
+        """As `admit`, without waiting. None: keys have to be fetched first, or other processes to be asked:
+        `admit` has to decide."""
         request = read_request(query, headers, self._settings)
         if isinstance(request, Refused):
             return request
+        if self.ask is not None:
+            return None
         proof = None
         if self._verifier is not None and not self._is_public(request):
             suits = partial(self._suits, request)

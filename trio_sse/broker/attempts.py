@@ -19,12 +19,19 @@ BACKOFF_SECONDS = (0.1, 5.0)
 
 class Attempts:
     """Serves one Redis for as long as it can be reached, and on any of ERRORS begins again. `told` makes a
-    line of an error, where it is not simply one of the Redis at `address`."""
+    line of an error, where it is not simply one of the Redis at `address`. `purpose` says in the log what it
+    is for, if not for messages."""
 
     def __init__(
-        self, settings: Settings, address: str, told: Callable[[BaseException], str] | None = None
+        self,
+        settings: Settings,
+        address: str,
+        told: Callable[[BaseException], str] | None = None,
+        *,
+        purpose: str | None = None,
     ) -> None:
         self._told = told or (lambda error: f"Redis at {address}: {advice(error, settings)}")
+        self._more = {} if purpose is None else {"purpose": purpose}
         self._low, self._high = BACKOFF_SECONDS
         self._ceiling = self._low
         self.succeeded = False
@@ -75,7 +82,9 @@ class Attempts:
         problem = self._told(error)
         if self.succeeded or problem != self.problem:
             log.warning(
-                "lost Redis, trying again" if self.succeeded else "no Redis, trying again", problem=problem
+                "lost Redis, trying again" if self.succeeded else "no Redis, trying again",
+                problem=problem,
+                **self._more,
             )
         self.succeeded = False
         self.problem = problem

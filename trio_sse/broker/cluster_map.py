@@ -44,10 +44,13 @@ class ClusterMap:
         shard = self._shards[key_slot(channel)]
         return next((address for address, one in self.masters.items() if one is shard), None)
 
-    def learn(self, ranges: Iterable[Range]) -> set[Shard]:
-        """Take over what a node says. Returns the shards that have lost slots."""
+    def learn(self, ranges: Iterable[Range], *, in_doubt: bool = False) -> set[Shard]:
+        """Take over what a node says. What it does not mention stays as it was if that is `in_doubt`. Returns
+        the shards that have lost slots."""
         before, self._shards = self._shards, [self._nowhere] * SLOTS
         old, self.masters = self.masters, {}
+        if in_doubt:
+            self._shards, self.masters = before[:], dict(old)
         for first, last, address in ranges:
             shard = self.masters.get(address) or old.get(address) or Shard()
             self.masters[address] = shard

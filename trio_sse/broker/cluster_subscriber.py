@@ -13,11 +13,11 @@ import trio_asyncio
 from redis.exceptions import MovedError
 
 from trio_sse.broker.attempts import Attempts
-from trio_sse.broker.cluster_map import Address, ClusterMap, Range, address_of
+from trio_sse.broker.cluster_map import Address, ClusterMap, address_of
 from trio_sse.broker.key_subscriber import expire_forever
 from trio_sse.broker.link import ERRORS
 from trio_sse.broker.shard_link import Parts, ShardLink
-from trio_sse.broker.topology import look
+from trio_sse.broker.topology import View, look
 from trio_sse.delivery.targets import ALL, Target
 
 log = structlog.stdlib.get_logger("trio_sse.broker.cluster_subscriber")
@@ -81,12 +81,12 @@ class ClusterSubscriber:
                 while True:
                     self._look.clear()
                     try:
-                        ranges = await self._ask()
+                        view = await self._ask()
                     except ERRORS:
                         if not self._links:
                             raise
                     else:
-                        await self._apply(ranges)
+                        await self._apply(view)
                         self._attempts.success()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(self._until_next_look()):
@@ -102,15 +102,16 @@ class ClusterSubscriber:
         well = self._well and all(link.attempts.succeeded for link in self._links.values())
         return random.uniform(0.5, 1) * LOOK_SECONDS if well else SOON_SECONDS  # noqa: S311  jitter
 
-    async def _ask(self) -> list[Range]:
+    async def _ask(self) -> View:
         known = [address for address, link in self._links.items() if link.attempts.succeeded]
         random.shuffle(known)
         self._well = False
-        ranges, self._well = await look(self._parts.settings, known, self._links)
-        return ranges
+        view = await look(self._parts.settings, known, self._links)
+        self._well = view.works
+        return view
 
-    async def _apply(self, ranges: list[Range]) -> None:
-        losers = self._cluster.learn(ranges)
+    async def _apply(self, view: View) -> None:
+        losers = self._cluster.learn(view.ranges, in_doubt=not view.works)
         self._corrected.clear()
         for address, shard in self._cluster.masters.items():
             if address not in self._links or self._links[address].shard is not shard:

@@ -51,11 +51,13 @@ _SLOTS = (
     "cluster"
 )
 
+_ACL = "{login}: the ACL of this user, for {rights}, see docs/security.md"
+
 # By the code that an error begins with. {where} and {login} are the settings that the operator used.
 _BY_CODE = {
     "NOAUTH": "{login}",
     "WRONGPASS": "{login}",
-    "NOPERM": "{login}: the ACL of this user, for {rights}, see docs/security.md",
+    "NOPERM": _ACL,
     "DENIED": "{login}: it has none, and takes only clients of its own machine; protected-mode in redis.conf",
     "WRONGTYPE": "SSE_REDIS_STREAM must name a stream, or nothing yet",
     "MOVED": "{where}: another node of this cluster keeps SSE_REDIS_STREAM. A channel works at any node, a "
@@ -79,6 +81,7 @@ _BY_TEXT = (
     ("select is not allowed in cluster mode", "{database}: a cluster has only number 0"),
     ("db index is out of range", "{database}: this Redis has fewer databases"),
     ("only 0th database", "{database}: this Redis has only number 0"),
+    ("acl failure in script", _ACL),
     ("invalid password", "{login}"),
     ("without any password configured", "{login}: this Redis has no password, leave it out"),
     ("wrong number of arguments for 'auth'", "{login}: this Redis is older than 6 and knows no users"),

@@ -95,18 +95,23 @@ class Feed:
             await self._read_in_asyncio(link)
 
     async def _read_in_trio(self, takeover: Takeover) -> None:
-        hub, answered = self._hub, self._answered
+        hub, answered, counters = self._hub, self._answered, self._hub.counters
         while True:
             self.last_answer = trio.current_time()
+            before = counters.received
             if self._dispatch(takeover):
                 await hub.wait_taken()
-            else:
-                if not answered.is_set():
-                    answered.set()
-                if hub.by_server and not hub.pending.is_set():
+                continue
+            if not answered.is_set():
+                answered.set()
+            patiently = False
+            if not hub.pending.is_set():  # else the flusher takes its time
+                if hub.by_server:
                     for _ in range(TURNS_OF_A_SERVER):
                         await trio.lowlevel.checkpoint()
-                await takeover.receive()
+                else:
+                    patiently = counters.received > before + 1  # several at once: more are coming
+            await takeover.receive(patiently=patiently)
 
     def _dispatch(self, takeover: Takeover) -> bool:
         """Dispatch all that was received. Returns whether there is more, and too much waits for the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +18,10 @@ NOTHING = NOT_ENOUGH_DATA
 """What `parse` returns when a response is not complete yet, or none is there."""
 
 READ_BYTES = 65536
+
+ENOUGH_BYTES = 3000
+PATIENCE_SECONDS = 0.001
+"""A patient read waits for so much, for so long: a turn of the loop takes as long as six short messages."""
 
 
 def can_take_over(link: Link) -> bool:
@@ -55,14 +60,18 @@ class Takeover:
     ) -> None:
         self._socket.close()
 
-    async def receive(self) -> None:
-        """Wait for more bytes, and give them to the parser. Raises one of link.ERRORS when the link is lost.
-        Always a checkpoint."""
-        while True:
+    async def receive(self, *, patiently: bool = False) -> None:
+        """Wait for more bytes, and give them to the parser: as soon as there are any, or `patiently`. Raises
+        one of link.ERRORS when the link is lost. Always a checkpoint."""
+        if patiently:
+            await self._wait_for_enough()
+        else:
             await trio.lowlevel.wait_readable(self._socket)
+        while True:
             try:
                 size = self._socket.recv_into(self._buffer)
             except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._socket)
                 continue
             except OSError as error:  # the words of redis-py
                 raise ConnectionError(f"Error while reading from {self._host} : {error.args}") from error
@@ -70,6 +79,14 @@ class Takeover:
                 raise ConnectionError(SERVER_CLOSED_CONNECTION_ERROR)
             self._feed(self._buffer, 0, size)
             return
+
+    async def _wait_for_enough(self) -> None:
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, ENOUGH_BYTES)
+        try:
+            with trio.move_on_after(PATIENCE_SECONDS):
+                await trio.lowlevel.wait_readable(self._socket)
+        finally:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
 
 def _writer(link: Link) -> asyncio.StreamWriter:

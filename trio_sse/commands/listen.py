@@ -189,4 +189,5 @@ _NOTICES = {
     "draining": _farewell,
     "overloaded": _farewell,
     "auth_expired": _farewell,
+    "rebalancing": _farewell,
 }

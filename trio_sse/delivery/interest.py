@@ -150,16 +150,11 @@ class Interest:
                     if not waiting:
                         del self._waiting[target]
 
-    def since(self, follows: Followed) -> Since | None:
-        """Since when all messages for those who follow this are known. None: a target is not subscribed, and
-        a `gap` will be told when it is."""
-        latest = Since(0, 0.0)
-        for target in (*each(follows), ALL):
-            since = self._since.get(target)
-            if since is None:
-                return None
-            latest = Since(max(latest.sequence, since.sequence), max(latest.at, since.at))
-        return latest
+    def since(self, follows: Followed) -> Since:
+        """Since when all messages for those who follow this are known. A target that is not subscribed does
+        not count: a `gap` will be told when it is."""
+        found = [since for target in (*each(follows), ALL) if (since := self._since.get(target)) is not None]
+        return max(found, default=Since(0, 0.0))  # the later the sequence, the later the time
 
     def hears(self, targets: Iterable[Target] | None) -> bool:
         """Whether a message for one of these, or for everybody (None), comes to this process."""

@@ -43,7 +43,11 @@ AS_IT_SAYS: Targets = ()
 
 # Event names of notices, and those that a browser dispatches on every EventSource.
 RESERVED_EVENTS = frozenset(
-    {"connected", "snapshot", "heartbeat", "gap", "draining", "overloaded", "auth_expired", "open", "error"}
+    (
+        *("connected", "snapshot", "heartbeat", "gap"),
+        *("draining", "overloaded", "auth_expired", "rebalancing"),
+        *("open", "error"),
+    )
 )
 
 

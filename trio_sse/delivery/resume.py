@@ -165,13 +165,15 @@ class Resumer:
     def _rewound(self, connection: Connection, count: int) -> int:
         """The sequence after which the last `count` messages came, or those that are known without a hole."""
         after = self._history.rewound(connection.follows, count)
-        since = None if self._interest is None else self._interest.since(connection.follows)
-        return after if since is None else max(after, since.sequence)
+        return (
+            after if self._interest is None else max(after, self._interest.since(connection.follows).sequence)
+        )
 
     def _knows(self, connection: Connection, start: Start, place: FromMemory) -> bool:
         """Whether all messages from there on are known, or a `gap` will be told later."""
-        if self._interest is None or (since := self._interest.since(connection.follows)) is None:
+        if self._interest is None:
             return True
+        since = self._interest.since(connection.follows)
         if start.last_event_id is not None:
             return since.sequence <= place.after
         return start.seconds is None or since.at <= self._history.now() - start.seconds

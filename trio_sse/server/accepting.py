@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -22,6 +23,9 @@ AGAIN_SECONDS = 0.1
 """Seconds after which an accept(2) that lacked a resource is tried again. Nothing tells when one is free."""
 
 QUIET_SECONDS = 60
+
+LAST_SECONDS = 0.1
+"""How long connections are accepted that wait when it ends: however many come, it does end."""
 
 _WANT = {
     errno.EMFILE: "this process may open no more files: raise LimitNOFILE (systemd) or `ulimit -n`",
@@ -62,32 +66,47 @@ class Want:
 
 
 async def accept_forever(
-    listener: trio.SocketListener, take: Callable[[socket.socket], None], *, outage: float, want: Want
+    listener: trio.SocketListener,
+    take: Callable[[socket.socket], None],
+    *,
+    outage: float,
+    want: Want,
+    shared: bool = True,
 ) -> NoReturn:
     """Give `take` each connection: bounded, and not blocking. Waits when a resource is lacking.
 
     It accepts all that wait, but for no longer than BUDGET_SECONDS at a time. Raises OSError if the listening
-    socket fails. The socket is closed at the end.
+    socket fails. The socket is closed at the end. If it is not `shared` with other processes, those that wait
+    there are accepted first: the kernel would reset them.
     """
     widen(listener.socket, outage)
     spread_probes = spreading(listener.socket, outage)
     with listener.socket, socket.socket(fileno=os.dup(listener.socket.fileno())) as sock:
         kind = sock.family, sock.type, sock.proto
-        while True:
-            await trio.lowlevel.wait_readable(sock)
-            until = time.perf_counter() + BUDGET_SECONDS
-            try:
-                while time.perf_counter() < until:
-                    # As socket.accept does, which looks up `kind` each time: half of its time.
-                    fd, _ = sock._accept()  # type: ignore[attr-defined]
-                    accepted = socket.socket(*kind, fileno=fd)
-                    accepted.setblocking(False)
-                    spread_probes(accepted)
-                    take(accepted)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                if want.report(error):
-                    await trio.sleep(AGAIN_SECONDS)
-                elif error.errno not in _OF_THE_CONNECTION:
-                    raise
+
+        def accept_until(end: float) -> None:
+            """Raises OSError: BlockingIOError when none waits any more."""
+            while time.perf_counter() < end:
+                # As socket.accept does, which looks up `kind` each time: half of its time.
+                fd, _ = sock._accept()  # type: ignore[attr-defined]
+                accepted = socket.socket(*kind, fileno=fd)
+                accepted.setblocking(False)
+                spread_probes(accepted)
+                take(accepted)
+
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(sock)
+                try:
+                    accept_until(time.perf_counter() + BUDGET_SECONDS)
+                except BlockingIOError:
+                    pass
+                except OSError as error:
+                    if want.report(error):
+                        await trio.sleep(AGAIN_SECONDS)
+                    elif error.errno not in _OF_THE_CONNECTION:
+                        raise
+        finally:
+            if not shared:
+                with contextlib.suppress(OSError):
+                    accept_until(time.perf_counter() + LAST_SECONDS)

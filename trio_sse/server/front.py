@@ -40,6 +40,7 @@ from trio_sse.server.arrivals import Arrivals
 from trio_sse.server.containment import Contained, report
 from trio_sse.server.fleet import Fleet, Stream
 from trio_sse.server.http1 import Head, OtherRequest, Replayed, TooLarge, read_head
+from trio_sse.server.own_listeners import own_listener
 from trio_sse.server.poller import Poller
 from trio_sse.server.requests import admit, is_for_a_stream, refuse, socket_of
 from trio_sse.server.secure import SecureStream
@@ -73,6 +74,7 @@ class Front:
         self._fleet = Fleet(service, self._poller)
         self._arrivals: Arrivals | None = None  # unless Hypercorn serves all
         self._connections = nursery
+        self._workers = 1
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve streams until cancelled. Then all of them end at once."""
@@ -119,10 +121,10 @@ class Front:
                 if isinstance(listener, SecureListener):
                     context = listener.ssl_context
                     take = self._taking(context, partial(self._start_secure, handler, context))
-                    nursery.start_soon(self._accept, listener.transport_listener, take)
+                    listener = listener.transport_listener
                 else:
                     take = self._taking(None, partial(self._start, handler))
-                    nursery.start_soon(self._accept, listener, take)
+                nursery.start_soon(self._accept, listener, take)
             await trio.sleep_forever()
 
     async def _start_server(
@@ -164,8 +166,14 @@ class Front:
 
         return server
 
-    async def _accept(self, listener: trio.SocketListener, take: _Take) -> NoReturn:
-        await accept_forever(listener, take, outage=self._outage, want=self._want)
+    async def _accept(self, listener: trio.SocketListener, take: _Take) -> None:
+        """Accept from a socket that may be shared with other workers, and from one of this worker's own."""
+        accept = partial(accept_forever, take=take, outage=self._outage, want=self._want)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept, listener)
+            if (own := own_listener(listener.socket, self._workers)) is not None:
+                own_one = trio.SocketListener(trio.socket.from_stdlib_socket(own))
+                nursery.start_soon(partial(accept, own_one, shared=False))
 
     def _taking(self, context: ssl.SSLContext | None, start: _Take) -> _Take:
         """What takes accepted connections. `start` does if Hypercorn serves them all."""
@@ -244,6 +252,7 @@ class Front:
 
     def _open_arrivals(self, enter: Callable[..., Awaitable[None]], config: Config) -> None:
         """Let connections arrive without Hypercorn, unless it must serve, or count, all of them."""
+        self._workers = config.workers
         if self._arrivals is not None or not self._service.settings.direct or config.max_requests is not None:
             return
 

@@ -84,6 +84,21 @@ def remarks(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]
             yield f"{names}: no effect beside REDIS_URL, which says the same"
         if "redis_main_db" in given - same and not uses_database(settings):
             yield "REDIS_MAIN_DB: no effect beside REDIS_URL; a channel has no database"
+    limits = (
+        settings.max_connections,
+        settings.max_connections_per_user,
+        settings.max_connections_per_address,
+        settings.connection_rate_per_address,
+    )
+    if settings.limits_shared and not any(limits):
+        yield "SSE_LIMITS_SHARED: no effect without a limit, such as SSE_MAX_CONNECTIONS_PER_USER"
+    if "limits_without_redis" in settings.model_fields_set and not settings.limits_shared:
+        yield "SSE_LIMITS_WITHOUT_REDIS: no effect without SSE_LIMITS_SHARED=true"
+    if settings.rebalance and settings.redis_stream is None:
+        yield (
+            "SSE_REBALANCE without SSE_REDIS_STREAM: each client that is moved gets a `gap`, for the process "
+            "that it comes to does not know its place"
+        )
     for pattern in filter(_SUFFIX.search, (*settings.cors_origins, *settings.allowed_hosts)):
         yield (
             f"{pattern} covers names that anybody can register: name your own domain (SSE_CORS_ORIGINS, "
@@ -92,10 +107,11 @@ def remarks(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]
 
 
 def uses_database(settings: Settings) -> bool:
-    """Whether the service uses a Redis database: for a log, idempotency keys, presence or replies. A channel
-    has none."""
+    """Whether the service uses a Redis database: for a log, idempotency keys, counts of streams, presence or
+    replies. A channel has none."""
+    counts = settings.rebalance > 0 or settings.limits_shared
     keys = settings.redis_stream is not None or settings.reply_lists is not None or settings.presence
-    return keys or bool(settings.publish_token_list)
+    return keys or counts or bool(settings.publish_token_list)
 
 
 def _given(settings: Settings, environment: Mapping[str, str]) -> set[str]:

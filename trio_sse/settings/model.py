@@ -301,6 +301,18 @@ class Settings(BaseSettings):
         0,
         1_000_000,
     )
+    limits_shared: bool = _setting(
+        "SSE_LIMITS_SHARED",
+        False,
+        "whether limits of streams hold over all workers and nodes together, counted in Redis",
+        "true or false",
+    )
+    limits_without_redis: Literal["open", "closed"] = _setting(
+        "SSE_LIMITS_WITHOUT_REDIS",
+        "open",
+        "while Redis is away, each process has limits of its own, or lets nobody in",
+        "open or closed",
+    )
     trusted_proxies: Annotated[tuple[Proxy, ...], NoDecode] = _setting(
         "SSE_TRUSTED_PROXIES",
         (),
@@ -326,6 +338,13 @@ class Settings(BaseSettings):
         "longest life of a stream, which gets 80 to 100 % of it; 0: no end",
         0,
         31_536_000,
+    )
+    rebalance: float = _number(
+        "SSE_REBALANCE",
+        0.0,
+        "a process with so much more than the mean of all sheds streams slowly, 0.1: 10 % more; 0: never",
+        0,
+        10,
     )
     max_message_bytes: int = _bytes(
         "SSE_MAX_MESSAGE_BYTES", 65536, "largest message accepted from Redis", 64, 16_777_216
@@ -426,7 +445,15 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("auth", "log_format", "log_level", "redis_routing", "slow_client", mode="before")
+    @field_validator(
+        "auth",
+        "limits_without_redis",
+        "log_format",
+        "log_level",
+        "redis_routing",
+        "slow_client",
+        mode="before",
+    )
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value

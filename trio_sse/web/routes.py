@@ -105,22 +105,25 @@ async def healthz() -> Response:
 
 @blueprint.get("/readyz")
 async def readyz() -> Response:
-    """200 while messages can arrive, else 503 and the reason. Anybody may ask, so the answer does not say
-    where Redis is; the log does. `publish`: whether there is POST /publish."""
+    """200 while messages can arrive, else 503 and the reason, of this worker; counts of all workers. Anybody
+    may ask, so the answer does not say where Redis is; the log does. `publish`: whether there is POST
+    /publish."""
     service = serving()
     publish = bool(service.settings.publish_token_list)
     if service.not_ready():
         code = service.not_ready_code
         more = {"code": code, "publish": publish}
         return _for_any_page(problem_reply(503, _NOT_READY[code], more=more))
+    counts = await service.siblings.counts()
     return _for_any_page(
         json_reply(
             {
                 "status": "ready",
-                "connections": len(service.hub),
-                "users": len(service.hub.users),
+                "workers": counts.workers,
+                "connections": counts.connections,
+                "users": len(counts.users),
                 "publish": publish,
-                "totals": service.counters.snapshot(),
+                "totals": counts.totals,
             }
         )
     )
