@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import trio
@@ -103,28 +103,37 @@ class Counted:
         )
 
 
-async def open_all(ports: list[int], users: int, tabs: int) -> list[trio.SocketStream]:
-    """So many streams of each user, at both processes in turn."""
-    opened: list[trio.SocketStream] = []
-    limit = trio.CapacityLimiter(AT_ONCE)
+class Users:
+    """Users, and the streams of each: its tabs, at both processes in turn."""
 
-    async def open_one(port: int, user: int) -> None:
-        async with limit:
-            stream = await trio.open_tcp_stream("127.0.0.1", port)
+    def __init__(self, ports: list[int], users: int, tabs: int) -> None:
+        self._ports = ports
+        self._tabs = tabs
+        self._streams: list[list[trio.SocketStream]] = [[] for _ in range(users)]
+
+    async def load(self, user: int) -> None:
+        """Open all pages, anew if they are open."""
+        await self.leave(user)
+        for tab in range(self._tabs):
+            stream = await trio.open_tcp_stream("127.0.0.1", self._ports[(user + tab) % 2])
             await stream.send_all(b"GET /sse?user_id=%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % user)
             await stream.receive_some(4096)
-            opened.append(stream)
+            self._streams[user].append(stream)
 
-    async with trio.open_nursery() as nursery:
-        for tab in range(tabs):
-            for user in range(users):
-                nursery.start_soon(open_one, ports[(user + tab) % 2], user)
-    return opened
+    async def leave(self, user: int) -> None:
+        while self._streams[user]:
+            await self._streams[user].pop().aclose()
 
+    async def all(self, do: Callable[[int], Awaitable[None]]) -> None:
+        limit = trio.CapacityLimiter(AT_ONCE)
 
-async def close_all(opened: list[trio.SocketStream]) -> None:
-    for stream in opened:
-        await stream.aclose()
+        async def one(user: int) -> None:
+            async with limit:
+                await do(user)
+
+        async with trio.open_nursery() as nursery:
+            for user in range(len(self._streams)):
+                nursery.start_soon(one, user)
 
 
 async def run(users: int, tabs: int, seconds: float) -> None:
@@ -137,16 +146,16 @@ async def run(users: int, tabs: int, seconds: float) -> None:
         print("| | records | per user | HSET and HDEL | per user | all commands |")
         print("|---|---|---|---|---|---|")
         counted = Counted(redis.port, ports)
-        opened = await open_all(ports, users, tabs)
+        everybody = Users(ports, users, tabs)
+        await everybody.all(everybody.load)
         await trio.sleep(3)
         counted.say("all come", users)
         await trio.sleep(seconds)
-        counted.say(f"{seconds:g} s, a minute", users, seconds / 60)
-        await close_all(opened)
-        opened = await open_all(ports, users, tabs)
+        counted.say("a minute in which nothing happens", users, seconds / 60)
+        await everybody.all(everybody.load)
         await trio.sleep(3)
         counted.say("all load their pages again", users)
-        await close_all(opened)
+        await everybody.all(everybody.leave)
         await trio.sleep(GRACE_SECONDS + 3)
         counted.say("all go", users)
 

@@ -104,6 +104,11 @@ def test_each_key_is_at_the_master_that_serves_it_also_when_that_changes(three: 
         assert known.address_of(b"key-0") == ("127.0.0.1", source.port), "the map is the subscriber's"
         known.learn((await look(settings(redis_cluster=source.address))).ranges)
         assert await links.call(b"key-0", "GET", "key-0") == b"moved"
+        target.client.delete("key-0")
+        three.move(range(slot, slot + 1), source)
+        three.wait_until_well()
+        known.learn((await look(settings(redis_cluster=source.address))).ranges)
+        assert links.address_of(b"key-0") == ("127.0.0.1", source.port), "what was said of old is forgotten"
 
     with_cluster(three, test)
 

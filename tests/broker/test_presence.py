@@ -57,6 +57,25 @@ async def test_users_of_all_partitions_are_written_and_read(port: int, back_end:
         await until_here(other, names[0], -1)
 
 
+async def test_when_a_link_is_lost_all_that_it_wrote_is_written_again(port: int, back_end: BackEnd) -> None:
+    names = [f"user-{number}" for number in range(40)]
+    async with running(port) as service:
+        for name in names:
+            Client(opened(service, name))
+        for name in names:
+            await until_here(service, name, 1)
+        written = service.counters.presence_writes
+        for key in back_end.scan_iter("trio_sse:presence:*:who"):  # as a failover may lose it
+            back_end.delete(key)
+        back_end.client_kill_filter(_type="normal", skipme=True)
+        with pytest.raises(UnavailableError):
+            await here(service, "ann")
+        Client(opened(service, "late"))
+        for name in names:
+            await until_here(service, name, 1)
+        assert service.counters.presence_writes == written + len(names) + 1
+
+
 async def test_the_keys_of_another_channel_are_other_keys(port: int, back_end: BackEnd) -> None:
     async with running(port, redis_channel="a") as one, running(port, redis_channel="b") as other:
         Client(opened(one, "ann"))

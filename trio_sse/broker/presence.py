@@ -40,6 +40,7 @@ class Presence:
         grace = settings.presence_grace_seconds
         attendance = Attendance(hub.count, hub.history.now, grace)
         hub.stream_listeners.append(attendance)
+        self._rolls = attendance.rolls
         topic = settings.presence_topic
         self._announcer = (
             None if topic is None else Announcer(publisher, topic, hub.counters, settings.max_message_bytes)
@@ -114,6 +115,9 @@ class Presence:
         """One line in the log when presence cannot be kept, and one when all of it is again."""
         if error is not None:
             if not self._away:
+                # They share links: the others would notice nothing, and what they wrote may be lost too.
+                for roll in self._rolls:
+                    roll.anew()
                 log.warning("presence is not kept, trying again", problem=self._problem(error))
             self._away.add(keeper)
         elif keeper in self._away:
