@@ -191,7 +191,7 @@ def test_a_line_is_published_before_the_next_one_is_there(subscriber: Subscriber
 def test_a_link_that_was_idle_is_opened_anew(
     subscriber: Subscriber, valkey: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LINK_SECONDS", -1.0)
+    monkeypatch.setattr(module, "IDLE_SECONDS", -1.0)
     assert run("--user", "1", "-", port=valkey, stdin="one\ntwo").exit_code == 0
     assert [subscriber.next()["message"] for _ in range(2)] == ["one", "two"]
 
