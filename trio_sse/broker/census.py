@@ -74,6 +74,10 @@ class Tally(Protocol):
         """Count a stream that is allowed, before it opens."""
         ...
 
+    def end(self, stream: object) -> None:
+        """Count a stream, or what was reserved for one, no more."""
+        ...
+
 
 class Bounds(NamedTuple):
     """Limits over all processes; 0: none."""
@@ -238,6 +242,8 @@ class Census:
                 await one.answered.wait()
             except BaseException:
                 one.left = True
+                if one.reservation is not None and self._tally is not None:  # it was answered just before
+                    self._tally.end(one.reservation)
                 raise
         return one.verdict, one.reservation
 
