@@ -221,7 +221,7 @@ def test_what_is_exact_adds_up_and_says_nothing_twice(sights: list[int | Gap]) -
 def by_key() -> tuple[Ledger, list[int]]:
     """Messages 1 and 2 for ann, 3 for a topic, 4 for both, each sent at the second of its number."""
     ledger = Ledger(by_key=True)
-    serials = []
+    serials: list[int] = []
     for keys in (("ann",), ("ann",), ("#news",), ("ann", "#news")):
         serial = ledger.attempt(Message(keys, sent=len(serials) + 1))
         ledger.accept(serial, "channel")
