@@ -819,3 +819,26 @@ def test_an_id_from_after_the_confirmation_and_before_the_gap_was_told_is_too_ol
     world.interest.confirmed(shard, bob)
     assert world.gaps == [{ALL, "ann", "bob"}]
     assert world.interest.since("ann").sequence > id_of_who_leaves
+
+
+def test_one_that_was_taken_for_refused_and_is_confirmed_is_not_asked_for_again(world: World) -> None:
+    """CLUSTERDOWN does not say for which channel: it was one that was to be left."""
+    (shard,) = world.shards
+    ann = world.follow("ann")
+    shard.take_queue(9)
+    world.interest.refused(shard, "ann")
+    world.interest.confirmed(shard, "ann")
+    assert not shard.queue
+    assert "ann" in shard.has
+    assert world.begun == [ann]
+    assert world.gaps == [{"ann"}]
+
+
+def test_a_second_confirmation_makes_nothing_younger(world: World) -> None:
+    (shard,) = world.shards
+    world.follow("ann")
+    world.confirm()
+    since = world.interest.since("ann")
+    world.interest.confirmed(shard, "ann")
+    assert world.interest.since("ann") == since
+    assert not shard.drop
