@@ -507,7 +507,8 @@ class Interests(RuleBasedStateMachine):
     def announce(self, reason: str, targets: Iterable[Target]) -> None:
         targets = set(targets)
         for target in targets:
-            assert target in self.shard_of(target).has, "not all are back"
+            here = self.shard_of(target)
+            assert self.losers or target in here.has, "not all are back"
         for visitor in self.visitors:
             if visitor.connection is not None:
                 for number, target in list(visitor.owed.items()):
@@ -630,7 +631,9 @@ class Interests(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
-        """Who serves what? The rest follows, while other things happen."""
+        """Who serves what? The rest follows, while other things happen, but no other look."""
+        if self.losers:
+            return
         self.corrected.clear()
         for target, number in self.owner.items():
             if self.believed[target] != number:
@@ -686,6 +689,8 @@ class Interests(RuleBasedStateMachine):
             if not self.linked[number]:
                 self.link_changes(number)
         for _ in range(1000):
+            while self.losers:
+                self.follow_slots()
             self.look()
             while self.losers:
                 self.follow_slots()
