@@ -130,8 +130,13 @@ async def test_who_left_while_redis_was_asked_takes_no_place(
     port: int, back_end: BackEnd, turns: int
 ) -> None:
     async with processes(settings_of(port), 2, Bounds(per_user=1)) as (one, other):
+
+        async def ask() -> None:
+            _, reservation = await one.census.ask("ann", "192.0.2.1")
+            one.limits.end(reservation)  # it had its answer, and was not cancelled
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(one.census.ask, "ann", "192.0.2.1")
+            nursery.start_soon(ask)
             for _ in range(turns):
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tests.support.subscribing import ByKey, by_key
 from trio_sse.broker import cluster_subscriber as module
 from trio_sse.delivery.targets import ALL, topic
 
+DOCS = Path(__file__).parents[2] / "docs" / "security.md"
 MANY = [f"t{number}" for number in range(100)]
 
 
@@ -456,3 +458,21 @@ async def test_a_slow_answer_keeps_its_own_streams_waiting_alone() -> None:
             service.leave(waits)
             assert not service.interest._begins
             assert topic("*") == ALL
+
+
+async def test_the_rights_that_the_docs_name_are_enough(masters: Cluster) -> None:
+    more = ("+ssubscribe", "+sunsubscribe", "+cluster|info", "+cluster|slots")
+    assert all(f"`{right}`" in DOCS.read_text() for right in more)
+    rights = ("resetkeys", "resetchannels", "-@all", "+ping", "+role", *more, "&notifications:*")
+    for node in masters.masters:
+        node.call("ACL", "SETUSER", "least", "on", ">pw", *rights)
+    async with by_key(redis_cluster=seeds(masters), redis_username="least", redis_password="pw") as service:
+        ann = service.join("ann", MANY)
+        await connected(ann)
+        service.leave(ann)
+        service.interest._history._clock = lambda: trio.current_time() + 1000
+        service.interest.expire()
+        await until(lambda: not any(masters.publish(f"notifications:topic:{name}", "{}") for name in MANY))
+        await until(lambda: len(service.interest) == 1)
+        assert service.reconnects == 0
+        assert service.subscriber.problem is None

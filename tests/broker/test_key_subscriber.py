@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -17,6 +18,8 @@ from tests.support.valkeys import certificate, relay, tls_in_front_of
 from trio_sse import embedded
 from trio_sse.broker.shard_link import BATCH
 from trio_sse.delivery.interest import LINGER_SECONDS
+
+DOCS = Path(__file__).parents[2] / "docs" / "security.md"
 
 
 def subscribed(back_end: redis.Redis) -> set[str]:
@@ -226,3 +229,22 @@ async def test_it_ends_whenever_it_is_cancelled_and_nobody_waits_any_more(port: 
     await wait_all_tasks_blocked()
     assert ann.names[:1] == bob.names[:1] == ["connected"]
     assert not service.interest._begins
+
+
+async def test_the_rights_that_the_docs_name_are_enough(port: int, back_end: redis.Redis) -> None:
+    rights = "resetkeys resetchannels -@all +ping +role +subscribe +unsubscribe &notifications:*"
+    assert all(f"`{right}`" in DOCS.read_text() for right in ("+unsubscribe", "&notifications:*"))
+    commands: Any = back_end
+    commands.execute_command("ACL", "SETUSER", "least", "on", ">pw", *rights.split())
+    try:
+        async with by_key(redis_port=port, redis_username="least", redis_password="pw") as service:
+            ann = service.join("ann")
+            await until(lambda: ann.names)
+            service.leave(ann)
+            service.interest._history._clock = lambda: trio.current_time() + 1000
+            service.interest.expire()
+            await until(lambda: subscribed(back_end) == {"notifications:all"})
+            assert service.reconnects == 0
+            assert service.subscriber.problem is None
+    finally:
+        back_end.acl_deluser("least")

@@ -507,7 +507,8 @@ class Interests(RuleBasedStateMachine):
     def announce(self, reason: str, targets: Iterable[Target]) -> None:
         targets = set(targets)
         for target in targets:
-            assert target in self.shard_of(target).has, "not all are back"
+            here = self.shard_of(target)
+            assert self.losers or target in here.has, "not all are back"
         for visitor in self.visitors:
             if visitor.connection is not None:
                 for number, target in list(visitor.owed.items()):
@@ -630,7 +631,9 @@ class Interests(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
-        """Who serves what? The rest follows, while other things happen."""
+        """Who serves what? The rest follows, while other things happen, but no other look."""
+        if self.losers:
+            return
         self.corrected.clear()
         for target, number in self.owner.items():
             if self.believed[target] != number:
@@ -686,6 +689,8 @@ class Interests(RuleBasedStateMachine):
             if not self.linked[number]:
                 self.link_changes(number)
         for _ in range(1000):
+            while self.losers:
+                self.follow_slots()
             self.look()
             while self.losers:
                 self.follow_slots()
@@ -819,3 +824,26 @@ def test_an_id_from_after_the_confirmation_and_before_the_gap_was_told_is_too_ol
     world.interest.confirmed(shard, bob)
     assert world.gaps == [{ALL, "ann", "bob"}]
     assert world.interest.since("ann").sequence > id_of_who_leaves
+
+
+def test_one_that_was_taken_for_refused_and_is_confirmed_is_not_asked_for_again(world: World) -> None:
+    """CLUSTERDOWN does not say for which channel: it was one that was to be left."""
+    (shard,) = world.shards
+    ann = world.follow("ann")
+    shard.take_queue(9)
+    world.interest.refused(shard, "ann")
+    world.interest.confirmed(shard, "ann")
+    assert not shard.queue
+    assert "ann" in shard.has
+    assert world.begun == [ann]
+    assert world.gaps == [{"ann"}]
+
+
+def test_a_second_confirmation_makes_nothing_younger(world: World) -> None:
+    (shard,) = world.shards
+    world.follow("ann")
+    world.confirm()
+    since = world.interest.since("ann")
+    world.interest.confirmed(shard, "ann")
+    assert world.interest.since("ann") == since
+    assert not shard.drop
