@@ -125,6 +125,26 @@ def test_a_lost_link_costs_nothing(run: Callable[[Test], None], back_end: BackEn
     run(test)
 
 
+def test_what_is_written_first_to_a_redis_that_lost_its_data_is_told_right(
+    run: Callable[[Test], None], back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pace, "beat", property(lambda _: 1000.0, lambda *_: None), raising=False)
+    monkeypatch.setattr("trio_sse.delivery.attendance.REGRACE_SECONDS", GRACE)
+
+    async def test(start: Start) -> None:
+        node, _ = start()
+        for name in ("ann", "bob"):
+            node.opens(name)
+        await told(node, ("ann", True), ("bob", True))
+        back_end.flushdb()
+        node.opens("ann")  # told already
+        node.closes("bob")  # and he is to be told, though Redis does not know of him
+        await node.sees("ann", 2)
+        await told(node, ("ann", True), ("bob", True), ("bob", False))
+
+    run(test)
+
+
 def test_a_redis_that_lost_its_data_has_all_again_and_nobody_is_told_twice(
     run: Callable[[Test], None], back_end: BackEnd
 ) -> None:

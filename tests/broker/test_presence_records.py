@@ -47,6 +47,16 @@ def change(streams: int, record: Record = "ann", how: str = TELL) -> list[Change
 CAME, WENT, NONE = Told(["ann"], []), Told([], ["ann"]), Told([], [])
 
 
+def test_what_was_meant_for_other_data_is_not_written(run: Callable[[Test], None]) -> None:
+    async def test(records: Records) -> None:
+        await lives(records, "a")
+        assert await records.write("a", change(1), "another") is None
+        assert await records.read(["ann"], 0) == [NOBODY]
+        assert await records.write("a", change(1), "e") == CAME
+
+    run(test)
+
+
 def test_the_first_node_that_has_somebody_is_told_and_the_last_one(run: Callable[[Test], None]) -> None:
     async def test(records: Records) -> None:
         await lives(records, "a", "b")

@@ -118,10 +118,14 @@ class Keeper:
         roll = self._roll
         while changes := roll.take(BATCH):
             try:
-                told = await self._records.write(self._name, changes)
+                told = await self._records.write(self._name, changes, self._epoch or "")
             except BaseException:
                 roll.not_written()
                 raise
+            if told is None:  # Redis came back empty, and nobody has noticed
+                roll.not_written()
+                await self._beat()
+                continue
             roll.written()
             self._counters.presence_writes += len(changes)
             self._hear(told)

@@ -55,11 +55,14 @@ for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, keeps) end
 return {found, 1, taken}
 """
 
-# KEYS: hashes. ARGV: the node, how long keys are kept; for each hash a number, and so often a field, a number
-# of streams and how to tell.
+# KEYS: epoch, hashes. ARGV: the node, how long keys are kept, the epoch if it counts; for each hash a number,
+# and so often a field, a number of streams and how to tell. With another epoch nothing is done: what the
+# node has told is not there, so it would be told again, and who leaves would not.
 _WRITE = b"""
-local name, keeps, at, told = ARGV[1], ARGV[2], 3, {}
-for _, key in ipairs(KEYS) do
+local name, keeps, at, told = ARGV[1], ARGV[2], 4, {}
+if ARGV[3] ~= '' and redis.call('GET', KEYS[1]) ~= ARGV[3] then return {'!'} end
+for k = 2, #KEYS do
+  local key = KEYS[k]
   local count, fields = tonumber(ARGV[at]), {}
   at = at + 1
   for i = 1, count do fields[i] = ARGV[at + 3 * (i - 1)] end
@@ -197,19 +200,22 @@ class Records:
         )
         return Beat(found.decode(), bool(known), [one.decode() for one in dead])
 
-    async def write(self, name: str, changes: Iterable[Change]) -> Told:
-        """Make changes of the node. Raises one of ERRORS."""
+    async def write(self, name: str, changes: Iterable[Change], epoch: str = "") -> Told | None:
+        """Make changes of the node. None: Redis has another `epoch` than the one given, and nothing was done.
+        Raises one of ERRORS."""
         hashes: dict[bytes, list[tuple[str, Change]]] = {}
         for change in changes:
             key, field = self._place(change.record)
             hashes.setdefault(key, []).append((field, change))
-        arguments: list[str | int | bytes] = [name, self._keeps]
+        arguments: list[str | int | bytes] = [name, self._keeps, epoch]
         for fields in hashes.values():
             arguments.append(len(fields))
             for field, change in fields:
                 arguments += (field, change.streams, change.how if _is_user(change.record) else QUIET)
         told = Told([], [])
-        for one in await self._eval(_WRITE, list(hashes), arguments):
+        for one in await self._eval(_WRITE, [self._key("epoch"), *hashes], arguments):
+            if one == b"!":
+                return None
             (told.came if one.startswith(b"+") else told.gone).append(one[1:].decode().removeprefix("user:"))
         return told
 
@@ -226,7 +232,8 @@ class Records:
                     await self._remove_members(dead, mark, target)
             if targets:
                 changes = [Change(target, GONE, TELL) for target in targets]
-                told.gone.extend((await self.write(dead, changes)).gone)
+                if (removed := await self.write(dead, changes)) is not None:
+                    told.gone.extend(removed.gone)
             if cursor == b"0":
                 break
         await self._links.call(self._who, "ZREM", self._key("dead"), dead)
