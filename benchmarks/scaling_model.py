@@ -85,12 +85,11 @@ def needs(way: Way, streams: int, per_hour: float) -> dict[str, str]:
     idle_cores = streams * HEARTBEAT_US / 1e6 / 30
     decode = way.node_us.slope if grows else 0
     if grows and decode * rate / 1e6 >= MOST_CORE:
-        breaks = f"every process decodes {rate:,.0f} messages a second: {decode * rate / 1e6:.1f} cores each"
         return {
             "streams": f"{streams:,}",
-            "messages/s": f"{rate:,.0f}",
+            "messages/s": f"*{rate:,.0f}*",
             "processes": "–",
-            "what breaks first": breaks,
+            "what breaks first": f"every process decodes all: *{decode * rate / 1e6:.1f}* cores each",
         }
     own_us = way.node_us.base if grows else way.node_us.at(1)
     cores = idle_cores + own_us * rate / 1e6
@@ -100,11 +99,11 @@ def needs(way: Way, streams: int, per_hour: float) -> dict[str, str]:
     redis_cores = redis_us * rate / 1e6
     shards = max(1, math.ceil(redis_cores / MOST_CORE))
     if grows and shards > 1:
-        breaks = f"one Redis has one core, and needs {redis_cores:.1f} to publish to all processes"
+        breaks = f"Redis, which has one core and needs *{redis_cores:.1f}* to publish to all processes"
     elif not grows and way.name == "by-key" and shards > 1:
-        breaks = f"one Redis is not enough: it takes {redis_cores:.1f} cores"
+        breaks = f"Redis, which has one core and needs *{redis_cores:.1f}*"
     else:
-        breaks = "memory of the kernel" if way.stream_kb < KERNEL_KB else "memory"
+        breaks = "memory, most of it the kernel's"
     memory = (streams * (way.stream_kb + KERNEL_KB) + processes * way.process_kb) / 1024**2
     out = rate * (way.redis_bytes.at(processes) if grows else way.redis_bytes.at(1)) * 8 / 1e6
     away = MOST_STREAMS / (max(processes - 1, 1) * CONNECTS_PER_S)
