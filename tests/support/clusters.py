@@ -35,6 +35,8 @@ class Node:
                 "cluster-port": str(free_port()),
                 "cluster-replica-validity-factor": "0",
                 "repl-diskless-sync-delay": "0",
+                # Else a master whose last slot has moved becomes a replica, in the middle of a test.
+                "cluster-allow-replica-migration": "no",
             },
         )
         self.server.start()
