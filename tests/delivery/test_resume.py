@@ -680,3 +680,15 @@ def test_by_key_what_was_published_before_the_subscription_is_told_to_be_missing
     known.waits[0]()
     gaps = [json.loads(event.data)["reason"] for event in events(client.received) if event.event == "gap"]
     assert gaps == (["history_expired"] if gap else [])
+
+
+def test_by_key_nothing_stands_behind_the_gap_that_may_be_older_than_what_is_missing() -> None:
+    """Messages are missing up to the subscription, which was after the fourth: only the fifth is replayed."""
+    known = Since(4)
+    hub, resumer = by_key(known)
+    connection = unbegun(hub, "ann", recovery=resumer)
+    client = Client(connection)
+    resumer.begin(connection, Start(f"{PROCESS}.2"))
+    known.waits[0]()
+    assert client.names == ["connected", "gap", "message"]
+    assert [event.id for event in events(client.received)][1:] == [f"{PROCESS}.4", f"{PROCESS}.5"]

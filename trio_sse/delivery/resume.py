@@ -152,7 +152,12 @@ class Resumer:
             place = FromMemory(self._rewound(connection, start.rewind))
         if isinstance(place, FromMemory):
             if place.gap is None and not self._knows(connection, start, place):
-                place = FromMemory(place.after, "history_expired")
+                after = place.after
+                if self._interest is not None and start.last_event_id is not None:
+                    # What is known of other targets before that would stand behind the gap, with messages
+                    # that are missing in between.
+                    after = max(after, self._interest.since(connection.follows).sequence)
+                place = FromMemory(after, "history_expired")
             newest = None
             if start.snapshot and start.last_event_id is None:
                 newest = self._snapshot.frames(connection.follows, history.now())
