@@ -629,9 +629,9 @@ class Since:
         self.forgotten.append(connection)
 
 
-def by_key(since: Since, now: float = 0.0) -> tuple[Hub, Resumer]:
+def by_key(since: Since, now: float = 0.0, **bounds: Any) -> tuple[Hub, Resumer]:
     """Messages 1 to 5 for ann."""
-    hub = new_hub(clock=lambda: now)
+    hub = new_hub(clock=lambda: now, **bounds)
     for _ in range(5):
         hub.dispatch(note("ann"))
     flush_now(hub)
@@ -682,13 +682,16 @@ def test_by_key_what_was_published_before_the_subscription_is_told_to_be_missing
     assert gaps == (["history_expired"] if gap else [])
 
 
-def test_by_key_nothing_stands_behind_the_gap_that_may_be_older_than_what_is_missing() -> None:
+@pytest.mark.parametrize(("last", "kept"), [(2, 5), (1, 3)], ids=["kept", "no longer kept"])
+def test_by_key_nothing_stands_behind_the_gap_that_may_be_older_than_what_is_missing(
+    last: int, kept: int
+) -> None:
     """Messages are missing up to the subscription, which was after the fourth: only the fifth is replayed."""
     known = Since(4)
-    hub, resumer = by_key(known)
+    hub, resumer = by_key(known, messages=kept)
     connection = unbegun(hub, "ann", recovery=resumer)
     client = Client(connection)
-    resumer.begin(connection, Start(f"{PROCESS}.2"))
+    resumer.begin(connection, Start(f"{PROCESS}.{last}"))
     known.waits[0]()
     assert client.names == ["connected", "gap", "message"]
     assert [event.id for event in events(client.received)][1:] == [f"{PROCESS}.4", f"{PROCESS}.5"]

@@ -14,7 +14,7 @@ from trio_sse.delivery import notices
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.event_ids import EntryId, Position, entry_text, parse
 from trio_sse.delivery.history import History
-from trio_sse.delivery.interest import Interest
+from trio_sse.delivery.interest import Interest, Since
 from trio_sse.delivery.replay import Rest
 from trio_sse.delivery.snapshot import Snapshot
 from trio_sse.delivery.targets import topics_of, user_of
@@ -149,15 +149,10 @@ class Resumer:
             after, complete = history.since(start.seconds)
             place = FromMemory(after, None if complete else "history_expired")
         else:
-            place = FromMemory(self._rewound(connection, start.rewind))
+            place = FromMemory(history.rewound(connection.follows, start.rewind))
         if isinstance(place, FromMemory):
-            if place.gap is None and not self._knows(connection, start, place):
-                after = place.after
-                if self._interest is not None and start.last_event_id is not None:
-                    # What is known of other targets before that would stand behind the gap, with messages
-                    # that are missing in between.
-                    after = max(after, self._interest.since(connection.follows).sequence)
-                place = FromMemory(after, "history_expired")
+            if self._interest is not None:
+                place = self._without_hole(start, place, self._interest.since(connection.follows))
             newest = None
             if start.snapshot and start.last_event_id is None:
                 newest = self._snapshot.frames(connection.follows, history.now())
@@ -167,21 +162,18 @@ class Resumer:
                 PendingReplay(weakref.ref(connection), place.after, place.gap, greet=True, whole=place.whole)
             )
 
-    def _rewound(self, connection: Connection, count: int) -> int:
-        """The sequence after which the last `count` messages came, or those that are known without a hole."""
-        after = self._history.rewound(connection.follows, count)
-        return (
-            after if self._interest is None else max(after, self._interest.since(connection.follows).sequence)
-        )
-
-    def _knows(self, connection: Connection, start: Start, place: FromMemory) -> bool:
-        """Whether all messages from there on are known, or a `gap` will be told later."""
-        if self._interest is None:
-            return True
-        since = self._interest.since(connection.follows)
-        if start.last_event_id is not None:
-            return since.sequence <= place.after
-        return start.seconds is None or since.at <= self._history.now() - start.seconds
+    def _without_hole(self, start: Start, place: FromMemory, since: Since) -> FromMemory:
+        """`place`, if all messages from there on are known, which is so `since` then. Else the next one from
+        which it is so, or a gap. What will be missing because of a lost link is told when it is back."""
+        if start.seconds is not None and start.last_event_id is None:
+            known = since.at <= self._history.now() - start.seconds
+            return place if known else FromMemory(place.after, place.gap or "history_expired")
+        if since.sequence <= place.after:
+            return place
+        # Not what is known of other targets before: it would stand behind the gap, with messages that are
+        # missing in between.
+        gap = None if start.last_event_id is None else place.gap or "history_expired"
+        return FromMemory(since.sequence, gap)
 
     def fell_behind(self, connection: Connection, at: EntryId | None) -> None:
         """The next messages of `connection` are no longer in memory: it catches up too slowly. `at` is the
