@@ -306,7 +306,7 @@ def test_while_the_redis_to_publish_to_is_away_nothing_of_a_log_is_lost(valkey: 
 def test_while_the_redis_to_publish_to_is_away_what_comes_by_a_channel_is_lost_and_told(
     valkey: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PING_SECONDS", 0.2)
+    monkeypatch.setattr(module, "GAP_SECONDS", 0.2)
     with breakable() as target:
         way = Way(valkey, target.port)
 

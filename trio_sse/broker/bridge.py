@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,17 +12,17 @@ import structlog
 from redis.exceptions import NoPermissionError
 
 from trio_sse.broker.attempts import Attempts
-from trio_sse.broker.channels import GAP, Channels
-from trio_sse.broker.cluster_map import Address, ClusterMap
+from trio_sse.broker.channels import GAP, Channels, copy_of
+from trio_sse.broker.cluster_map import Address
 from trio_sse.broker.consumer_group import ConsumerGroup
 from trio_sse.broker.errors import PartlyError, advice
-from trio_sse.broker.feed import PING_SECONDS, PONG_SECONDS
+from trio_sse.broker.feed import keep_pinging
 from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, Link, answer_within, call, open_link
 from trio_sse.broker.log import PAGE
 from trio_sse.broker.open_links import OpenLinks
 from trio_sse.broker.post import Post
 from trio_sse.broker.sender import Copy
-from trio_sse.broker.topology import look
+from trio_sse.broker.topology import map_of
 from trio_sse.delivery import messages
 from trio_sse.delivery.event_ids import entry_id
 from trio_sse.delivery.targets import ALL
@@ -34,6 +32,9 @@ log = structlog.stdlib.get_logger("trio_sse.broker.bridge")
 
 GROUP = "trio_sse"
 """The consumer group of all bridges."""
+
+GAP_SECONDS = 5.0
+"""How often all streams get a `gap` at the most, while messages of a channel are lost."""
 
 MakePost = Callable[[], Awaitable[Post]]
 
@@ -101,8 +102,7 @@ class Bridge:
         """The master of a cluster that has the log. A channel is at each of them."""
         if not self._source.redis_cluster:
             return None
-        cluster = ClusterMap(self._channels.of)
-        cluster.learn((await look(self._source)).ranges)
+        cluster = await map_of(self._source)
         return cluster.address_of((stream or self._source.redis_channel).encode())
 
     async def _follow_channel(self, link: Link) -> None:
@@ -114,7 +114,8 @@ class Bridge:
         self._began(channel=channel)
         answered = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._ping(link, answered))
+            tasks.create_task(keep_pinging(link, answered))
+            tasks.create_task(self._tell_gaps())
             while True:
                 payloads = [await _message(link)]
                 answered.set()
@@ -125,20 +126,15 @@ class Bridge:
                     if copies:
                         await self._publish_some(copies)
 
-    async def _ping(self, link: Link, answered: asyncio.Event) -> None:
-        """Raises TimeoutError when nothing comes for too long."""
+    async def _tell_gaps(self) -> None:
+        """Let all streams know that messages may be missing, and not for each one anew."""
         while True:
-            await asyncio.sleep(PING_SECONDS)
-            answered.clear()
-            await link.send_command("PING", check_health=False)
-            async with answer_within(PONG_SECONDS):
-                await answered.wait()
+            await asyncio.sleep(GAP_SECONDS)
             if self._owes_gap:
                 with contextlib.suppress(_UnpublishedError):
                     await self._tell_gap()
 
     async def _tell_gap(self) -> None:
-        """Let all streams know that messages may be missing. Not for each one: see PING_SECONDS."""
         self._owes_gap = False
         try:
             await self._publish([(self._channels.of(ALL), GAP)])
@@ -271,7 +267,5 @@ async def _message(link: Link) -> bytes | None:
 
 
 def _copy_of(number: bytes, payload: bytes) -> str:
-    """What the copies of this entry have in common, whichever bridge publishes them. Entries of two logs may
-    have one id."""
-    digest = hashlib.sha256(b"%b %b" % (number, payload)).digest()
-    return base64.urlsafe_b64encode(digest[:16])[:22].decode()
+    """The same, whichever bridge publishes the entry. Entries of two logs may have one id."""
+    return copy_of(b"%b %b" % (number, payload))

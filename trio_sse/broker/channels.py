@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import secrets
 from collections.abc import Iterator
 
@@ -50,6 +52,12 @@ class Channels:
             payload = with_copy(payload, copy or secrets.token_urlsafe(16))
         for target in targets:
             yield self.of(target), payload
+
+
+def copy_of(message: bytes) -> str:
+    """What all copies of a message have in common, each time that it is published: `message` tells it from
+    any other one."""
+    return base64.urlsafe_b64encode(hashlib.sha256(message).digest()[:16])[:22].decode()
 
 
 def targets_of(target: Target) -> Targets:

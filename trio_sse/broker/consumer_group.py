@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from redis.exceptions import ResponseError
 
 from trio_sse.broker.link import CONNECT_SECONDS, Link, answer_within, call
-from trio_sse.broker.log import Pace, read_info
+from trio_sse.broker.log import Pace, payload_of, read_info
 from trio_sse.delivery.event_ids import EntryId, entry_id, entry_text
 
 BLOCK_SECONDS = 5
@@ -137,13 +137,8 @@ class ConsumerGroup:
 
 def _taken(entries: list[Any]) -> Taken:
     """Entries as Redis gives them. Of those that are deleted it gives the id alone."""
-    payloads = [(entry[0], _payload(entry[1])) for entry in entries]
+    payloads = [(entry[0], payload_of(entry[1])) for entry in entries]
     return Taken(payloads, any(entry[1] is None for entry in entries))
-
-
-def _payload(fields: list[bytes] | None) -> bytes | None:
-    fields = fields or []
-    return next((fields[at + 1] for at in range(0, len(fields), 2) if fields[at] == b"payload"), None)
 
 
 def _code(error: ResponseError) -> str:

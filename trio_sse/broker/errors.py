@@ -23,6 +23,12 @@ class ReplicaError(RedisError):
         )
 
 
+IS_REPLICA = (
+    "Redis is a replica: what is published at it, and not at its master, reaches only its own subscribers, "
+    "and POST /publish is refused"
+)
+
+
 class PartlyError(ConnectionError):
     """Some were published, and others not, or nobody knows. `left` are the places of those others, and
     `reason` is why."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import trio
@@ -60,32 +60,25 @@ class Feed:
         self.last_answer = -math.inf
         """When Redis was last heard of, on Trio's clock."""
 
-    @property
-    def silence(self) -> float:
-        """Seconds since Redis was last heard of."""
-        return trio.current_time() - self.last_answer
+    def problem(self, address: str) -> str | None:
+        """Why the link is no good, though it is not lost yet. `address` is that of Redis."""
+        silence = trio.current_time() - self.last_answer
+        return (
+            f"Redis at {address} has not answered for {silence:.0f} s" if silence > SILENCE_SECONDS else None
+        )
 
     def heard(self) -> None:
         """Redis has answered."""
         self.last_answer = trio.current_time()
 
-    async def run(self, link: Link, *beside: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, link: Link, *beside: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Read `link` until it is lost. `beside` runs meanwhile; an error there ends this too. Raises one of
         link.ERRORS, or a group of them."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._ping(link))
+            tasks.create_task(keep_pinging(link, self._answered, self._ping_seconds, self._pong_seconds))
             for run in beside:
-                tasks.create_task(_as_coroutine(run))
+                tasks.create_task(run())
             await self._read(link)
-
-    async def _ping(self, link: Link) -> None:
-        task = asyncio.current_task()
-        while task is not None and not task.cancelling():
-            await asyncio.sleep(self._ping_seconds)
-            self._answered.clear()
-            await link.send_command("PING", check_health=False)
-            async with answer_within(self._pong_seconds):
-                await self._answered.wait()
 
     async def _read(self, link: Link) -> None:
         if can_take_over(link):
@@ -155,5 +148,18 @@ class Feed:
                 answered.set()
 
 
-async def _as_coroutine(run: Callable[[], Awaitable[None]]) -> None:
-    await run()
+async def keep_pinging(
+    link: Link,
+    answered: asyncio.Event,
+    ping_seconds: float = PING_SECONDS,
+    pong_seconds: float = PONG_SECONDS,
+) -> None:
+    """Send PINGs, until cancelled. Whoever reads the link sets `answered` with each answer. Raises
+    TimeoutError when none comes for too long."""
+    task = asyncio.current_task()
+    while task is not None and not task.cancelling():
+        await asyncio.sleep(ping_seconds)
+        answered.clear()
+        await link.send_command("PING", check_health=False)
+        async with answer_within(pong_seconds):
+            await answered.wait()

@@ -163,9 +163,13 @@ async def read_back(link: Link, key: str, end: EntryId, start: EntryId, pace: Pa
 
 
 def _entry(raw: Any) -> Entry:
-    fields = raw[1] or []
-    payload = next((fields[at + 1] for at in range(0, len(fields), 2) if fields[at] == _FIELD), None)
-    return entry_id(raw[0]), payload
+    return entry_id(raw[0]), payload_of(raw[1])
+
+
+def payload_of(fields: list[bytes] | None) -> bytes | None:
+    """The payload among the fields of an entry, of which a deleted one has none."""
+    fields = fields or []
+    return next((fields[at + 1] for at in range(0, len(fields), 2) if fields[at] == _FIELD), None)
 
 
 def before(entry: EntryId) -> EntryId:

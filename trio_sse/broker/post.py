@@ -7,7 +7,7 @@ from typing import Any
 
 from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError
 
-from trio_sse.broker.cluster_map import Address, ClusterMap
+from trio_sse.broker.cluster_map import Address, ClusterMap, address_of
 from trio_sse.broker.errors import PartlyError
 from trio_sse.broker.link import ERRORS, Link, answer_within, call
 from trio_sse.broker.open_links import OpenLinks
@@ -136,8 +136,8 @@ def _failure(failed: dict[int, Exception], count: int) -> Exception:
 
 
 def _named(error: AskError, asked: Address | None) -> Address:
-    """The node that a redirection names. Without a host, it has that of the node which was asked."""
-    return error.host or (asked[0] if asked else ""), error.port
+    """The node that a redirection names."""
+    return address_of(error.host, error.port, asked or ("", 0))
 
 
 def _homeless() -> ClusterDownError:

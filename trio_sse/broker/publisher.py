@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import trio
 import trio_asyncio
 from redis.exceptions import ResponseError
 
+from trio_sse.broker.channels import copy_of
 from trio_sse.broker.cluster_sender import ClusterSender
 from trio_sse.broker.errors import ReplicaError, advice
 from trio_sse.broker.link import ERRORS
@@ -112,7 +112,8 @@ class Publisher:
             return _Outgoing([(where.encode(), payload)], heard=True)
         notification = messages.decode(payload, settings.max_message_bytes)
         # In a cluster a retry may publish what was published before.
-        copy = None if key is None or self._source.cluster is None else _copy_of(key, number)
+        again = key is not None and self._source.cluster is not None
+        copy = copy_of(f"{number} {key}".encode()) if again else None
         copies = list(channels.copies(notification, payload, copy))
         return _Outgoing(copies, heard=interest.hears(notification.targets))
 
@@ -136,11 +137,6 @@ class Publisher:
 def _own(key: str, token: str) -> str:
     """The key together with its token: the holder of another token can neither use nor probe it."""
     return f"{hashlib.sha256(token.encode()).hexdigest()} {key}"
-
-
-def _copy_of(key: str, number: int) -> str:
-    """What the copies of this message have in common, each time it is published."""
-    return base64.urlsafe_b64encode(hashlib.sha256(f"{number} {key}".encode()).digest()[:16])[:22].decode()
 
 
 def _fingerprint(payloads: Sequence[bytes]) -> str:

@@ -14,7 +14,8 @@ from redis.exceptions import ClusterDownError, MovedError, TryAgainError
 from trio_sse.broker.attempts import Attempts
 from trio_sse.broker.channels import GAP, Channels, targets_of
 from trio_sse.broker.cluster_map import Address
-from trio_sse.broker.feed import SILENCE_SECONDS, Feed
+from trio_sse.broker.errors import IS_REPLICA
+from trio_sse.broker.feed import Feed
 from trio_sse.broker.link import CONNECT_SECONDS, Link, answer_within, open_link, replicates
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.intake import Intake
@@ -80,11 +81,7 @@ class ShardLink:
         if (owed := self.shard.owed) and self.shard.up:
             missing = len(owed) - len(self.shard.back)
             return f"Redis at {self.name}: subscribing again, {missing} of {len(owed)} channels to go"
-        if not self.attempts.succeeded:
-            return self.attempts.problem
-        if (silence := self._feed.silence) > SILENCE_SECONDS:
-            return f"Redis at {self.name} has not answered for {silence:.0f} s"
-        return None
+        return self._feed.problem(self.name) if self.attempts.succeeded else self.attempts.problem
 
     @property
     def problem_code(self) -> str:
@@ -123,12 +120,7 @@ class ShardLink:
         channel = f"{self._parts.settings.redis_channel}:*"
         log.info("subscribed to Redis", redis=self.name, channel=channel, channels=len(shard.has))
         if self._master is not None:
-            log.warning(
-                "Redis is a replica: what is published at it, and not at its master, reaches only its own "
-                "subscribers, and POST /publish is refused",
-                redis=self.name,
-                master=self._master,
-            )
+            log.warning(IS_REPLICA, redis=self.name, master=self._master)
 
     async def _send(self, link: Link) -> None:
         """Ask for what the shard wants, and leave what it does not, whenever that changes."""

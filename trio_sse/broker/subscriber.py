@@ -11,7 +11,8 @@ import trio
 import trio_asyncio
 
 from trio_sse.broker.attempts import Attempts
-from trio_sse.broker.feed import PING_SECONDS, PONG_SECONDS, SILENCE_SECONDS, Feed
+from trio_sse.broker.errors import IS_REPLICA
+from trio_sse.broker.feed import PING_SECONDS, PONG_SECONDS, Feed
 from trio_sse.broker.link import CONNECT_SECONDS, Link, answer_within, open_link, replicates
 from trio_sse.broker.log_reader import LogReader
 from trio_sse.delivery.hub import Hub
@@ -64,9 +65,7 @@ class Subscriber:
         """Why no messages can arrive now, or None. For the log: it has the address of Redis."""
         if not self._attempts.succeeded:
             return self._attempts.problem
-        if (silence := self._feed.silence) > SILENCE_SECONDS:
-            return f"Redis at {self._settings.redis_address} has not answered for {silence:.0f} s"
-        return None
+        return self._feed.problem(self._settings.redis_address)
 
     @property
     def problem_code(self) -> str:
@@ -109,12 +108,7 @@ class Subscriber:
         self._hub.history.subscribed()
         log.info("subscribed to Redis", redis=self._settings.redis_address, channel=channel)
         if master is not None:
-            log.warning(
-                "Redis is a replica: what is published at it, and not at its master, reaches only its own "
-                "subscribers, and POST /publish is refused",
-                redis=self._settings.redis_address,
-                master=master,
-            )
+            log.warning(IS_REPLICA, redis=self._settings.redis_address, master=master)
         if again:
             # What was published meanwhile is not known, so every connection gets a gap. With a log, only if
             # the channel is used too.

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from redis.exceptions import ClusterDownError
 
-from trio_sse.broker.cluster_map import Address, Range, ranges_of
+from trio_sse.broker.channels import Channels
+from trio_sse.broker.cluster_map import Address, ClusterMap, Range, ranges_of
 from trio_sse.broker.errors import is_refusal
 from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, answer_within, call, open_link
 from trio_sse.settings import Settings
@@ -44,6 +45,13 @@ async def look(settings: Settings, first: Iterable[Address] = (), last: Iterable
     if not doubtful:
         raise lost or ClusterDownError("no node serves any slot", status_code="CLUSTERDOWN")
     return View(doubtful, works=False)
+
+
+async def map_of(settings: Settings) -> ClusterMap:
+    """The map of the cluster, for channels by key. Raises as `look`."""
+    cluster = ClusterMap(Channels(settings.redis_channel).of)
+    cluster.learn((await look(settings)).ranges)
+    return cluster
 
 
 def _slots(ranges: list[Range]) -> int:

@@ -6,10 +6,9 @@ import asyncio
 from typing import NamedTuple
 
 from trio_sse.broker.channels import Channels
-from trio_sse.broker.cluster_map import ClusterMap
 from trio_sse.broker.open_links import OpenLinks
 from trio_sse.broker.post import Post
-from trio_sse.broker.topology import look
+from trio_sse.broker.topology import map_of
 from trio_sse.delivery import messages
 from trio_sse.settings import Settings
 
@@ -53,8 +52,4 @@ class KeyedSender:
 async def post_of(settings: Settings) -> Post:
     """What publishes by key. A cluster is asked who serves what; raises one of link.ERRORS if none of its
     nodes answers."""
-    if not settings.redis_cluster:
-        return Post(None)
-    cluster = ClusterMap(Channels(settings.redis_channel).of)
-    cluster.learn((await look(settings)).ranges)
-    return Post(cluster)
+    return Post(await map_of(settings) if settings.redis_cluster else None)
