@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from typing import Any
 
@@ -13,7 +12,7 @@ import trio
 import trio_asyncio
 from redis.exceptions import NoPermissionError
 
-from trio_sse.broker.attempts import BACKOFF_SECONDS
+from trio_sse.broker.attempts import Backoff
 from trio_sse.broker.cluster_map import Address, ClusterMap
 from trio_sse.broker.errors import advice
 from trio_sse.broker.key_links import KeyLinks
@@ -113,16 +112,14 @@ class Replies:
                     await trio_asyncio.aio_as_trio(self._last)()
 
     async def _write_forever(self) -> None:
-        low, high = BACKOFF_SECONDS
-        ceiling = low
+        backoff = Backoff()
         while True:
             await self._some.wait()
             if await self._write():
-                ceiling = low
+                backoff.reset()
                 await asyncio.sleep(GATHER_SECONDS)
             else:
-                await asyncio.sleep(random.uniform(low / 2, ceiling))  # noqa: S311  jitter, not a secret
-                ceiling = min(ceiling * 2, high)
+                await asyncio.sleep(backoff.seconds())
 
     async def _last(self) -> None:
         try:
