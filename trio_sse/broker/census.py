@@ -343,8 +343,8 @@ class Census:
             self._take(one, verdict.decode())
         if not known and self._complete:  # Redis was emptied, or this process was silent for too long
             self._write_all_anew()
-        elif tally is None or not tally.changed or not self._complete:
-            self._complete = tally is None or not tally.changed
+        elif tally is None or not tally.changed:
+            self._complete = True
 
     async def _withdraw(self, link: Link) -> None:
         """Count for nothing from now on: clients that come back at other processes find room there."""
