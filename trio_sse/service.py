@@ -78,7 +78,6 @@ class Service:
         self.subscriber = source.subscriber(self.resumer)
         self.publisher = Publisher(settings, self.hub, self.subscriber, source)
         self.census = self._census()
-        self.rebalancing = Rebalancing(self.hub, settings.rebalance, self.census)
         # From one channel for all, each worker gets each message.
         same = () if settings.by_key else ("published", "rejected")
         self.siblings = Siblings(self._counts, same)
@@ -108,7 +107,7 @@ class Service:
                 await nursery.start(self.subscriber.run)
                 if self.census is not None:
                     await nursery.start(self.census.run)
-                    nursery.start_soon(self.rebalancing.run)
+                    nursery.start_soon(Rebalancing(self.hub, self.settings.rebalance, self.census).run)
                 for beside in (self.presence, self._replies):
                     if beside is not None:
                         await nursery.start(beside.run)
