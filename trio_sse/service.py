@@ -86,10 +86,7 @@ class Service:
             self.presence = Presence(settings, self.hub, source.cluster, self.publisher)
         self._replies: Replies | None = None
         if settings.reply_lists is not None:
-            self._replies = Replies(
-                settings, settings.reply_lists, self.history.sources.process, source.cluster
-            )
-            self._replies.hear(self.hub)
+            self._replies = Replies(settings, settings.reply_lists, self._process, source.cluster, self.hub)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run all tasks of the service until cancelled. Counts as started when all tasks have started.

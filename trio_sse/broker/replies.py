@@ -63,14 +63,16 @@ class _Answer(msgspec.Struct):
 
 
 class Replies:
-    """Writes answers on a link of its own, many at once. Only to lists whose name begins with `prefix`:
-    whoever may publish cannot write to other keys.
+    """Writes answers for what `hub` delivers, on a link of its own, many at once. Only to lists whose name
+    begins with `prefix`: whoever may publish cannot write to other keys.
 
     While Redis is away MOST_WAITING answers wait; further ones are dropped and counted. If Redis is lost
     while it takes some, they are written again: a list may have an element twice.
     """
 
-    def __init__(self, settings: Settings, prefix: str, node: str, cluster: ClusterMap | None) -> None:
+    def __init__(
+        self, settings: Settings, prefix: str, node: str, cluster: ClusterMap | None, hub: Hub
+    ) -> None:
         self._settings = settings
         self._prefix = prefix
         self._node = node
@@ -79,9 +81,6 @@ class Replies:
         self._some = asyncio.Event()
         self._log_limit = LogLimit(REPORT_SECONDS)
         self._well = True
-
-    def hear(self, hub: Hub) -> None:
-        """Answer for what this hub delivers, and count there."""
         self._counters = hub.counters
         hub.receipts.answer = self.answer
 
