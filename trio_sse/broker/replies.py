@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError
 
 from trio_sse.broker.attempts import Backoff
 from trio_sse.broker.cluster_map import Address, ClusterMap
-from trio_sse.broker.errors import advice
+from trio_sse.broker.errors import of_redis
 from trio_sse.broker.key_links import KeyLinks
 from trio_sse.broker.link import ERRORS
 from trio_sse.delivery.hub import Hub
@@ -187,7 +187,7 @@ class Replies:
 
     def _say(self, problem: BaseException | None) -> None:
         if problem is not None and self._well:
-            text = f"Redis at {self._settings.redis_address}: {advice(problem, self._settings)}"
+            text = of_redis(problem, self._settings)
             log.warning("reply_to is not answered, trying again", problem=text)
         elif problem is None and not self._well:
             log.info("reply_to is answered again")
