@@ -41,7 +41,7 @@ class Rebalancing:
     """Ends streams while this process has more than `bound` above the mean of all, until it has half of that;
     with 0 it never does. It does nothing while the others' counts are not known, and during a stop."""
 
-    def __init__(self, hub: Hub, bound: float, census: Census | None) -> None:
+    def __init__(self, hub: Hub, bound: float, census: Census) -> None:
         self._hub = hub
         self._bound = bound
         self._census = census
@@ -55,7 +55,7 @@ class Rebalancing:
 
     async def run(self) -> None:
         """Until cancelled. Returns at once if it never is to end any."""
-        while self._bound and self._census is not None:
+        while self._bound:
             await trio.sleep(STEP_SECONDS if self._shedding else LOOK_SECONDS)
             if count := self.too_many():
                 self._end(count)
@@ -63,8 +63,8 @@ class Rebalancing:
     def too_many(self) -> int:
         """How many streams are to be ended now, in a step of STEP_SECONDS."""
         now, own = trio.current_time(), len(self._hub)
-        counts = self._census.counts if self._census is not None and not self._hub.draining else None
-        if counts is None or self._census is None or self._census.process not in counts:
+        counts = None if self._hub.draining else self._census.counts
+        if counts is None or self._census.process not in counts:
             self._shedding = False
             return 0
         while self._away and self._away[0][0] <= now:

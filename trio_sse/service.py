@@ -78,7 +78,6 @@ class Service:
         self.subscriber = source.subscriber(self.resumer)
         self.publisher = Publisher(settings, self.hub, self.subscriber, source)
         self.census = self._census()
-        self.rebalancing = Rebalancing(self.hub, settings.rebalance, self.census)
         # From one channel for all, each worker gets each message.
         same = () if settings.by_key else ("published", "rejected")
         self.siblings = Siblings(self._counts, same)
@@ -87,10 +86,7 @@ class Service:
             self.presence = Presence(settings, self.hub, source.cluster, self.publisher)
         self._replies: Replies | None = None
         if settings.reply_lists is not None:
-            self._replies = Replies(
-                settings, settings.reply_lists, self.history.sources.process, source.cluster
-            )
-            self._replies.hear(self.hub)
+            self._replies = Replies(settings, settings.reply_lists, self._process, source.cluster, self.hub)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run all tasks of the service until cancelled. Counts as started when all tasks have started.
@@ -108,7 +104,7 @@ class Service:
                 await nursery.start(self.subscriber.run)
                 if self.census is not None:
                     await nursery.start(self.census.run)
-                    nursery.start_soon(self.rebalancing.run)
+                    nursery.start_soon(Rebalancing(self.hub, self.settings.rebalance, self.census).run)
                 for beside in (self.presence, self._replies):
                     if beside is not None:
                         await nursery.start(beside.run)

@@ -418,7 +418,7 @@ def test_a_master_that_is_away_keeps_nobody_else_from_getting_messages(valkey: i
                     if not log:
                         await until(partial(_lost, bridge, number + 1))
                 if log:  # it waits for that master, and publishes nobody's copy again
-                    await until(lambda: bridge._attempts._ceiling > 0.5)  # it tried several times
+                    await until(lambda: bridge._attempts._backoff._ceiling > 0.5)  # it tried several times
                     assert way.pending()
                 for one in alive:
                     await one.take(bridge.published // 2)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from redis.crc import key_slot
+from redis.exceptions import AskError, MovedError
 
 from trio_sse.broker.channels import Channels
-from trio_sse.broker.cluster_map import SLOTS, ClusterMap, Range, address_of, ranges_of
+from trio_sse.broker.cluster_map import SLOTS, ClusterMap, Range, address_of, ranges_of, redirected
 from trio_sse.delivery.targets import topic
 
 A, B, C = ("a", 1), ("b", 2), ("c", 3)
@@ -124,3 +125,11 @@ def test_the_answer_to_cluster_slots_is_read() -> None:
 def test_a_node_without_a_name_is_at_the_host_that_was_asked() -> None:
     assert address_of("", 7000, ("asked", 1)) == ("asked", 7000)
     assert address_of("named", 7000, ("asked", 1)) == ("named", 7000)
+
+
+@pytest.mark.parametrize("host", ["", "?"])
+def test_a_redirection_without_a_name_leads_to_the_host_that_was_asked(host: str) -> None:
+    moved = MovedError(f"5 {host}:7000")
+    assert redirected(moved, ("asked", 1)) == ("asked", 7000)
+    assert redirected(moved, None) == ("", 7000), "a link is opened to the host of the settings"
+    assert redirected(AskError("5 10.0.0.1:7000"), ("asked", 1)) == ("10.0.0.1", 7000)

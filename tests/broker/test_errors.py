@@ -10,7 +10,7 @@ from redis import exceptions as refused
 from redis._parsers.base import BaseParser
 
 from tests.support.inside import settings
-from trio_sse.broker.errors import NoMasterError, PartlyError, ReplicaError, advice
+from trio_sse.broker.errors import NoMasterError, PartlyError, ReplicaError, advice, of_redis
 from trio_sse.settings import Settings
 
 
@@ -176,3 +176,8 @@ def test_the_tls_error_behind_a_connection_error_is_seen() -> None:
 
 def test_a_long_text_is_cut() -> None:
     assert len(advice(refused.ResponseError("x" * 5000), SINGLE)) < 500
+
+
+def test_of_the_redis_of_the_settings_the_address_is_told_too() -> None:
+    error = refused.ConnectionError("it failed")
+    assert of_redis(error, SINGLE) == f"Redis at {SINGLE.redis_address}: {advice(error, SINGLE)}"

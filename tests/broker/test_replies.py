@@ -23,10 +23,9 @@ from trio_sse.delivery.receipts import Receipt
 
 def new(port: int, **login: Any) -> tuple[Replies, Counters]:
     chosen = settings(redis_port=port, redis_main_db=DATABASE, **login)
-    replies = Replies(chosen, "replies:", "node", None)
     history = History("p", messages=10, seconds=1, max_bytes=1000, clock=trio.current_time)
     hub = Hub(Counters(), history, heartbeat_seconds=30)
-    replies.hear(hub)
+    replies = Replies(chosen, "replies:", "node", None, hub)
     assert hub.receipts.answer is not None
     return replies, hub.counters
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterable
 from itertools import islice
 
 import structlog
 import trio
 
-from trio_sse.broker.attempts import BACKOFF_SECONDS
+from trio_sse.broker.attempts import BACKOFF_SECONDS, Backoff
 from trio_sse.broker.publisher import Publisher, UnavailableError
 from trio_sse.counters import Counters
 from trio_sse.delivery.messages import topic_problem
@@ -61,8 +60,7 @@ class Announcer:
 
     async def run(self) -> None:
         """Until cancelled."""
-        low, high = BACKOFF_SECONDS
-        ceiling = low
+        backoff = Backoff()
         while True:
             await self._some.wait()
             await trio.sleep_until(self._not_before)
@@ -71,10 +69,9 @@ class Announcer:
                 await self._publisher.publish([self._message(*one) for one in batch], None)
             except UnavailableError as error:
                 log.debug("not told who is online, trying again", problem=str(error))
-                await trio.sleep(random.uniform(low / 2, ceiling))  # noqa: S311  jitter, not a secret
-                ceiling = min(ceiling * 2, high)
+                await trio.sleep(backoff.seconds())
                 continue
-            ceiling = low
+            backoff.reset()
             for user, online in batch:
                 self._counters.presence_online += online
                 self._counters.presence_offline += not online

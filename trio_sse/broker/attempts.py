@@ -17,6 +17,24 @@ log = structlog.stdlib.get_logger("trio_sse.broker.attempts")
 BACKOFF_SECONDS = (0.1, 5.0)
 
 
+class Backoff:
+    """Pauses between attempts, of a random length that may grow to twice as much each time, until `reset`."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """An attempt has succeeded: the next pause is short."""
+        self._ceiling = BACKOFF_SECONDS[0]
+
+    def seconds(self) -> float:
+        """The next pause."""
+        low, high = BACKOFF_SECONDS
+        seconds = random.uniform(low / 2, self._ceiling)  # noqa: S311  jitter, not a secret
+        self._ceiling = min(self._ceiling * 2, high)
+        return seconds
+
+
 class Attempts:
     """Serves one Redis for as long as it can be reached, and on any of ERRORS begins again. `told` makes a
     line of an error, where it is not simply one of the Redis at `address`. `purpose` says in the log what it
@@ -32,8 +50,7 @@ class Attempts:
     ) -> None:
         self._told = told or (lambda error: f"Redis at {address}: {advice(error, settings)}")
         self._more = {} if purpose is None else {"purpose": purpose}
-        self._low, self._high = BACKOFF_SECONDS
-        self._ceiling = self._low
+        self._backoff = Backoff()
         self.succeeded = False
         """Whether the present attempt has: see `success`."""
         self.problem = "Redis: not connected yet"
@@ -48,7 +65,7 @@ class Attempts:
     def success(self) -> None:
         """Redis does what this attempt asked of it: the next pause is short."""
         self.succeeded = True
-        self._ceiling = self._low
+        self._backoff.reset()
         self._had_outcome()
 
     async def run(self, serve: Callable[[], Awaitable[None]]) -> None:
@@ -69,8 +86,7 @@ class Attempts:
                     raise others from None
                 self._lost(group.exceptions[0])
             self._had_outcome()
-            await asyncio.sleep(random.uniform(self._low / 2, self._ceiling))  # noqa: S311  jitter, not a secret
-            self._ceiling = min(self._ceiling * 2, self._high)
+            await asyncio.sleep(self._backoff.seconds())
 
     def _had_outcome(self) -> None:
         if self.first:

@@ -15,7 +15,7 @@ from trio_sse.broker.attempts import Attempts
 from trio_sse.broker.channels import GAP, Channels, copy_of
 from trio_sse.broker.cluster_map import Address
 from trio_sse.broker.consumer_group import ConsumerGroup
-from trio_sse.broker.errors import PartlyError, advice
+from trio_sse.broker.errors import PartlyError, advice, of_redis
 from trio_sse.broker.feed import keep_pinging
 from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, Link, answer_within, call, open_link
 from trio_sse.broker.log import PAGE
@@ -207,9 +207,7 @@ class Bridge:
                 await self._post.publish(copies, self._links)
             except ERRORS as error:
                 self._post = None
-                settings = self._settings
-                line = f"Redis at {settings.redis_address}: {advice(error, settings)}"
-                raise _UnpublishedError(line) from error
+                raise _UnpublishedError(of_redis(error, self._settings)) from error
 
     def _copies(self, payloads: Iterable[tuple[bytes | None, bytes | None]]) -> list[Copy]:
         """The copies of messages: each its payload, and its id in the log."""

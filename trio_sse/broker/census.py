@@ -20,6 +20,7 @@ import trio_asyncio
 from redis.exceptions import MovedError
 
 from trio_sse.broker.attempts import Attempts
+from trio_sse.broker.cluster_map import Address, redirected
 from trio_sse.broker.link import ERRORS, Link, answer_within, call, open_link
 from trio_sse.settings import Settings
 
@@ -207,7 +208,7 @@ class Census:
         self._prefix = f"trio_sse:{{{settings.redis_channel}}}:"  # a hash tag: all keys are in one slot
         self._attempts = Attempts(settings, settings.redis_address, purpose="counts of streams")
         self._seeds = itertools.cycle([(one.host, one.port) for one in settings.cluster_servers] or [None])
-        self._at: tuple[str, int] | None = None
+        self._at: Address | None = None
         self._asks: deque[_Ask] = deque()
         self._wake = asyncio.Event()
         self._up = False
@@ -255,15 +256,16 @@ class Census:
 
     async def _serve(self) -> None:
         """Raises one of ERRORS."""
+        at = self._at or next(self._seeds)
         try:
-            async with open_link(self._settings, database=True, at=self._at or next(self._seeds)) as link:
+            async with open_link(self._settings, database=True, at=at) as link:
                 try:
                     await self._go_on(link)
                 except asyncio.CancelledError:
                     await self._withdraw(link)
                     raise
         except MovedError as elsewhere:
-            self._at = elsewhere.node_addr
+            self._at = redirected(elsewhere, at)
             raise
         except ERRORS:
             self._at = None
@@ -341,8 +343,8 @@ class Census:
             self._take(one, verdict.decode())
         if not known and self._complete:  # Redis was emptied, or this process was silent for too long
             self._write_all_anew()
-        elif tally is None or not tally.changed or not self._complete:
-            self._complete = tally is None or not tally.changed
+        elif tally is None or not tally.changed:
+            self._complete = True
 
     async def _withdraw(self, link: Link) -> None:
         """Count for nothing from now on: clients that come back at other processes find room there."""

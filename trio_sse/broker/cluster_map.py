@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from redis.crc import key_slot
+from redis.exceptions import AskError
 
 from trio_sse.delivery.interest import Shard
 from trio_sse.delivery.targets import Target
@@ -89,3 +90,9 @@ def address_of(host: str, port: int, asked: Address) -> Address:
     """The address of a node, as another one that was `asked` gives it: without a name that it knows
     (`cluster-preferred-endpoint-type`), at the host that was asked."""
     return host if host not in ("", "?") else asked[0], port
+
+
+def redirected(error: AskError, asked: Address | None) -> Address:
+    """The address that ASK or MOVED gives. Without a host if it has none, and the Redis of the settings was
+    `asked`: see `open_link`."""
+    return address_of(error.host, error.port, asked or ("", 0))

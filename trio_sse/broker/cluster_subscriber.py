@@ -13,7 +13,7 @@ import trio_asyncio
 from redis.exceptions import MovedError
 
 from trio_sse.broker.attempts import Attempts
-from trio_sse.broker.cluster_map import Address, ClusterMap, address_of
+from trio_sse.broker.cluster_map import Address, ClusterMap, redirected
 from trio_sse.broker.key_subscriber import expire_forever
 from trio_sse.broker.link import ERRORS
 from trio_sse.broker.shard_link import Parts, ShardLink
@@ -143,6 +143,5 @@ class ClusterSubscriber:
             if error.slot_id in self._cluster.corrected:  # masters disagree: not round and round
                 self._parts.interest.refused(link.shard, target)
                 return
-            asked = link.address or ("", 0)
-            self._cluster.correct(error.slot_id, address_of(error.host, error.port, asked))
+            self._cluster.correct(error.slot_id, redirected(error, link.address))
         self._parts.interest.moved(link.shard, target)

@@ -143,6 +143,11 @@ def advice(error: BaseException, settings: Settings) -> str:
     return f"{text} ({_cure(error, text, tls=tls).format(**used)})"
 
 
+def of_redis(error: BaseException, settings: Settings) -> str:
+    """`advice` about the Redis of the settings, whose address stands before it."""
+    return f"Redis at {settings.redis_address}: {advice(error, settings)}"
+
+
 def of_sentinel(error: BaseException) -> str:
     """An error from a Sentinel, likewise."""
     text = text_of(error)

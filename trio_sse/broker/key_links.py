@@ -10,7 +10,7 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from trio_sse.broker.cluster_map import Address, ClusterMap, address_of
+from trio_sse.broker.cluster_map import Address, ClusterMap, redirected
 from trio_sse.broker.link import Link, answer_within, call, open_link
 from trio_sse.settings import Settings
 
@@ -34,8 +34,7 @@ class KeyLinks:
         asked = self.address_of(key)
         (answer,) = await self.calls(asked, [command])
         if isinstance(answer, AskError):  # as is a MovedError
-            host = self._settings.redis_server.host if asked is None else asked[0]
-            there = address_of(answer.host, answer.port, (host, 0))
+            there = redirected(answer, asked)
             if isinstance(answer, MovedError):
                 self._moved[key_slot(key)] = there
                 (answer,) = await self.calls(there, [command])

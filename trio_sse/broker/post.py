@@ -7,7 +7,7 @@ from typing import Any
 
 from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError
 
-from trio_sse.broker.cluster_map import Address, ClusterMap, address_of
+from trio_sse.broker.cluster_map import Address, ClusterMap, redirected
 from trio_sse.broker.errors import PartlyError
 from trio_sse.broker.link import ERRORS, Link, answer_within, call
 from trio_sse.broker.open_links import OpenLinks
@@ -69,7 +69,7 @@ class Post:
                     raise
                 self._correct(moved, address)
             except AskError as asking:  # the slot is being moved, and a new key is made at its new master
-                return await self._ask(_named(asking, address), links, *command, asking=True)
+                return await self._ask(redirected(asking, address), links, *command, asking=True)
         raise ConnectionError("the cluster moves its slots again and again")
 
     async def _ask(
@@ -89,7 +89,7 @@ class Post:
 
     def _correct(self, moved: MovedError, asked: Address | None) -> None:
         if self._cluster is not None:
-            self._cluster.correct(moved.slot_id, _named(moved, asked))
+            self._cluster.correct(moved.slot_id, redirected(moved, asked))
 
     def _by_master(self, copies: Sequence[Copy], places: Sequence[int]) -> dict[Address | None, list[int]]:
         found: dict[Address | None, list[int]] = {}
@@ -133,11 +133,6 @@ def _failure(failed: dict[int, Exception], count: int) -> Exception:
     if len(failed) == count and (not unknown or len(unknown) == count):
         return error
     return PartlyError(error, sorted(failed))
-
-
-def _named(error: AskError, asked: Address | None) -> Address:
-    """The node that a redirection names."""
-    return address_of(error.host, error.port, asked or ("", 0))
 
 
 def _homeless() -> ClusterDownError:

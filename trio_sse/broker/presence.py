@@ -11,7 +11,7 @@ import trio_asyncio
 
 from trio_sse.broker.announcer import Announcer, check
 from trio_sse.broker.cluster_map import ClusterMap
-from trio_sse.broker.errors import advice
+from trio_sse.broker.errors import of_redis
 from trio_sse.broker.key_links import KeyLinks
 from trio_sse.broker.link import ERRORS
 from trio_sse.broker.presence_keeper import Keeper, Pace
@@ -80,7 +80,7 @@ class Presence:
                 ask = trio_asyncio.aio_as_trio(self._ask, loop=self._loop)
                 found: dict[Target, Here] = await ask(targets, most_ids)
         except ERRORS as error:
-            raise UnavailableError(self._problem(error), unsure=False) from None
+            raise UnavailableError(of_redis(error, self._settings), unsure=False) from None
         return found
 
     async def _ask(self, targets: Sequence[Target], most_ids: int) -> dict[Target, Here]:
@@ -102,7 +102,7 @@ class Presence:
             for keeper in self._keepers:
                 await keeper.farewell()
         except ERRORS as error:
-            log.info("Redis was not told that this node stops", problem=self._problem(error))
+            log.info("Redis was not told that this node stops", problem=of_redis(error, self._settings))
         finally:
             await self._links.close()
             await self._reading.close()
@@ -118,7 +118,8 @@ class Presence:
                 # They share links: the others would notice nothing, and what they wrote may be lost too.
                 for roll in self._rolls:
                     roll.anew()
-                log.warning("presence is not kept, trying again", problem=self._problem(error))
+                problem = of_redis(error, self._settings)
+                log.warning("presence is not kept, trying again", problem=problem)
             self._away.add(keeper)
         elif keeper in self._away:
             self._away.remove(keeper)
@@ -126,9 +127,6 @@ class Presence:
                 self._announcer.hold()
             if not self._away:
                 log.info("presence is kept again")
-
-    def _problem(self, error: BaseException) -> str:
-        return f"Redis at {self._settings.redis_address}: {advice(error, self._settings)}"
 
 
 def _partitions(links: KeyLinks, settings: Settings, pace: Pace) -> list[Records]:

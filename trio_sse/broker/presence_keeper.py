@@ -8,7 +8,7 @@ import random
 import secrets
 from collections.abc import Callable, Iterable
 
-from trio_sse.broker.attempts import BACKOFF_SECONDS
+from trio_sse.broker.attempts import Backoff
 from trio_sse.broker.link import ERRORS
 from trio_sse.broker.presence_records import Beat, Records, Told
 from trio_sse.counters import Counters
@@ -60,19 +60,17 @@ class Keeper:
 
     async def run(self) -> None:
         """Until cancelled. On any of ERRORS begins again, after a pause that grows."""
-        low, high = BACKOFF_SECONDS
-        ceiling = low
+        backoff = Backoff()
         while True:
             try:
                 await self._beat()
                 self._roll.anew()
                 self._fails(self, None)
-                ceiling = low
+                backoff.reset()
                 await self._keep()
             except ERRORS as error:
                 self._fails(self, error)
-            await asyncio.sleep(random.uniform(low / 2, ceiling))  # noqa: S311  jitter, not a secret
-            ceiling = min(ceiling * 2, high)
+            await asyncio.sleep(backoff.seconds())
 
     async def farewell(self) -> None:
         """This node stops. Its users count as here for the grace, in which they come back elsewhere. Raises

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from trio_sse.broker.channels import copy_of
 from trio_sse.broker.cluster_sender import ClusterSender
-from trio_sse.broker.errors import ReplicaError, advice
+from trio_sse.broker.errors import ReplicaError, of_redis
 from trio_sse.broker.link import ERRORS
 from trio_sse.broker.sender import Sender
 from trio_sse.broker.source import AnySubscriber, Source
@@ -129,7 +129,7 @@ class Publisher:
                 copies, key, fingerprint
             )
         except ERRORS as error:
-            text = f"Redis at {self._settings.redis_address}: {advice(error, self._settings)}"
+            text = of_redis(error, self._settings)
             raise UnavailableError(text, unsure=not isinstance(error, ResponseError | ReplicaError)) from None
         return answer
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from typing import Any
 
@@ -13,9 +12,9 @@ import trio
 import trio_asyncio
 from redis.exceptions import NoPermissionError
 
-from trio_sse.broker.attempts import BACKOFF_SECONDS
+from trio_sse.broker.attempts import Backoff
 from trio_sse.broker.cluster_map import Address, ClusterMap
-from trio_sse.broker.errors import advice
+from trio_sse.broker.errors import of_redis
 from trio_sse.broker.key_links import KeyLinks
 from trio_sse.broker.link import ERRORS
 from trio_sse.delivery.hub import Hub
@@ -64,14 +63,16 @@ class _Answer(msgspec.Struct):
 
 
 class Replies:
-    """Writes answers on a link of its own, many at once. Only to lists whose name begins with `prefix`:
-    whoever may publish cannot write to other keys.
+    """Writes answers for what `hub` delivers, on a link of its own, many at once. Only to lists whose name
+    begins with `prefix`: whoever may publish cannot write to other keys.
 
     While Redis is away MOST_WAITING answers wait; further ones are dropped and counted. If Redis is lost
     while it takes some, they are written again: a list may have an element twice.
     """
 
-    def __init__(self, settings: Settings, prefix: str, node: str, cluster: ClusterMap | None) -> None:
+    def __init__(
+        self, settings: Settings, prefix: str, node: str, cluster: ClusterMap | None, hub: Hub
+    ) -> None:
         self._settings = settings
         self._prefix = prefix
         self._node = node
@@ -80,9 +81,6 @@ class Replies:
         self._some = asyncio.Event()
         self._log_limit = LogLimit(REPORT_SECONDS)
         self._well = True
-
-    def hear(self, hub: Hub) -> None:
-        """Answer for what this hub delivers, and count there."""
         self._counters = hub.counters
         hub.receipts.answer = self.answer
 
@@ -113,16 +111,14 @@ class Replies:
                     await trio_asyncio.aio_as_trio(self._last)()
 
     async def _write_forever(self) -> None:
-        low, high = BACKOFF_SECONDS
-        ceiling = low
+        backoff = Backoff()
         while True:
             await self._some.wait()
             if await self._write():
-                ceiling = low
+                backoff.reset()
                 await asyncio.sleep(GATHER_SECONDS)
             else:
-                await asyncio.sleep(random.uniform(low / 2, ceiling))  # noqa: S311  jitter, not a secret
-                ceiling = min(ceiling * 2, high)
+                await asyncio.sleep(backoff.seconds())
 
     async def _last(self) -> None:
         try:
@@ -191,7 +187,7 @@ class Replies:
 
     def _say(self, problem: BaseException | None) -> None:
         if problem is not None and self._well:
-            text = f"Redis at {self._settings.redis_address}: {advice(problem, self._settings)}"
+            text = of_redis(problem, self._settings)
             log.warning("reply_to is not answered, trying again", problem=text)
         elif problem is None and not self._well:
             log.info("reply_to is answered again")

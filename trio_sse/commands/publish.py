@@ -14,7 +14,7 @@ import msgspec
 from redis.exceptions import MovedError
 
 from trio_sse import logs, options
-from trio_sse.broker.errors import ReplicaError, advice
+from trio_sse.broker.errors import ReplicaError, of_redis
 from trio_sse.broker.link import ERRORS, Link, answer_within, call, open_link, replicates
 from trio_sse.broker.open_links import IDLE_SECONDS
 from trio_sse.commands.keyed import KeyedSender, Sent
@@ -162,7 +162,7 @@ def _publish_all(settings: Settings, payloads: Iterator[bytes]) -> int:
                 answer = sender.send(one)
             except ERRORS as error:
                 before = f" ({published} published before)" if published else ""
-                line = f"Redis at {settings.redis_address}: {advice(error, settings)}{before}"
+                line = f"{of_redis(error, settings)}{before}"
                 click.echo(logs.escaped(line), err=True)
                 return 1
             published += 1

@@ -12,8 +12,8 @@ from trio_sse.broker.presence_records import MOST_IDS, Here
 from trio_sse.broker.publisher import UnavailableError
 from trio_sse.delivery.messages import Notification, topic_problem, user_id_problem
 from trio_sse.delivery.targets import topic
-from trio_sse.web.publish import RETRY_SECONDS, publish_token
-from trio_sse.web.replies import json_reply, problem_reply
+from trio_sse.web.publish import publish_token
+from trio_sse.web.replies import json_reply, needs_token, problem_reply, try_again
 from trio_sse.web.serving import serving
 
 log = structlog.stdlib.get_logger("trio_sse.web.presence")
@@ -31,8 +31,7 @@ async def presence() -> Response:
     service = serving()
     token = publish_token(request, service.publishers)
     if token is None:
-        detail = "Authorization: Bearer with one of SSE_PUBLISH_TOKENS is required"
-        return problem_reply(401, detail, {"www-authenticate": 'Bearer realm="trio_sse presence"'})
+        return needs_token("presence")
     users = list(dict.fromkeys(request.args.getlist("user_id")))
     topics = list(dict.fromkeys(request.args.getlist("topic")))
     ids = request.args.get("ids", "false")
@@ -47,7 +46,7 @@ async def presence() -> Response:
         found = await service.presence.ask(targets, MOST_IDS if ids == "true" else 0)
     except UnavailableError as error:
         log.warning("no answer about presence", problem=str(error))
-        return problem_reply(503, str(error), {"retry-after": str(RETRY_SECONDS)})
+        return try_again(str(error))
     return json_reply(
         {
             "users": {name: _told(found[name]) for name in users},

@@ -18,7 +18,7 @@ from trio_sse.access.request import bearer
 from trio_sse.broker.publisher import ConflictError, Published, UnavailableError
 from trio_sse.delivery import messages
 from trio_sse.settings import Settings
-from trio_sse.web.replies import json_reply, problem_reply
+from trio_sse.web.replies import json_reply, needs_token, problem_reply, try_again
 from trio_sse.web.serving import serving
 
 log = structlog.stdlib.get_logger("trio_sse.web.publish")
@@ -28,7 +28,6 @@ blueprint = Blueprint("publish", __name__)
 PATH = "/publish"
 MAX_MESSAGES = 1000
 MAX_KEY = 255
-RETRY_SECONDS = 1
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of a body, unless SSE_MAX_MESSAGE_BYTES needs more or less: see `max_body`."""
@@ -45,8 +44,7 @@ async def publish() -> Response:
     service = serving()
     token = publish_token(request, service.publishers)
     if token is None:
-        detail = "Authorization: Bearer with one of SSE_PUBLISH_TOKENS is required"
-        return problem_reply(401, detail, {"www-authenticate": 'Bearer realm="trio_sse publish"'})
+        return needs_token("publish")
     codings = ",".join(request.headers.getlist("content-encoding")).lower()
     if set(re.split("[\t ,]+", codings)) - {"", "identity"}:
         # RFC 9110, 15.5.16 and 12.5.3
@@ -75,7 +73,7 @@ async def publish() -> Response:
         detail = str(error)
         if key is None and error.unsure:
             detail += "; Redis may have the messages all the same: with an Idempotency-Key a retry is safe"
-        return problem_reply(503, detail, {"retry-after": str(RETRY_SECONDS)})
+        return try_again(detail)
     return json_reply({"repeated": repeated, "messages": [_told(one) for one in published]})
 
 

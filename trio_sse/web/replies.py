@@ -10,6 +10,8 @@ from quart import Response
 
 from trio_sse.access.problem import problem
 
+RETRY_SECONDS = 1
+
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -28,3 +30,16 @@ def problem_reply(
         {"cache-control": "no-store", **headers},
         content_type="application/problem+json",
     )
+
+
+def needs_token(realm: str, unless: str = "") -> Response:
+    """Refuses a request without a publish token. `unless`: the setting with which it needs none."""
+    detail = "Authorization: Bearer with one of SSE_PUBLISH_TOKENS is required"
+    if unless:
+        detail += f" ({unless})"
+    return problem_reply(401, detail, {"www-authenticate": f'Bearer realm="trio_sse {realm}"'})
+
+
+def try_again(detail: str) -> Response:
+    """Tells that there is no answer for now."""
+    return problem_reply(503, detail, {"retry-after": str(RETRY_SECONDS)})
