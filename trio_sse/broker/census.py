@@ -256,18 +256,24 @@ class Census:
     async def _serve(self) -> None:
         """Raises one of ERRORS."""
         try:
-            async with open_link(self._settings, database=True, at=self._at or next(self._seeds)) as link:
+            try:
+                await self._serve_at(self._at or next(self._seeds))
+            except MovedError as elsewhere:  # nothing is lost: another node of the cluster has the counts
+                self._at = elsewhere.node_addr
+                await self._serve_at(self._at)
+        except ERRORS as error:
+            self._at = error.node_addr if isinstance(error, MovedError) else None
+            raise
+
+    async def _serve_at(self, at: tuple[str, int] | None) -> None:
+        """Raises one of ERRORS."""
+        try:
+            async with open_link(self._settings, database=True, at=at) as link:
                 try:
                     await self._go_on(link)
                 except asyncio.CancelledError:
                     await self._withdraw(link)
                     raise
-        except MovedError as elsewhere:
-            self._at = elsewhere.node_addr
-            raise
-        except ERRORS:
-            self._at = None
-            raise
         finally:
             self._up = self._complete = False
             self._answer_all(("away", 0.0))
