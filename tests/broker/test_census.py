@@ -199,8 +199,10 @@ async def test_without_redis_it_says_so_and_after_it_all_is_written_anew() -> No
             assert await one.census.ask("ann", "192.0.2.1") == AWAY
             assert one.census.counts is None
             await until(lambda: not other.census._up)
-            await trio.to_thread.run_sync(server.start)  # and it has nothing
-            await until(lambda: one.census._complete and other.census._complete)
+            with capture_logs() as lines:
+                await trio.to_thread.run_sync(server.start)  # and it has nothing
+                await until(lambda: one.census._complete and other.census._complete)
+            assert [line["event"] for line in lines].count("streams are counted again") == 2
             assert await other.limit_for("user7", "x") == ""
             assert await other.limit_for("user7", "x") == "user"
             assert await one.limit_for("user7", "x") == "user"

@@ -282,6 +282,8 @@ class Census:
         self._write_all_anew()
         await self._round(link)
         self._up, self._since = True, trio.current_time()
+        if not (self._attempts.first or self._attempts.succeeded):
+            log.info("streams are counted again")
         self._attempts.success()
         while True:
             much = self._tally is not None and len(self._tally.changed) >= _AT_ONCE
