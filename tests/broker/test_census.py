@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 import trio
+from structlog.testing import capture_logs
 
 from tests.support.clusters import cluster
 from tests.support.inside import settings, until
@@ -198,8 +199,10 @@ async def test_without_redis_it_says_so_and_after_it_all_is_written_anew() -> No
             assert await one.census.ask("ann", "192.0.2.1") == AWAY
             assert one.census.counts is None
             await until(lambda: not other.census._up)
-            await trio.to_thread.run_sync(server.start)  # and it has nothing
-            await until(lambda: one.census._complete and other.census._complete)
+            with capture_logs() as lines:
+                await trio.to_thread.run_sync(server.start)  # and it has nothing
+                await until(lambda: one.census._complete and other.census._complete)
+            assert [line["event"] for line in lines].count("streams are counted again") == 2
             assert await other.limit_for("user7", "x") == ""
             assert await other.limit_for("user7", "x") == "user"
             assert await one.limit_for("user7", "x") == "user"
@@ -280,3 +283,15 @@ async def test_in_a_cluster_the_master_of_the_slot_is_found_also_after_a_failove
             await until(lambda: one.census._complete and other.census._complete)
             assert await one.limit_for("ann") == await other.limit_for("ann") == "user"
             assert await one.limit_for("bob") == ""
+
+
+async def test_at_a_node_that_does_not_have_the_counts_the_one_that_has_is_asked_at_once() -> None:
+    with cluster(3) as nodes:
+        owner = nodes.master_of(f"{PREFIX}living")
+        others = tuple(node.address for node in nodes.masters if node is not owner)
+        config = settings(redis_cluster=others, redis_routing="by-key", limits_shared=True)
+        with capture_logs() as lines:
+            async with processes(config, 1, Bounds(per_user=1)) as (one,):
+                await until(lambda: one.census._complete)
+                assert [await one.limit_for("ann"), await one.limit_for("ann")] == ["", "user"]
+        assert lines == [], "Redis was never away"

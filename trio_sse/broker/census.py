@@ -258,18 +258,24 @@ class Census:
         """Raises one of ERRORS."""
         at = self._at or next(self._seeds)
         try:
+            try:
+                await self._serve_at(at)
+            except MovedError as elsewhere:  # nothing is lost: another node of the cluster has the counts
+                at = self._at = redirected(elsewhere, at)
+                await self._serve_at(at)
+        except ERRORS as error:
+            self._at = redirected(error, at) if isinstance(error, MovedError) else None
+            raise
+
+    async def _serve_at(self, at: tuple[str, int] | None) -> None:
+        """Raises one of ERRORS."""
+        try:
             async with open_link(self._settings, database=True, at=at) as link:
                 try:
                     await self._go_on(link)
                 except asyncio.CancelledError:
                     await self._withdraw(link)
                     raise
-        except MovedError as elsewhere:
-            self._at = redirected(elsewhere, at)
-            raise
-        except ERRORS:
-            self._at = None
-            raise
         finally:
             self._up = self._complete = False
             self._answer_all(("away", 0.0))
@@ -278,6 +284,8 @@ class Census:
         self._write_all_anew()
         await self._round(link)
         self._up, self._since = True, trio.current_time()
+        if not (self._attempts.first or self._attempts.succeeded):
+            log.info("streams are counted again")
         self._attempts.success()
         while True:
             much = self._tally is not None and len(self._tally.changed) >= _AT_ONCE
