@@ -11,21 +11,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import os
-import resource
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import machine
 import trio
-from redis_server import ask, free_port, running_redis
+from redis_server import ask, running_redis
+from services import from_source, totals
 
-HERE = Path(__file__).resolve().parent
 GRACE_SECONDS = 10.0
 AT_ONCE = 50
 IGNORED = ("info", "ping", "select", "role", "client", "config", "hello", "subscribe", "unsubscribe")
@@ -34,43 +28,9 @@ IGNORED = ("info", "ping", "select", "role", "client", "config", "hello", "subsc
 @contextlib.contextmanager
 def services(redis_port: int, folder: Path) -> Iterator[list[int]]:
     """Two processes that are ready; their ports."""
-    ports = [free_port(), free_port()]
-    with contextlib.ExitStack() as stack:
-        for port in ports:
-            environment = {
-                **os.environ,
-                "PYTHONPATH": str(HERE.parent),
-                "SSE_HOST": "127.0.0.1",
-                "SSE_PORT": str(port),
-                "REDIS_PORT": str(redis_port),
-                "REDIS_HOST": "127.0.0.1",
-                "SSE_PRESENCE": "true",
-                "SSE_DRAIN_SECONDS": "0",
-            }
-            log = stack.enter_context((folder / f"{port}.log").open("wb"))
-            command = [sys.executable, "-c", "from trio_sse.cli import main; main()"]
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-            stack.callback(process.wait)
-            stack.callback(process.terminate)
-        wait_until(lambda: all(totals(port) is not None for port in ports), 30)
-        yield ports
-
-
-def totals(port: int) -> dict[str, int] | None:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as answer:
-            found: dict[str, int] = json.load(answer)["totals"]
-            return found
-    except OSError:
-        return None
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the services were not as expected in time")
-        time.sleep(0.1)
+    settings = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(redis_port), "SSE_PRESENCE": "true"}
+    with from_source(settings, folder) as (_, one), from_source(settings, folder) as (_, other):
+        yield [one, other]
 
 
 class Counted:
@@ -82,7 +42,7 @@ class Counted:
         self._before = self._now()
 
     def _now(self) -> dict[str, int]:
-        found = {"records": sum((totals(port) or {})["presence_writes"] for port in self._ports)}
+        found = {"records": sum(totals(port)["presence_writes"] for port in self._ports)}
         for line in ask(self._redis_port, "INFO", "commandstats").decode().splitlines():
             name, _, facts = line.removeprefix("cmdstat_").partition(":calls=")
             if facts and name.split("|")[0] not in IGNORED:
@@ -166,8 +126,7 @@ def main() -> None:
     parser.add_argument("--tabs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=60)
     given = parser.parse_args()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    machine.raise_file_limit()
     trio.run(run, given.users, given.tabs, given.seconds)
 
 

@@ -16,20 +16,19 @@ import contextlib
 import json
 import random
 import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import machine
 from load import Load, Tools, load
 from redis.crc import key_slot
-from redis_server import ask, free_port, running_redis
+from redis_server import ask, running_redis
+from services import from_source, totals
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -69,8 +68,8 @@ def redises(way: str, folder: Path) -> Iterator[Redises]:
         with cluster(3) as three:
             nodes = ",".join(node.address for node in three.masters)
             ports = [three.masters[0].port] * SLOTS
-            for first, last, master, *_ in three.slots(three.masters[0]):
-                ports[first : last + 1] = [master[1]] * (last + 1 - first)
+            for slots, port in three.slots(three.masters[0]).items():
+                ports[slots.start : slots.stop] = [port] * len(slots)
 
             def port_of(channel: bytes) -> int:
                 return ports[key_slot(channel)]
@@ -91,47 +90,20 @@ def redises(way: str, folder: Path) -> Iterator[Redises]:
 class Node:
     """One process of the service, and the load client that holds its streams."""
 
+    pid: int
     port: int
-    process: subprocess.Popen[bytes]
     users: list[str]
     client: Load | None = None
-    before: dict[str, float] = field(default_factory=dict)
 
     def figures(self) -> dict[str, float]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=10) as answer:
-            totals = json.load(answer)["totals"]
-        return {"decoded": totals["published"], "cpu_s": machine.cpu_seconds(self.process.pid)}
+        return {"decoded": totals(self.port)["published"], "cpu_s": machine.cpu_seconds(self.pid)}
 
 
 @contextlib.contextmanager
-def node(number: int, streams: int, redis: Redises) -> Iterator[Node]:
-    port = free_port()
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "PYTHONPATH": str(HERE.parent),
-        "SSE_HOST": "127.0.0.1",
-        "SSE_PORT": str(port),
-        "SSE_REDIS_CHANNEL": CHANNEL,
-        "SSE_DRAIN_SECONDS": "0",
-        "SSE_LOG_LEVEL": "error",
-        **redis.settings,
-    }
-    command = [sys.executable, "-c", "from trio_sse.cli import main; main()"]
-    process = subprocess.Popen(command, env=environment, preexec_fn=machine.pinned(None))
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
-                    break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
-        yield Node(port, process, [f"n{number}u{user}" for user in range(1, streams + 1)])
-    finally:
-        process.terminate()
-        process.wait(15)
+def node(number: int, streams: int, redis: Redises, folder: Path) -> Iterator[Node]:
+    settings = {"SSE_REDIS_CHANNEL": CHANNEL, "SSE_LOG_LEVEL": "error", **redis.settings}
+    with from_source(settings, folder) as (pid, port):
+        yield Node(pid, port, [f"n{number}u{user}" for user in range(1, streams + 1)])
 
 
 class Publisher:
@@ -188,8 +160,10 @@ def measure(way: str, nodes: int, streams: int, rate: float, tools: Tools, folde
     """One row: so many nodes, `streams` over all of them, `rate` messages a second over all users."""
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(redises(way, folder))
-        running = [stack.enter_context(node(number, streams // nodes, redis)) for number in range(nodes)]
-        memory_before = [machine.memory_kb(one.process.pid)["pss"] for one in running]
+        running = [
+            stack.enter_context(node(number, streams // nodes, redis, folder)) for number in range(nodes)
+        ]
+        memory_before = [machine.memory_kb(one.pid)["pss"] for one in running]
         began = time.monotonic()
         for number, one in enumerate(running):
             path = f"/sse?user_id=n{number}u{{user}}"
@@ -199,7 +173,7 @@ def measure(way: str, nodes: int, streams: int, rate: float, tools: Tools, folde
             )
         opened = time.monotonic() - began
         time.sleep(SETTLE_SECONDS)
-        memory = [machine.memory_kb(one.process.pid)["pss"] for one in running]
+        memory = [machine.memory_kb(one.pid)["pss"] for one in running]
         users = [user for one in running for user in one.users]
         publisher = Publisher(redis, way)
         stack.callback(publisher.close)

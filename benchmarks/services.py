@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import select
@@ -134,6 +135,12 @@ def ask(port: int, path: str, tls: bool = False) -> bytes:
         return bytes(answer.read())
 
 
+def totals(port: int) -> dict[str, int]:
+    """What the service under test has counted so far. Raises OSError."""
+    found: dict[str, int] = json.loads(ask(port, "/readyz"))["totals"]
+    return found
+
+
 def shown(words: list[str], folder: Path, env: dict[str, str]) -> str:
     """A command line as a reader would type it: no folders of this machine."""
 
@@ -211,6 +218,50 @@ def _settings(service: Service, place: Place, extra: dict[str, str]) -> dict[str
 
 
 @contextlib.contextmanager
+def started(
+    words: list[str],
+    env: dict[str, str],
+    log: Path,
+    port: int,
+    path: str = "/readyz",
+    *,
+    tls: bool = False,
+    cores: set[int] | None = None,
+) -> Iterator[int]:
+    """Start a process and wait until it answers 200 there; stop it at the end. Yields its id.
+
+    Raises RuntimeError with the last lines of its log if it does not become ready.
+    """
+    with open(log, "wb") as out:
+        process = subprocess.Popen(
+            words, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=env, preexec_fn=pinned(cores)
+        )
+    try:
+        _wait_ready(port, path, tls, process, log)
+        yield process.pid
+    finally:
+        stop(process)
+
+
+@contextlib.contextmanager
+def from_source(settings: dict[str, str], folder: Path) -> Iterator[tuple[int, int]]:
+    """A process of the service in this repository, with these settings and none of the environment, that is
+    ready and stops at once. Yields its id and its port."""
+    port = free_port()
+    env = {
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(HERE.parent),
+        "SSE_HOST": "127.0.0.1",
+        "SSE_PORT": str(port),
+        "SSE_DRAIN_SECONDS": "0",
+        **settings,
+    }
+    words = [sys.executable, "-c", "from trio_sse.cli import main; main()"]
+    with started(words, env, folder / f"{port}.log", port) as pid:
+        yield pid, port
+
+
+@contextlib.contextmanager
 def running(
     service: Service,
     redis: RedisServer,
@@ -232,20 +283,9 @@ def running(
     settings = _settings(service, place, extra)
     words = service.command(place)
     log, tls = folder / f"{service.name}.log", mode.tls is not None and inner == port
-    with open(log, "wb") as out:
-        process = subprocess.Popen(
-            words,
-            stdout=out,
-            stderr=out,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | settings,
-            preexec_fn=pinned(cores if service.workers == 1 else None),
-        )
-    try:
-        _wait_ready(inner, service.ready, tls, process, log)
+    cores = cores if service.workers == 1 else None
+    with started(words, os.environ | settings, log, inner, service.ready, tls=tls, cores=cores) as pid:
         end = time.monotonic() + 3  # every worker subscribes; give the last one time
         while service.publish == "redis" and redis.subscribers() < service.workers and time.monotonic() < end:
             time.sleep(0.05)
-        yield Running(service, process.pid, port, inner, shown(words, folder, settings), mode)
-    finally:
-        stop(process)
+        yield Running(service, pid, port, inner, shown(words, folder, settings), mode)

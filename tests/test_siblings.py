@@ -118,6 +118,15 @@ async def test_other_users_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> Non
         assert (await first.siblings.counts()).workers == 1
 
 
+def test_who_is_at_the_other_end_is_known_by_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        assert module._is_ours(near)
+        another = os.geteuid() + 1
+        monkeypatch.setattr(os, "geteuid", lambda: another)
+        assert not module._is_ours(near)
+
+
 async def test_what_is_no_answer_is_left_out() -> None:
     first = Worker("ann")
 

@@ -146,6 +146,25 @@ async def test_who_left_while_redis_was_asked_takes_no_place(
         assert await other.limit_for("ann") == ""
 
 
+async def test_who_left_just_before_the_answer_takes_no_place(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with processes(settings_of(port), 2, Bounds(per_user=1)) as (one, other):
+        take = one.census._take
+        with trio.CancelScope() as leaving:
+
+            def take_one_who_leaves(*answer: Any) -> None:
+                leaving.cancel()
+                take(*answer)
+
+            monkeypatch.setattr(one.census, "_take", take_one_who_leaves)
+            await one.census.ask("ann", "192.0.2.1")
+        assert leaving.cancelled_caught
+        with client_of(port) as client:
+            await until(lambda: not one.limits.changed and not client.exists(f"{PREFIX}user:ann"))
+        assert await other.limit_for("ann") == ""
+
+
 async def test_a_dead_process_counts_for_nothing_after_a_while(
     port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:

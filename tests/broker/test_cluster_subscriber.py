@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 from tests.support.clusters import SLOTS, Cluster, cluster
 from tests.support.inside import PATIENCE_SECONDS, Client, events, until
 from tests.support.ports import free_port
-from tests.support.subscribing import ByKey, by_key, least_rights
+from tests.support.rights import least_rights
+from tests.support.subscribing import ByKey, by_key
 from trio_sse.broker import cluster_subscriber as module
 from trio_sse.delivery.targets import ALL, topic
 
@@ -106,7 +107,7 @@ async def test_slots_that_move_are_followed_and_only_their_users_are_told(master
         one, other = service.join(moved), service.join(quiet)
         await connected(one, other)
         slot = slot_of(f"user:{moved}")
-        masters.move(range(slot, slot + 1), target)
+        masters.move(slot, target)
         await until(lambda: gaps_of(one) == ["redis_reconnected"])
         await reaches(masters, f"user:{moved}", one, 1)
         await reaches(masters, f"user:{quiet}", other, 2)
@@ -123,7 +124,7 @@ async def test_who_joins_while_slots_move_is_subscribed_at_the_right_one(masters
         clients = []
         for number, name in enumerate(MANY[:30]):
             target = masters.masters[number % 3]
-            masters.move(range(slots[name], slots[name] + 1), target)
+            masters.move(slots[name], target)
             clients.append(service.join(None, [name]))
         await connected(*clients)
         for number, (name, client) in enumerate(zip(MANY, clients, strict=False)):
@@ -146,7 +147,7 @@ async def test_leaving_a_channel_whose_slot_has_moved_costs_nobody_anything(mast
             service.interest._history._clock = trio.current_time
             assert f"leaves{turn}" in shard.drop
             now = masters.master_of(f"notifications:user:leaves{turn}")
-            masters.move(range(slot, slot + 1), next(one for one in masters.masters if one is not now))
+            masters.move(slot, next(one for one in masters.masters if one is not now))
             await until(lambda shard=shard: not shard.drop)  # type: ignore[misc]
         await reaches(masters, "user:stays", stays, 1)
         assert gaps_of(stays) == []
@@ -239,12 +240,12 @@ async def test_a_master_that_dies_is_followed_by_its_replica_and_nodes_come_and_
 
             new = own.add_master()
             moving = slot_of(f"user:{users[number]}")
-            own.move(range(moving, moving + 1), new)
+            own.move(moving, new)
             await until(lambda: len(gaps_of(clients[number])) == 2)
             await reaches(own, f"user:{users[number]}", clients[number], 10)
 
             back = next(node for node in own.masters if node.pid and node is not new)
-            own.move(range(moving, moving + 1), back)
+            own.move(moving, back)
             await until(lambda: len(gaps_of(clients[number])) == 3)
             own.wait_until_well()
             await reaches(own, f"user:{users[number]}", clients[number], 11)

@@ -13,7 +13,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support.inside import PATIENCE_SECONDS, events, until
 from tests.support.ports import free_port
-from tests.support.subscribing import ByKey, by_key, least_rights, until_stepping
+from tests.support.rights import least_rights
+from tests.support.subscribing import ByKey, by_key, until_stepping
 from tests.support.valkeys import certificate, relay, tls_in_front_of
 from trio_sse import embedded
 from trio_sse.broker.shard_link import BATCH

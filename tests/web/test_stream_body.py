@@ -111,6 +111,15 @@ async def test_a_body_ends_with_its_connection(service: Service) -> None:
     assert [event.event for event in parsed(b"".join(chunks))] == ["connected"]
 
 
+async def test_a_body_that_was_ended_before_it_began_ends_at_once(service: Service) -> None:
+    stream = StreamBody(service, Accepted("ann", Start(), ()))
+    stream.end()
+    with stream.joined():
+        async with stream as body:
+            chunks = [chunk async for chunk in body]
+    assert [event.event for event in parsed(b"".join(chunks))] == ["connected"]
+
+
 async def test_streams_of_one_user_come_and_go_by_themselves(service: Service) -> None:
     async with requested(service) as first:
         async with requested(service) as second:

@@ -22,7 +22,7 @@ async def move(bench: Bench, share: int, node: Node) -> None:
     keys = [*bench.users[::share], *bench.topics[::share], "*"]
     for channel, _ in (copies((key,), "{}")[0] for key in keys):
         slot = key_slot(channel.encode())
-        await trio.to_thread.run_sync(bench.cluster.move, range(slot, slot + 1), node)
+        await trio.to_thread.run_sync(bench.cluster.move, slot, node)
 
 
 async def until_well(bench: Bench) -> None:
