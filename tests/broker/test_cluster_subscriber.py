@@ -207,13 +207,13 @@ def _nowhere(service: ByKey, target: str) -> bool:
 async def test_a_frozen_master_is_waited_for_by_its_own_users_alone(masters: Cluster) -> None:
     number = elsewhere(masters)
     node = masters.masters[number]
-    other = user_at(masters, (number + 1) % 3)
+    own, other = user_at(masters, number), user_at(masters, (number + 1) % 3)
     async with by_key(redis_cluster=seeds(masters)) as service:
         one = service.join(other)
         await connected(one)
         node.freeze()
         try:
-            stuck = service.join(user_at(masters, number))
+            stuck = service.join(own)
             late = service.join(f"{other}{other}", [])
             await reaches(masters, f"user:{other}", one, 1)
             assert stuck.names == []

@@ -135,13 +135,12 @@ class Cluster:
     def _server_of(self, slot: int) -> Node:
         """By its own word: a node that has lost a slot knows who has it now, before others do."""
         node = self.alive[0]
-        while True:
+        for _ in self.nodes:
             port = next((port for slots, port in self.slots(node).items() if slot in slots), None)
-            if port is None:
-                raise LookupError(slot)
             if port == node.port:
                 return node
             node = next(one for one in self.nodes if one.port == port)
+        raise LookupError(slot)
 
     def publish(self, channel: str, payload: str) -> int:
         """As a back end does: at the node that serves the channel."""
@@ -166,6 +165,10 @@ class Cluster:
         source = self._server_of(slot)
         if source is target:
             return
+        # A slot that goes there and back more quickly than nodes tell each other would be nobody's: its new
+        # master must know of the latest epoch to be ahead of it.
+        epoch = "cluster_current_epoch"
+        self.wait(lambda: source.info()[epoch] == target.info()[epoch])
         target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
         source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
         target.call("CLUSTER", "SETSLOT", slot, "NODE", target.id)
