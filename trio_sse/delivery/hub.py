@@ -190,7 +190,7 @@ class Hub:
             self.history.append(
                 notification.targets, notification.frame, entry=entry, age=age, expires=expires
             )
-            self._keep_newest(notification, expires)
+        self._keep_newest(notification, expires)
 
     def begin_read(self) -> None:
         """Until `end_read`, `dispatch` does not wake the flusher, and the clock is not looked at again."""
@@ -219,6 +219,7 @@ class Hub:
             expires = mark.expires
             if expires <= self.history.now():  # nobody gets it
                 self.counters.expired += 1
+                self._keep_newest(notification, expires)
                 self._say_at_flush(receipt, self.history.text(self.history.latest))
                 return False
             id, frame = self.history.append(  # noqa: A001
@@ -277,10 +278,12 @@ class Hub:
         return Mark(None if key is None else (notification.targets, key), expires)
 
     def _keep_newest(self, notification: Notification, expires: float) -> None:
-        """Keep it for snapshots if it is the state of a key."""
+        """Keep it for snapshots if it is the state of a key. One that came too late ends the state before it
+        all the same."""
         if notification.key is not None:
-            part = (self.history.latest, notification.bare_frame(), expires)
-            self.snapshot.put(notification.targets, notification.key, None if notification.forgets else part)
+            is_over = notification.forgets or expires <= self.history.now()
+            part = None if is_over else (self.history.latest, notification.bare_frame(), expires)
+            self.snapshot.put(notification.targets, notification.key, part)
 
     def _wake(self) -> None:
         if not self._reading:

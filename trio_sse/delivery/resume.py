@@ -155,7 +155,8 @@ class Resumer:
                 place = self._without_hole(start, place, self._interest.since(connection.follows))
             newest = None
             if start.snapshot and start.last_event_id is None:
-                newest = self._snapshot.frames(connection.follows, history.now())
+                # What is newer comes behind it, by itself: each message once, and no state goes back.
+                newest = self._snapshot.frames(connection.follows, history.now(), until=place.after)
             self._go_on(connection, place, newest=newest)
         else:
             self._add(

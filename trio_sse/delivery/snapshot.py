@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 from trio_sse.delivery.marks import Part
@@ -37,14 +38,14 @@ class Snapshot:
         while len(self._newest) > self._most or self._bytes > self._max_bytes:
             self._remove(next(iter(self._newest)))
 
-    def frames(self, follows: Followed, now: float) -> list[bytes]:
-        """The newest of each key that is for those who follow this, oldest first. `now` is on the hub's
-        clock."""
+    def frames(self, follows: Followed, now: float, *, until: float = math.inf) -> list[bytes]:
+        """The newest of each key that is for those who follow this, oldest first, without what came after the
+        sequence `until`. `now` is on the hub's clock."""
         found: dict[int, bytes] = {}
         for target in (*each(follows), None):
             for key in self._by_target.get(target, ()):
                 sequence, frame, expires = self._newest[target, key]
-                if expires > now:
+                if expires > now and sequence <= until:
                     found[sequence] = frame
         return [found[sequence] for sequence in sorted(found)]
 
