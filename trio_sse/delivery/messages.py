@@ -271,7 +271,8 @@ def with_copy(payload: bytes, copy: str) -> bytes:
 
 def with_expiry(payload: bytes, expires_at: float) -> bytes:
     """A JSON object with this time, which counts beside its `ttl`: that counts from when it is read."""
-    return b'%b,"expires_at":%.3f}' % (payload[: payload.rindex(b"}")], expires_at)
+    at = min(max(expires_at, 0.0), _LAST_MILLISECOND / 1000)  # as a float it may have 300 digits
+    return b'%b,"expires_at":%.3f}' % (payload[: payload.rindex(b"}")], at)
 
 
 def _without_copy(payload: bytes, copy: bytes) -> bytes:
