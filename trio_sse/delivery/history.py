@@ -57,6 +57,7 @@ class History:
         """Every entry after it that was read is kept."""
         self._perishable = 0  # the sequence of the newest message that expires
         self._for_several = 0  # the sequence of the newest message with several targets
+        self._notices: deque[tuple[int, tuple[Target | None, ...]]] = deque()  # those kept: no messages
         self._known_since = math.inf  # on the clock: every message that came later is kept
         self._subscribed = math.inf  # on the clock: every message of the channel that came later is known
         self._messages = messages
@@ -116,6 +117,8 @@ class History:
             self._perishable = sequence
         if len(places) > 1:
             self._for_several = sequence
+        if own and places:
+            self._notices.append((sequence, places))
         self._bytes += size
         now = self._clock() if self._now is None else self._now
         self._kept.append((sequence, now + self._seconds - age, places, size))
@@ -171,12 +174,15 @@ class History:
             if entry_ids.entries and entry_ids.oldest[0] == self.floor:
                 self.entry_floor = entry_ids.oldest[1]
                 entry_ids.drop_oldest()
+        while self._notices and self._notices[0][0] <= self.floor:
+            self._notices.popleft()
 
     def restart(self, entry: EntryId, was_at: EntryId) -> None:
         """Drop everything: the log was made anew. It had been read up to `was_at`, and goes on after
         `entry`."""
         self.sources.log_made_anew(entry, was_at)
         self._kept.clear()
+        self._notices.clear()
         self._shelves.clear()
         self._entry_ids = _Shelf()
         self._bytes = 0
@@ -191,11 +197,12 @@ class History:
     def count(self, follows: Followed, after: int) -> int:
         """How many messages for those who follow this came after the sequence `after` and are kept."""
         found = self._newer(follows, after)
+        notices = len(self._notices_for(follows, after)) if self._notices else 0
         if self._perishable <= after and (self._for_several <= after or isinstance(follows, str)):
-            return sum([len(shelf.entries) - place for shelf, place in found])
+            return sum([len(shelf.entries) - place for shelf, place in found]) - notices
         now = self._clock()
         kept = (entry for shelf, place in found for entry in shelf.entries[place:])
-        return len({entry[0] for entry in kept if not _is_over(entry, now)})
+        return len({entry[0] for entry in kept if not _is_over(entry, now)}) - notices
 
     def page(self, follows: Followed, after: int, max_bytes: int = PAGE_BYTES) -> tuple[bytes, int]:
         """The next messages for those who follow this, after the sequence `after`, each once, and the
@@ -217,14 +224,21 @@ class History:
         return b"".join(frames), self.latest
 
     def rewound(self, follows: Followed, count: int) -> int:
-        """The sequence after which the last `count` messages for those who follow this came, or all that are
-        kept."""
+        """The sequence after which the last `count` messages for those who follow this came. If fewer are
+        kept: after which they came, and the notices before them."""
+        if not count:
+            return self.latest
         numbers: set[int] = set()
         now = self._clock()
+        notices = frozenset(self._notices_for(follows, self.floor))
         for shelf, _ in self._newer(follows, self.floor):
-            own = (entry[0] for entry in reversed(shelf.entries[shelf.start :]) if not _is_over(entry, now))
-            numbers.update(islice(own, count))
-        latest = sorted(numbers)[-count:] if count else []
+            newest_first = (
+                entry for entry in reversed(shelf.entries[shelf.start :]) if entry[0] not in notices
+            )
+            numbers.update(islice((entry[0] for entry in newest_first if not _is_over(entry, now)), count))
+        latest = sorted(numbers)[-count:]
+        if len(latest) < count:
+            latest = sorted(numbers | notices)
         return latest[0] - 1 if latest else self.latest
 
     def since(self, seconds: float) -> tuple[int, bool]:
@@ -256,6 +270,12 @@ class History:
         entries = self._entry_ids.entries
         place = bisect_right(entries, entry, self._entry_ids.start, key=itemgetter(1))
         return entries[place - 1][0] if place > self._entry_ids.start else self.floor
+
+    def _notices_for(self, follows: Followed, after: int) -> list[int]:
+        """The kept notices of the service after this sequence, for those who follow this."""
+        mine = {None, *each(follows)}
+        after = max(after, self.floor)
+        return [one for one, places in self._notices if one > after and not mine.isdisjoint(places)]
 
     def _newer(self, follows: Followed, after: int) -> list[tuple[_Shelf[bytes], int]]:
         """The shelves that have something after this sequence, with the place where it begins."""
