@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -15,7 +16,7 @@ from hypercorn.config import Config
 from trio_sse.access.problem import Refused
 from trio_sse.server.fleet import Fleet, Stream
 from trio_sse.server.http1 import plain_request, whole_response
-from trio_sse.server.poller import Poller
+from trio_sse.server.poller import BUDGET_SECONDS, Poller
 from trio_sse.server.requests import is_for_a_stream, opening_of, peer_of
 from trio_sse.server.secure import READ as READ_SECURE
 from trio_sse.server.secure import SecureStream
@@ -69,8 +70,16 @@ class Silent:
             elif oldest.deadline > trio.current_time():
                 await trio.sleep_until(oldest.deadline)
             else:
-                oldest.overdue()
-                await trio.lowlevel.checkpoint()  # thousands may be
+                self._tell_overdue()
+                await trio.lowlevel.checkpoint()
+
+    def _tell_overdue(self) -> None:
+        """Tell those whose deadline is over. Thousands may be: for BUDGET_SECONDS at most."""
+        until, now = time.perf_counter() + BUDGET_SECONDS, trio.current_time()
+        while (oldest := next(iter(self._waiting), None)) is not None and oldest.deadline <= now:
+            oldest.overdue()
+            if time.perf_counter() >= until:
+                return
 
 
 class Arrival:
