@@ -92,8 +92,8 @@ class Count:
 class Ledger:
     """Every attempt to publish has a number of its own, so a publisher that tries again makes no duplicate.
 
-    An attempt ends as accepted, or as void: refused, or nobody knows. Clients may see a void one or not. A
-    message for several keys is for all who follow one of them, once.
+    An attempt ends as accepted, or as void: refused, in doubt, or nobody knows. Clients may see a void one or
+    not. A message for several keys is for all who follow one of them, once.
 
     `by_key`: no order is promised but among the messages for one key alone, as each has a channel of its own
     somewhere in a cluster.
@@ -124,6 +124,14 @@ class Ledger:
         self.accepted += 1
         for key in self._messages[serial].keys:
             self._by_key[lane][key].append(serial)
+
+    def doubt(self, serial: int, lane: Lane) -> None:
+        """Redis had accepted it, and it may be that the Redis that others followed from then on did not have
+        it, or later: it is void."""
+        if self._places.pop(serial, None) is not None:
+            self._void.add(serial)
+            for key in self._messages[serial].keys:
+                self._by_key[lane][key].remove(serial)
 
     def count(self, follows: Keys, sights: Iterable[Sight]) -> Count:
         """Compare what a client that follows these keys saw, in its order, with what it was to see."""

@@ -246,3 +246,17 @@ def test_by_key_a_gap_stands_for_what_was_sent_before_it() -> None:
     assert ledger.count(BOTH, [*seen, Gap("redis_reconnected", at=5)]).covered == 1
     assert ledger.count(BOTH, [*seen, Gap("redis_reconnected", at=3)]).lost == 1
     assert ledger.count(BOTH, [*seen, Seen(4), Seen(4)]).duplicated == 1
+
+
+def test_what_is_in_doubt_may_be_seen_anywhere_or_not_but_not_twice() -> None:
+    ledger, (one, two, three, four) = by_key()
+    ledger.doubt(one, "channel")
+    ledger.doubt(four, "channel")
+    for sights in ([two, one, three, four], [three, two]):
+        count = ledger.count(BOTH, map(Seen, sights))
+        assert count.exact
+        assert count.published == 2
+    assert ledger.count(BOTH, map(Seen, [one, two, three, one])).duplicated == 1
+    refused = ledger.attempt(Message(("ann",)))
+    ledger.doubt(refused, "channel")  # it is void already
+    assert ledger.count(BOTH, map(Seen, [two, three, refused])).exact

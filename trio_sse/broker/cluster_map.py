@@ -86,6 +86,15 @@ def ranges_of(answer: Any, asked: Address) -> list[Range]:
     ]
 
 
+def replicas_of(answer: Any, asked: Address) -> dict[Address, frozenset[Address]]:
+    """Read from the same answer who would take the place of each master."""
+    found: dict[Address, frozenset[Address]] = {}
+    for _, _, *nodes in answer:
+        master, *replicas = [address_of((node[0] or b"").decode(), node[1], asked) for node in nodes]
+        found[master] = frozenset(replicas)
+    return found
+
+
 def address_of(host: str, port: int, asked: Address) -> Address:
     """The address of a node, as another one that was `asked` gives it: without a name that it knows
     (`cluster-preferred-endpoint-type`), at the host that was asked."""
