@@ -195,13 +195,10 @@ class Wire:
     """In the place of a link: what is written to it."""
 
     def __init__(self) -> None:
-        self.written: list[list[tuple[bytes, ...]]] = []
+        self.written: list[bytes] = []
 
-    def pack_commands(self, commands: list[tuple[bytes, ...]]) -> list[tuple[bytes, ...]]:
-        return commands
-
-    async def send_packed_command(self, commands: list[tuple[bytes, ...]], **_: bool) -> None:
-        self.written.append(commands)
+    async def send_packed_command(self, packed: bytes, **_: bool) -> None:
+        self.written.append(packed)
 
 
 @pytest.mark.parametrize("clustered", [True, False])
@@ -210,7 +207,5 @@ def test_a_cluster_gets_one_channel_in_a_command_and_one_redis_all(clustered: bo
     bench = Bench(clustered=clustered)
     wire: Any = Wire()
     asyncio.run(bench.link._write(wire, bench.link._verbs[0], [b"a", b"b"]))
-    if clustered:
-        assert wire.written == [[(b"ssubscribe", b"a"), (b"ssubscribe", b"b")]]
-    else:
-        assert wire.written == [[(b"subscribe", b"a", b"b")]]
+    sent = b"*2\r\n$10\r\nssubscribe\r\n$1\r\na\r\n*2\r\n$10\r\nssubscribe\r\n$1\r\nb\r\n"
+    assert wire.written == [sent if clustered else b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n$1\r\nb\r\n"]

@@ -266,7 +266,12 @@ def test_what_is_in_doubt_may_be_seen_anywhere_or_not_but_not_twice() -> None:
 def test_a_gap_may_come_behind_a_newer_message_by_so_much(late: float, lost: int) -> None:
     ledger, (one, two, three, four) = by_key()
     ledger.late_gaps = late
-    sights: list[Seen | Gap] = [Seen(two, at=5), Gap("redis_reconnected", at=6), Seen(three, at=7), Seen(four, at=7)]
+    sights: list[Seen | Gap] = [
+        Seen(two, at=5),
+        Gap("redis_reconnected", at=6),
+        Seen(three, at=7),
+        Seen(four, at=7),
+    ]
     count = ledger.count(BOTH, sights)
     assert (count.lost, count.covered) == (lost, 1 - lost)
     assert one not in [two, three, four]

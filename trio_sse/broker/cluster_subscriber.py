@@ -136,6 +136,7 @@ class ClusterSubscriber:
                     self._parts.interest.moved(shard, target)
                 if number % _AT_ONCE == 0:
                     await asyncio.sleep(0)
+            self._cluster.settled(shard)
         for address in self._links.keys() - self._cluster.masters.keys():
             log.info("left a node that serves nothing any more", redis=self._links.pop(address).name)
             self._tasks.pop(address).cancel()

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
+from hiredis import pack_command
 from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, MovedError, TryAgainError
 
@@ -148,9 +149,11 @@ class ShardLink:
                 await self._write(link, subscribe, list(map(of, targets)))
 
     async def _write(self, link: Link, verb: bytes, channels: list[bytes]) -> None:
-        # In a cluster, all channels of one command must be in one slot.
+        # In a cluster, all channels of one command must be in one slot. redis-py packs in three times the
+        # time, which is a quarter of all that it takes to subscribe again.
         commands: Any = [(verb, *channels)] if self._moved is None else [(verb, one) for one in channels]
-        await link.send_packed_command(link.pack_commands(commands), check_health=False)
+        packed = b"".join(map(pack_command, commands))
+        await link.send_packed_command(packed, check_health=False)
 
     def _confirmed(self, response: list[Any]) -> None:
         if (target := self._parts.channels.target_of(response[1])) is not None:
