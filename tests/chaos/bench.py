@@ -84,12 +84,16 @@ class Bench:
         await self.start_clients(self.to(self.services[0].port))
         await self.start_publisher(Publisher(self.ledger, self.redis.where, password=password), rate)
 
-    async def assemble_cluster(self, *, users: int = 20, rate: float = 200) -> None:
-        """The same at three masters, each with a replica."""
+    async def assemble_cluster(
+        self, settings: Mapping[str, str] = {}, *, users: int = 20, rate: float = 200, services: int = 1
+    ) -> None:
+        """The same at three masters, each with a replica, and with so many services: clients connect to any
+        of them each time."""
         self.cluster = await trio.to_thread.run_sync(self.until_closed, cluster(3, 1))
-        await self.start_service()
+        for _ in range(services):
+            await self.start_service(settings)
         self.open_ledger(users)
-        await self.start_clients(self.to(self.services[0].port))
+        await self.start_clients(self.to_any)
         nodes = self.cluster
         publisher = ClusterPublisher(self.ledger, lambda: [node.port for node in nodes.alive])
         await self.start_publisher(publisher, rate)
@@ -140,6 +144,11 @@ class Bench:
     @staticmethod
     def to(port: int, *, receive_buffer: int | None = None) -> Dial:
         return partial(connect, port, receive_buffer=receive_buffer)
+
+    async def to_any(self) -> trio.SocketStream:
+        """Connect to one of the services that run."""
+        running = [service for service in self.services if service.running]
+        return await connect(random.choice(running or self.services).port)
 
     async def start_clients(self, dial: Dial, users: Sequence[str] = (), *, twice: int = 3) -> list[Client]:
         """A client for each user, two for each of the first `twice`, and one of three topics without a user.

@@ -239,7 +239,8 @@ def _together(commands: list[list[Command]], replies: Sequence[Any]) -> list[Any
 
 class ClusterPublisher(Publisher):
     """Publishes each copy at the master that serves its channel. Patience ends: a command that a frozen
-    master still carries out later is one of which nobody knows."""
+    master still carries out later is one of which nobody knows. What it answered last, it may have passed on
+    only when it woke, behind what its replica was given meanwhile."""
 
     PATIENCE_SECONDS = 0.5
 
@@ -248,6 +249,8 @@ class ClusterPublisher(Publisher):
         self._seeds = seeds
         self._links: dict[int, Link] = {}
         self._slots: dict[int, int] = {}
+        self._answered: dict[int, list[tuple[int, Lane]]] = {}
+        """What each master answered last, by its port."""
 
     @staticmethod
     async def _nowhere() -> int:
@@ -283,7 +286,10 @@ class ClusterPublisher(Publisher):
                     replies = await link.pipeline([command for _, command in commands])
             except (BrokenLinkError, trio.TooSlowError):
                 broken.update(numbers)
+                for serial, lane in self._answered.pop(port, ()):
+                    self._ledger.doubt(serial, lane)
                 continue
+            self._answered[port] = [(batch[number].serial, batch[number].lane) for number in numbers]
             for number, reply in zip(numbers, replies, strict=True):
                 if not isinstance(outcomes[number], hiredis.HiredisError):
                     outcomes[number] = reply

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from redis.exceptions import MovedError, ResponseError
 
+from trio_sse.broker.cluster_map import redirected
 from trio_sse.broker.errors import PartlyError, ReplicaError
 from trio_sse.broker.link import answer_within, call, open_link, replicates
 from trio_sse.settings import Settings
@@ -67,7 +68,7 @@ class Sender:
             return await self._evaluate(copies, key, fingerprint, None)
         except MovedError as elsewhere:
             # Any node of a cluster publishes to all, but each key is on one node.
-            return await self._evaluate(copies, key, fingerprint, elsewhere.node_addr)
+            return await self._evaluate(copies, key, fingerprint, redirected(elsewhere, None))
 
     async def _evaluate(
         self, copies: Sequence[Copy], key: str | None, fingerprint: str, at: tuple[str, int] | None

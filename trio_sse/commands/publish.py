@@ -14,6 +14,7 @@ import msgspec
 from redis.exceptions import MovedError
 
 from trio_sse import logs, options
+from trio_sse.broker.cluster_map import redirected
 from trio_sse.broker.errors import ReplicaError, of_redis
 from trio_sse.broker.link import ERRORS, Link, answer_within, call, open_link, replicates
 from trio_sse.broker.open_links import IDLE_SECONDS
@@ -193,7 +194,7 @@ class _Sender:
         try:
             answer = self._runner.run(self._publish(message))
         except MovedError as elsewhere:  # another node of the cluster keeps the stream
-            self._link = self._runner.run(self._connect(elsewhere.node_addr))
+            self._link = self._runner.run(self._connect(redirected(elsewhere, None)))
             answer = self._runner.run(self._publish(message))
         self._used_at = time.monotonic()
         return answer

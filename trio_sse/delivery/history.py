@@ -55,6 +55,8 @@ class History:
         """The log's entry that was read last. None until a log was read."""
         self.entry_floor: EntryId = (0, 0)
         """Every entry after it that was read is kept."""
+        self.read: object | None = None
+        """The present read, while there is one: nothing but what it brought happens until it ends."""
         self._perishable = 0  # the sequence of the newest message that expires
         self._for_several = 0  # the sequence of the newest message with several targets
         self._notices: deque[tuple[int, tuple[Target | None, ...]]] = deque()  # those kept: no messages
@@ -136,10 +138,11 @@ class History:
         """Until `end_read`, messages count as having come now, and nothing is evicted. Both for each message
         would take as long as the rest of `append`."""
         self._now = self._clock()
+        self.read = object()
 
     def end_read(self) -> None:
         self.evict()
-        self._now = None
+        self._now = self.read = None
 
     def filled_from(self, entry: EntryId, age: float = math.inf) -> None:
         """Every entry of the log after this one, whose `age` is in seconds, will be appended."""
@@ -147,8 +150,8 @@ class History:
         self._known_since = self._clock() - age
 
     def now(self) -> float:
-        """The time on its clock."""
-        return self._clock()
+        """The time on its clock: within a read, that of its begin."""
+        return self._clock() if self._now is None else self._now
 
     def subscribed(self) -> None:
         """From now on every message of the channel is appended."""
