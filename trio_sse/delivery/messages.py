@@ -73,6 +73,9 @@ class Notification(msgspec.Struct, frozen=True, gc=False):  # made in a fifth of
     """What all copies of a message have in common that was published to several channels."""
     reply_to: str | None = None
     """The Redis list that asks what became of it."""
+    elsewhere: tuple[Target, ...] = ()
+    """Further targets, of which those who follow them get it from other partitions of the log. ALL: everybody
+    may."""
 
     @property
     def users(self) -> tuple[str, ...] | None:
@@ -83,6 +86,10 @@ class Notification(msgspec.Struct, frozen=True, gc=False):  # made in a fifth of
     def topics(self) -> tuple[str, ...]:
         """The names of the topics among the targets."""
         return tuple([name for one in self.targets or () if (name := topic_name(one)) is not None])
+
+    def within(self, targets: tuple[Target, ...] | None, elsewhere: tuple[Target, ...]) -> Notification:
+        """The same message in one partition of the log."""
+        return msgspec.structs.replace(self, targets=targets, elsewhere=elsewhere)
 
     def frame(self, id: str) -> bytes:  # noqa: A002
         """The event that clients get. `id` is one of this service."""
