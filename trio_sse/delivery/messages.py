@@ -9,6 +9,7 @@ import unicodedata
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import accumulate
+from typing import Protocol
 
 import msgspec
 
@@ -136,6 +137,14 @@ _state = msgspec.json.Decoder(_State)
 _seconds: msgspec.json.Decoder[float | None] = msgspec.json.Decoder(float | None)
 _time: msgspec.json.Decoder[float | datetime | None] = msgspec.json.Decoder(float | datetime | None)
 _key: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
+
+
+class Decode(Protocol):
+    """Reads a payload as `decode` does."""
+
+    def __call__(
+        self, payload: bytes, max_bytes: int, entry: EntryId | None = None, to: Targets = AS_IT_SAYS
+    ) -> Notification: ...
 
 
 def decode(
