@@ -318,9 +318,10 @@ class ClusterPublisher(Publisher):
         return [("SPUBLISH", *copy) for copy in copies(parcel.keys, self._payload(parcel))]
 
     async def _replicated_once(self, link: Link) -> None:
-        """Raises BrokenLinkError if no replica has it soon."""
-        (have,) = await link.pipeline([("WAIT", self._replicas, 200)])
-        if isinstance(have, hiredis.HiredisError) or have < self._replicas:
+        """Raises BrokenLinkError if a replica is there and does not have it soon."""
+        have, role = await link.pipeline([("WAIT", self._replicas, 200), ("ROLE",)])
+        there = 0 if isinstance(role, hiredis.HiredisError) else len(role[2])
+        if isinstance(have, hiredis.HiredisError) or have < min(self._replicas, there):
             raise BrokenLinkError("no replica has it")
 
     async def _link_to(self, port: int) -> Link:
