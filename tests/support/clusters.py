@@ -169,6 +169,7 @@ class Cluster:
         # master must know of the latest epoch to be ahead of it.
         epoch = "cluster_current_epoch"
         self.wait(lambda: source.info()[epoch] == target.info()[epoch])
+        self.wait(lambda: target.info()["cluster_state"] == "ok")
         target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
         source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
         while keys := source.call("CLUSTER", "GETKEYSINSLOT", slot, 100):
