@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-import trio
 
 from tests.support.client import eventually, streaming
+from tests.support.http2 import http2
 from tests.support.partitioned import LAYOUT, Log, log_at
 from tests.support.process import Service, Services
 from tests.support.valkeys import certificate
@@ -88,17 +87,11 @@ async def test_over_http_2(start: Services, valkey: int, tmp_path: Path) -> None
     settings = {**partitioned("log-h2"), "SSE_TLS_CERT": str(cert), "SSE_TLS_KEY": str(key)}
     service = start(TRIO_SSE, **settings)
     with log_at(valkey, Layout("log-h2", 8)) as log:
-        async with (
-            httpx.AsyncClient(http1=False, http2=True, verify=False) as client,
-            client.stream("GET", f"https://127.0.0.1:{service.port}{TARGET}") as response,
-        ):
-            lines = response.aiter_lines()
-            with trio.fail_after(10):
-                async for line in lines:
-                    if line == "event: connected":
-                        break
-                for _ in range(5):
-                    number = log.add(["42"], TOPICS)
-                    async for line in lines:
-                        if line.startswith("data:") and f'"n": {number}' in line:
-                            break
+        async with http2(service.port, str(cert)) as client:
+            streams = [await client.get(path) for path in (TARGET, "/sse?user_id=42")]
+            for stream in streams:
+                assert (await stream.event()).name == "connected"
+            for _ in range(5):
+                number = log.add(["42"], TOPICS)
+                for stream in streams:
+                    assert (await stream.event()).json["n"] == number
