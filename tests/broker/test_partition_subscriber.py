@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 import trio
+from structlog.testing import capture_logs
 
 from tests.support.inside import Client, until
 from tests.support.partitioned import (
@@ -22,6 +24,7 @@ from tests.support.partitioned import (
     seen,
 )
 from tests.support.valkeys import breakable
+from trio_sse.broker import attempts
 from trio_sse.delivery import lanes
 from trio_sse.delivery.partitions import Layout, parse_place
 from trio_sse.delivery.targets import each, followed
@@ -119,8 +122,11 @@ async def test_a_partition_is_read_while_somebody_follows_what_is_in_it(
 
 
 async def test_rewind_goes_back_in_all_partitions_together(port: int, log: Log) -> None:
+    now = round(time.time() * 1000)
     for number in range(12):
+        log.entry = f"{now - 100 + number}-0"
         log.add(topics=[TOPICS[number % 6]])
+    log.entry = "*"
     log.add(["42"], TOPICS)
     async with partitioned(port) as running:
         client = running.join("42", TOPICS, rewind=5)
@@ -229,7 +235,10 @@ async def test_a_message_in_a_partition_of_nobody_it_is_for_is_refused(port: int
         await until(lambda: running.service.counters.rejected == 1)
 
 
-async def test_without_redis_streams_begin_and_are_told_when_it_is_back(tmp_path: object) -> None:
+async def test_without_redis_streams_begin_and_are_told_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attempts, "BACKOFF_SECONDS", (0.05, 0.2))
     with breakable(started=False) as server:
         async with partitioned(server.port) as running:
             client = running.join("42", TOPICS)
@@ -294,3 +303,16 @@ async def test_a_stream_that_ends_says_so_once_behind_what_it_has(port: int, log
         running.leave(client)
         assert running.service.lanes is not None
         assert all(not len(lane.hub) for lane in running.service.lanes.lanes.values())
+
+
+async def test_a_lost_redis_has_few_lines_however_many_partitions_were_read() -> None:
+    with breakable() as server:
+        async with partitioned(server.port) as running:
+            client = running.join("42", TOPICS)
+            await connected(client)
+            with capture_logs() as lines:
+                server.kill()
+                await until(lambda: running.service.not_ready() is not None)
+                await trio.sleep(0.3)
+            problems = [line for line in lines if line["event"] == "lost Redis, trying again"]
+            assert 1 <= len(problems) <= 2

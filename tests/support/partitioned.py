@@ -30,6 +30,8 @@ class Log:
         self._call = call
         self.layout = layout
         self.count = 0
+        self.entry = "*"
+        """The id that the next message asks for."""
 
     def add(self, users: Iterable[str] = (), topics: Iterable[str] = (), **fields: Any) -> int:
         """A message for these; for everybody without any. Returns its number."""
@@ -40,7 +42,7 @@ class Log:
         self.count += 1
         payload = json.dumps({**target, "n": self.count, **fields})
         for number in self.layout.numbers(targets):
-            self._call(self.layout.name(number), "XADD", "*", "payload", payload)
+            self._call(self.layout.name(number), "XADD", self.entry, "payload", payload)
         return self.count
 
 

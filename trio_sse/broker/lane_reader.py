@@ -15,13 +15,22 @@ from trio_sse.broker.log_reader import LogReader
 from trio_sse.delivery.intake import Intake
 from trio_sse.delivery.lane import Lane
 from trio_sse.delivery.lanes import Lanes
+from trio_sse.delivery.log_limits import LogLimit
 from trio_sse.settings import Settings
 
 
 class LaneReader:
     """Reads a partition, and on any of ERRORS begins again where it stopped."""
 
-    def __init__(self, settings: Settings, lane: Lane, lanes: Lanes, cluster: ClusterMap | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        lane: Lane,
+        lanes: Lanes,
+        cluster: ClusterMap | None,
+        limit: LogLimit | None = None,
+    ) -> None:
+        """`limit` is what all readers together may say of lost links: a lost Redis has lost many."""
         self._settings = settings
         self._lane = lane
         self._cluster = cluster
@@ -39,7 +48,7 @@ class LaneReader:
             decode=lane.decode,
             open_log=self._open,
         )
-        self.attempts = Attempts(settings, settings.redis_address, purpose=lane.key)
+        self.attempts = Attempts(settings, settings.redis_address, purpose=lane.key, limit=limit)
         self.attempts.tried = lambda: lanes.was_tried(lane)
 
     async def run(self) -> None:

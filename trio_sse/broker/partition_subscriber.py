@@ -18,12 +18,16 @@ from trio_sse.counters import Counters
 from trio_sse.delivery.flusher import flush_forever
 from trio_sse.delivery.lane import Lane
 from trio_sse.delivery.lanes import Lanes
+from trio_sse.delivery.log_limits import LogLimit
 from trio_sse.delivery.partitions import Partition
 from trio_sse.settings import Settings
 
 log = structlog.stdlib.get_logger("trio_sse.broker.partition_subscriber")
 
 EXPIRE_SECONDS = 1.0
+
+REPORT_SECONDS = 10.0
+"""Between two lines about partitions that cannot be read."""
 
 
 class PartitionSubscriber:
@@ -37,6 +41,7 @@ class PartitionSubscriber:
         self._counters = counters
         self._cluster = cluster
         self._readers: dict[Partition, LaneReader] = {}
+        self._limit = LogLimit(REPORT_SECONDS)
         self._attempts = Attempts(settings, settings.redis_address)
         self.loop: asyncio.AbstractEventLoop | None = None
         """The loop that redis-py runs in, while the subscriber runs."""
@@ -73,7 +78,7 @@ class PartitionSubscriber:
                 await self._lanes.changed.wait()
 
     async def _read(self, lane: Lane) -> None:
-        reader = LaneReader(self._settings, lane, self._lanes, self._cluster)
+        reader = LaneReader(self._settings, lane, self._lanes, self._cluster, self._limit)
         self._readers[lane.partition] = reader
         try:
             async with trio.open_nursery() as nursery:
