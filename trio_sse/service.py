@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+import time
 
 import trio
 
@@ -22,8 +23,11 @@ from trio_sse.delivery.flusher import flush_forever
 from trio_sse.delivery.heartbeats import beat_forever
 from trio_sse.delivery.history import History
 from trio_sse.delivery.hub import Hub
+from trio_sse.delivery.lane import Bounds as LaneBounds
+from trio_sse.delivery.lanes import Lanes
 from trio_sse.delivery.lifetimes import Lifetimes
 from trio_sse.delivery.notices import farewell
+from trio_sse.delivery.partitions import Partitioning
 from trio_sse.delivery.resume import Resumer
 from trio_sse.delivery.snapshot import Snapshot
 from trio_sse.delivery.targets import followed
@@ -52,7 +56,7 @@ class Service:
             seconds=settings.history_seconds,
             max_bytes=settings.history_bytes,
             clock=trio.current_time,
-            has_log=settings.redis_stream is not None,
+            has_log=settings.redis_stream is not None and not settings.partitioned,
         )
         snapshot = Snapshot(settings.snapshot_keys, settings.snapshot_bytes)
         heartbeat_seconds = settings.heartbeat_seconds
@@ -73,9 +77,10 @@ class Service:
             settings.buffer,
             disconnect=settings.slow_client == "disconnect",
         )
+        self.lanes = self._lanes(source.partitioning)
         self.lifetimes = Lifetimes()
         self.stopping = Stopping(self.hub, settings.drain_seconds)
-        self.subscriber = source.subscriber(self.resumer)
+        self.subscriber = source.subscriber(self.resumer, self.lanes)
         self.publisher = Publisher(settings, self.hub, self.subscriber, source)
         self.census = self._census()
         # From one channel for all, each worker gets each message.
@@ -119,7 +124,8 @@ class Service:
         Returns a connection that is in the hub and begins by itself, or one that ends at once after a last
         notice.
         """
-        connection = Connection(followed(accepted.user_id, accepted.topics), self._common)
+        follows = followed(accepted.user_id, accepted.topics)
+        connection = Connection(follows, self._common) if self.lanes is None else self.lanes.open(follows)
         try:
             self._take_place(connection, accepted)
         except BaseException:
@@ -141,6 +147,28 @@ class Service:
     def not_ready_code(self) -> str:
         """The code of `not_ready()`, which anybody may read."""
         return "stopping" if self.hub.draining else self.subscriber.problem_code
+
+    def _lanes(self, partitioning: Partitioning | None) -> Lanes | None:
+        """The partitions of the log that are read here, if it has any."""
+        settings = self.settings
+        if partitioning is None:
+            return None
+        bounds = LaneBounds(
+            settings.history_messages,
+            settings.history_seconds,
+            settings.history_bytes,
+            settings.snapshot_keys,
+            settings.snapshot_bytes,
+            settings.heartbeat_seconds,
+        )
+        return Lanes(
+            partitioning,
+            bounds=bounds,
+            counters=self.counters,
+            receipts=self.hub.receipts,
+            common=self._common,
+            wall_clock=time.time,
+        )
 
     def _census(self) -> Census | None:
         """The counts of all processes, if anything is decided by them."""
@@ -183,8 +211,9 @@ class Service:
             limits.begin(connection, accepted.user_id, accepted.address)
         if accepted.start.last_event_id is not None:
             self.counters.resumed += 1
+        self.counters.streams += 1
         hub.join(connection)
-        self.resumer.begin(connection, accepted.start)
+        (self.lanes or self.resumer).begin(connection, accepted.start)
         if not connection.begun:  # it may wait for long
             connection.tell(HEARTBEAT, Batch.notice(sse.COMMENT))
         self._set_end(connection, accepted.seconds)

@@ -16,14 +16,14 @@ import trio
 from tests.chaos.client import Client, Dial
 from tests.chaos.keys import EVERYBODY, Keys, somebody, topic
 from tests.chaos.ledger import Count, Gap, Lane, Ledger
-from tests.chaos.publisher import CHANNEL, STREAM, ClusterPublisher, Parcel, Publisher
+from tests.chaos.publisher import CHANNEL, LAYOUT, STREAM, ClusterPublisher, Parcel, Publisher
 from tests.chaos.servers import DURABLE, Server
 from tests.chaos.witness import Witness
 from tests.support.client import connect
 from tests.support.clusters import Cluster, cluster
 from tests.support.process import Service, Services
 
-Source = Literal["channel", "stream", "both", "by key", "cluster"]
+Source = Literal["channel", "stream", "both", "by key", "partitions", "cluster", "cluster log"]
 Resource = TypeVar("Resource")
 
 LANES: Mapping[Source, tuple[Lane, ...]] = {
@@ -31,8 +31,12 @@ LANES: Mapping[Source, tuple[Lane, ...]] = {
     "stream": ("stream",),
     "both": ("channel", "stream"),
     "by key": ("channel",),
+    "partitions": ("stream",),
     "cluster": ("channel",),
+    "cluster log": ("stream",),
 }
+CLUSTERS: tuple[Source, ...] = ("cluster", "cluster log")
+PARTITIONED: tuple[Source, ...] = ("partitions", "cluster log")
 PROBE_SECONDS = 0.1
 USERS_TO_A_TOPIC = 5
 LAST_SECONDS = 3
@@ -95,13 +99,17 @@ class Bench:
         self.open_ledger(users)
         await self.start_clients(self.to_any)
         nodes = self.cluster
-        publisher = ClusterPublisher(self.ledger, lambda: [node.port for node in nodes.alive])
+        publisher = ClusterPublisher(
+            self.ledger,
+            lambda: [node.port for node in nodes.alive],
+            replicas=int(self.source == "cluster log"),
+        )
         await self.start_publisher(publisher, rate)
 
     def open_ledger(self, users: int) -> None:
         self.users = [f"u{number}" for number in range(users)]
         self.topics = [topic(f"t{number}") for number in range(max(3, users // USERS_TO_A_TOPIC))]
-        self.ledger = Ledger(by_key=self.source == "cluster")
+        self.ledger = Ledger(by_key=self.source in (*CLUSTERS, *PARTITIONED))
 
     def follows(self, user: str) -> Keys:
         """What a client of this user follows: every other one two topics beside the user."""
@@ -127,14 +135,16 @@ class Bench:
         """Start one and wait until it is ready."""
         directory = self.directory / f"service-{len(self.services)}"
         directory.mkdir()
-        start = Services(directory, None if self.source == "cluster" else self.redis.port)
+        start = Services(directory, None if self.source in CLUSTERS else self.redis.port)
         self._stack.callback(start.close)
         settings = {"SSE_REDIS_CHANNEL": CHANNEL, **settings}
-        if self.source in ("stream", "both"):
+        if "stream" in self.lanes:
             settings["SSE_REDIS_STREAM"] = STREAM
+        if self.source in PARTITIONED:
+            settings["SSE_STREAM_PARTITIONS"] = str(LAYOUT.partitions)
         if self.source in ("by key", "cluster"):
             settings["SSE_REDIS_ROUTING"] = "by-key"
-        if self.source == "cluster":
+        if self.source in CLUSTERS:
             settings["REDIS_CLUSTER"] = ",".join(node.address for node in self.cluster.alive)
         options: dict[str, Any] = {"port": port, **settings}
         service = await trio.to_thread.run_sync(partial(start, **options))
@@ -170,6 +180,7 @@ class Bench:
         does not know that the channel is in use beside a stream, and its ids do not speak of it."""
         self.publisher = publisher
         publisher.by_key = self.source == "by key"
+        publisher.partitioned = self.source in PARTITIONED
         self.nursery.start_soon(publisher.run)
         await self.flows_again(watched)
         self.seconds.clear()
@@ -213,8 +224,8 @@ class Bench:
     @property
     def _probed(self) -> list[Keys]:
         """Who is to get a message before all is well: in a cluster each key, as any may be at a master that
-        is away."""
-        keys = [*self.users, *self.topics] if self.source == "cluster" else []
+        is away, and in a log in partitions, as each is read by itself."""
+        keys = [*self.users, *self.topics] if self.source in (*CLUSTERS, *PARTITIONED) else []
         return [*((key,) for key in keys), (EVERYBODY,)]
 
     def _has_reached(self, probe: Parcel, watched: Sequence[Witness] = ()) -> bool:

@@ -161,7 +161,7 @@ class Cluster:
         return node
 
     def move(self, slot: int, target: Node) -> None:
-        """Move an empty slot to another master, as `valkey-cli --cluster reshard` does."""
+        """Move a slot and its keys to another master, as `valkey-cli --cluster reshard` does."""
         source = self._server_of(slot)
         if source is target:
             return
@@ -169,8 +169,11 @@ class Cluster:
         # master must know of the latest epoch to be ahead of it.
         epoch = "cluster_current_epoch"
         self.wait(lambda: source.info()[epoch] == target.info()[epoch])
+        self.wait(lambda: target.info()["cluster_state"] == "ok")
         target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
         source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+        while keys := source.call("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            source.call("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
         target.call("CLUSTER", "SETSLOT", slot, "NODE", target.id)
         source.call("CLUSTER", "SETSLOT", slot, "NODE", target.id)
 

@@ -19,7 +19,7 @@ from trio_sse.delivery.outlet import Outlet
 from trio_sse.delivery.owed import Owed
 from trio_sse.delivery.replay import Replay, Rest
 from trio_sse.delivery.states import State
-from trio_sse.delivery.targets import Followed
+from trio_sse.delivery.targets import Followed, Target
 
 HEARTBEAT = "heartbeat"
 """The kind of notice that a connection may get at any time."""
@@ -35,6 +35,8 @@ MOST_STATE_BYTES = 1 << 20
 as all others do."""
 
 NO_SLOT = -1
+
+_NOTHING = frozenset[Target]()
 
 _WAITING, _CATCHING_UP, _LIVE, _CLOSED, _LEFT = State  # looked up for every message
 
@@ -106,6 +108,11 @@ class Connection:
         self._outlet: Outlet | None = None
         self._replay: Replay | None = None  # while it catches up
         self._owed: Owed | None = None
+
+    @property
+    def skips(self) -> frozenset[Target]:
+        """Targets that a message of a partition may be for too, so that it comes from another partition."""
+        return _NOTHING
 
     @property
     def begun(self) -> bool:
@@ -278,7 +285,7 @@ class Connection:
             self._common.recovery.fell_behind(self, replay.at)
             return page
         if self.since < history.latest:  # a new client has missed nothing
-            kept, self.since = history.page(self.follows, self.since)
+            kept, self.since = history.page(self.follows, self.since, skips=self.skips)
             page += kept
             if self.since < history.latest:
                 replay.at = history.at(self.since)

@@ -14,6 +14,7 @@ from sys import getsizeof
 from typing import Any, Generic, TypeVar
 
 from trio_sse.delivery.event_ids import EntryId
+from trio_sse.delivery.partitions import Partition
 from trio_sse.delivery.sources import Sources
 from trio_sse.delivery.targets import Followed, Target, each
 
@@ -25,6 +26,9 @@ _ENTRY_BYTES = 290
 
 _INDEX_BYTES = 240
 """Further bytes for each of its users, beside their id, if they have no index yet."""
+
+
+_NOTHING = frozenset[Target]()
 
 
 class History:
@@ -44,8 +48,9 @@ class History:
         max_bytes: int,
         clock: Callable[[], float],
         has_log: bool = False,
+        partition: Partition | None = None,
     ) -> None:
-        self.sources = Sources(process, has_log=has_log)
+        self.sources = Sources(process, has_log=has_log, partition=partition)
         self.latest = 0
         """The sequence of the newest message."""
         self.floor = 0
@@ -89,13 +94,14 @@ class History:
         age: float = 0,
         own: bool = False,
         expires: float = math.inf,
+        elsewhere: tuple[Target, ...] = (),
     ) -> tuple[str, bytes]:
         """Give the next message its sequence, `latest`, and its id, and keep it. Returns the id and the frame
         that `encode` makes with it.
 
         The message is for `targets`; None: for everybody. It is the log's `entry`, or came by the channel, or
         is a notice of the service (`own`). `age` is in seconds. It is not replayed after `expires`, on the
-        clock.
+        clock. `elsewhere` is that of the notification.
         """
         self.latest = sequence = self.latest + 1
         if entry is not None:
@@ -108,6 +114,8 @@ class History:
         size = len(frame) + _ENTRY_BYTES
         places: tuple[Target | None, ...] = _EVERYBODY if targets is None else targets
         kept: Any = (sequence, frame) if expires == math.inf else (sequence, frame, expires)
+        if elsewhere:
+            kept = (sequence, frame, expires, elsewhere)
         index = self._shelves
         for target in places:
             if target is not None:
@@ -197,26 +205,36 @@ class History:
         """Whether all entries after this one, as far as the log was read, are kept."""
         return self.last_entry is not None and self.entry_floor <= entry <= self.last_entry
 
-    def count(self, follows: Followed, after: int) -> int:
-        """How many messages for those who follow this came after the sequence `after` and are kept."""
+    def count(self, follows: Followed, after: int, skips: frozenset[Target] = _NOTHING) -> int:
+        """How many messages for those who follow this came after the sequence `after` and are kept. `skips`
+        is that of their connection."""
         found = self._newer(follows, after)
         notices = len(self._notices_for(follows, after)) if self._notices else 0
-        if self._perishable <= after and (self._for_several <= after or isinstance(follows, str)):
+        plain = self._for_several <= after or isinstance(follows, str)
+        if plain and not skips and self._perishable <= after:
             return sum([len(shelf.entries) - place for shelf, place in found]) - notices
         now = self._clock()
         kept = (entry for shelf, place in found for entry in shelf.entries[place:])
-        return len({entry[0] for entry in kept if not _is_over(entry, now)}) - notices
+        return (
+            len({entry[0] for entry in kept if not _is_over(entry, now) and _is_for(entry, skips)}) - notices
+        )
 
-    def page(self, follows: Followed, after: int, max_bytes: int = PAGE_BYTES) -> tuple[bytes, int]:
+    def page(
+        self,
+        follows: Followed,
+        after: int,
+        max_bytes: int = PAGE_BYTES,
+        skips: frozenset[Target] = _NOTHING,
+    ) -> tuple[bytes, int]:
         """The next messages for those who follow this, after the sequence `after`, each once, and the
-        sequence up to which they reach: `latest` at the end of what is kept. At least one message, and about
-        `max_bytes`."""
+        sequence up to which they reach: `latest` at the end of what is kept. At least one message, if there
+        is any, and about `max_bytes`. `skips` is that of their connection."""
         found = self._newer(follows, after)
         frames = []
         last, now = after, self._clock() if self._perishable > after else -math.inf
         for entry in _in_order(found):
             sequence, frame = entry[0], entry[1]
-            if sequence == last or (len(entry) > 2 and _is_over(entry, now)):
+            if sequence == last or (len(entry) > 2 and (_is_over(entry, now) or not _is_for(entry, skips))):
                 continue  # it was reached in another way, or is of no use any more
             last = sequence
             frames.append(frame)
@@ -226,23 +244,30 @@ class History:
                 return b"".join(frames), through
         return b"".join(frames), self.latest
 
-    def rewound(self, follows: Followed, count: int) -> int:
+    def rewound(self, follows: Followed, count: int, skips: frozenset[Target] = _NOTHING) -> int:
         """The sequence after which the last `count` messages for those who follow this came. If fewer are
-        kept: after which they came, and the notices before them."""
+        kept: after which they came, and the notices before them. `skips` is that of their connection."""
         if not count:
             return self.latest
+        latest = self.newest(follows, count, skips)
+        if len(latest) < count:
+            latest = sorted([*latest, *self._notices_for(follows, self.floor)])
+        return latest[0] - 1 if latest else self.latest
+
+    def newest(self, follows: Followed, count: int, skips: frozenset[Target] = _NOTHING) -> list[int]:
+        """The sequences of the last `count` messages for those who follow this, or of all that are kept,
+        oldest first."""
         numbers: set[int] = set()
         now = self._clock()
         notices = frozenset(self._notices_for(follows, self.floor))
         for shelf, _ in self._newer(follows, self.floor):
-            newest_first = (
-                entry for entry in reversed(shelf.entries[shelf.start :]) if entry[0] not in notices
+            own = (
+                entry[0]
+                for entry in reversed(shelf.entries[shelf.start :])
+                if entry[0] not in notices and not _is_over(entry, now) and _is_for(entry, skips)
             )
-            numbers.update(islice((entry[0] for entry in newest_first if not _is_over(entry, now)), count))
-        latest = sorted(numbers)[-count:]
-        if len(latest) < count:
-            latest = sorted(numbers | notices)
-        return latest[0] - 1 if latest else self.latest
+            numbers.update(islice(own, count))
+        return sorted(numbers)[-count:] if count else []
 
     def since(self, seconds: float) -> tuple[int, bool]:
         """The sequence after which the messages of the last `seconds` came, and whether all of them are
@@ -266,7 +291,9 @@ class History:
     def text(self, sequence: int) -> str | None:
         """The id that stands for everything up to `sequence`, or None if it is no longer known."""
         entry = self.at(sequence)
-        return None if self.sources.has_log and entry is None else self.sources.text(entry, sequence)
+        sources = self.sources
+        unknown = entry is None and sources.has_log and sources.partition is None
+        return None if unknown else sources.text(entry, sequence)
 
     def sequence_of(self, entry: EntryId) -> int:
         """The sequence of the last kept message up to the log's entry `entry`, or `floor`."""
@@ -307,6 +334,11 @@ def _in_order(found: list[tuple[_Shelf[bytes], int]]) -> Iterable[tuple[int, byt
 def _is_over(entry: tuple[Any, ...], now: float) -> bool:
     """Whether a kept message has expired."""
     return len(entry) > 2 and entry[2] <= now
+
+
+def _is_for(entry: tuple[Any, ...], skips: frozenset[Target]) -> bool:
+    """Whether a connection with these `skips` gets a kept message."""
+    return len(entry) < 4 or skips.isdisjoint(entry[3])
 
 
 _Kept = tuple[int, float, tuple[Target | None, ...], int]

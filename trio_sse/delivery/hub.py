@@ -77,6 +77,7 @@ class Hub:
         *,
         heartbeat_seconds: float,
         snapshot: Snapshot | None = None,
+        receipts: Receipts | None = None,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self.counters = counters
@@ -98,7 +99,7 @@ class Hub:
         self._reading = False
         self.by_server = 0
         """How many streams an ASGI server writes."""
-        self.receipts = Receipts()
+        self.receipts = Receipts() if receipts is None else receipts
         """Receipts of messages that were published from this node."""
         self._unflushed: list[Receipt] = []
         self._flushing: list[Receipt] = []
@@ -129,7 +130,6 @@ class Hub:
 
         A closed hub closes the connection, which then ends after its greeting.
         """
-        self.counters.streams += 1
         if self.closed:
             connection.close()
             return
@@ -188,7 +188,12 @@ class Hub:
         expires = self._mark(notification).expires
         if expires > self.history.now():
             self.history.append(
-                notification.targets, notification.frame, entry=entry, age=age, expires=expires
+                notification.targets,
+                notification.frame,
+                entry=entry,
+                age=age,
+                expires=expires,
+                elsewhere=notification.elsewhere,
             )
         self._keep_newest(notification, expires)
 
@@ -212,7 +217,8 @@ class Hub:
         """
         self.counters.received += 1
         targets, mark = notification.targets, None
-        if notification.key is None and notification.expires_at is None:
+        elsewhere = notification.elsewhere
+        if notification.key is None and notification.expires_at is None and not elsewhere:
             id, frame = self.history.append(targets, notification.frame, entry=entry)  # noqa: A001
         else:
             mark = self._mark(notification)
@@ -223,7 +229,7 @@ class Hub:
                 self._say_at_flush(receipt, self.history.text(self.history.latest))
                 return False
             id, frame = self.history.append(  # noqa: A001
-                targets, notification.frame, entry=entry, expires=expires
+                targets, notification.frame, entry=entry, expires=expires, elsewhere=elsewhere
             )
             self._keep_newest(notification, expires)
         sequence = self.history.latest
@@ -275,7 +281,8 @@ class Hub:
     def _mark(self, notification: Notification) -> Mark:
         key, expires_at = notification.key, notification.expires_at
         expires = math.inf if expires_at is None else self.history.now() + expires_at - time.time()
-        return Mark(None if key is None else (notification.targets, key), expires)
+        slot = None if key is None else (notification.targets, key)
+        return Mark(slot, expires, elsewhere=notification.elsewhere)
 
     def _keep_newest(self, notification: Notification, expires: float) -> None:
         """Keep it for snapshots if it is the state of a key. One that came too late ends the state before it
@@ -283,7 +290,7 @@ class Hub:
         if notification.key is not None:
             is_over = notification.forgets or expires <= self.history.now()
             part = None if is_over else (self.history.latest, notification.bare_frame(), expires)
-            self.snapshot.put(notification.targets, notification.key, part)
+            self.snapshot.put(notification.targets, notification.key, part, notification.elsewhere)
 
     def _wake(self) -> None:
         if not self._reading:

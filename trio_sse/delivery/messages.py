@@ -9,6 +9,7 @@ import unicodedata
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import accumulate
+from typing import Protocol
 
 import msgspec
 
@@ -73,6 +74,9 @@ class Notification(msgspec.Struct, frozen=True, gc=False):  # made in a fifth of
     """What all copies of a message have in common that was published to several channels."""
     reply_to: str | None = None
     """The Redis list that asks what became of it."""
+    elsewhere: tuple[Target, ...] = ()
+    """Further targets, of which those who follow them get it from other partitions of the log. ALL: everybody
+    may."""
 
     @property
     def users(self) -> tuple[str, ...] | None:
@@ -83,6 +87,10 @@ class Notification(msgspec.Struct, frozen=True, gc=False):  # made in a fifth of
     def topics(self) -> tuple[str, ...]:
         """The names of the topics among the targets."""
         return tuple([name for one in self.targets or () if (name := topic_name(one)) is not None])
+
+    def within(self, targets: tuple[Target, ...] | None, elsewhere: tuple[Target, ...]) -> Notification:
+        """The same message in one partition of the log."""
+        return msgspec.structs.replace(self, targets=targets, elsewhere=elsewhere)
 
     def frame(self, id: str) -> bytes:  # noqa: A002
         """The event that clients get. `id` is one of this service."""
@@ -129,6 +137,14 @@ _state = msgspec.json.Decoder(_State)
 _seconds: msgspec.json.Decoder[float | None] = msgspec.json.Decoder(float | None)
 _time: msgspec.json.Decoder[float | datetime | None] = msgspec.json.Decoder(float | datetime | None)
 _key: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
+
+
+class Decode(Protocol):
+    """Reads a payload as `decode` does."""
+
+    def __call__(
+        self, payload: bytes, max_bytes: int, entry: EntryId | None = None, to: Targets = AS_IT_SAYS
+    ) -> Notification: ...
 
 
 def decode(

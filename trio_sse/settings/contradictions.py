@@ -37,13 +37,12 @@ def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str
     if settings.redis_cluster:
         if settings.redis_sentinels:
             yield "REDIS_CLUSTER and REDIS_SENTINELS both say where Redis is: leave one out."
-        if not settings.by_key:
+        if not (settings.by_key or settings.partitioned):
             yield (
                 "REDIS_CLUSTER is routed by key, not shared: leave SSE_REDIS_ROUTING out, or name one node "
                 "of the cluster as REDIS_HOST, which has the shared channel too."
             )
-    if settings.by_key and settings.redis_stream is not None:
-        yield "SSE_REDIS_ROUTING=by-key has channels alone: leave SSE_REDIS_STREAM out."
+    yield from _of_stream(settings)
     if settings.redis_sentinels or settings.redis_cluster:
         if settings.redis_url is not None and has_address:
             yield (
@@ -72,6 +71,29 @@ def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str
                 f"{_SINGLE[name]} has no effect beside REDIS_URL, which does not say the same: write it "
                 "there, or leave it out."
             )
+
+
+def _of_stream(settings: Settings) -> Iterator[str]:
+    if settings.partitioned:
+        if settings.redis_stream is None:
+            yield "SSE_STREAM_PARTITIONS has no effect without SSE_REDIS_STREAM: set both or none."
+        if settings.redis_routing == "by-key":
+            yield (
+                "SSE_REDIS_ROUTING=by-key has channels, and SSE_STREAM_PARTITIONS has none: leave one out."
+            )
+        if settings.redis_stream_before is not None:
+            (key, number), (before, number_before) = settings.stream_layouts
+            if number == number_before:
+                yield "SSE_REDIS_STREAM_BEFORE and SSE_STREAM_PARTITIONS have one number: it must be another."
+            if key == before and number_before:
+                yield "SSE_REDIS_STREAM_BEFORE has the keys of SSE_REDIS_STREAM: name the new one otherwise."
+    elif settings.redis_stream_before is not None:
+        yield "SSE_REDIS_STREAM_BEFORE has no effect without SSE_STREAM_PARTITIONS: set both or none."
+    elif settings.by_key and settings.redis_stream is not None:
+        yield (
+            "SSE_REDIS_ROUTING=by-key and REDIS_CLUSTER have channels alone: leave SSE_REDIS_STREAM out, or "
+            "set SSE_STREAM_PARTITIONS."
+        )
 
 
 def remarks(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
