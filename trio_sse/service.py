@@ -81,7 +81,7 @@ class Service:
         self.lifetimes = Lifetimes()
         self.stopping = Stopping(self.hub, settings.drain_seconds)
         self.subscriber = source.subscriber(self.resumer, self.lanes)
-        self.publisher = Publisher(settings, self.hub, self.subscriber, source)
+        self.publisher = Publisher(settings, self.subscriber, source)
         self.census = self._census()
         # From one channel for all, each worker gets each message.
         same = () if settings.by_key else ("published", "rejected")

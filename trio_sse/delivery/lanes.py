@@ -13,6 +13,7 @@ from trio_sse.delivery.braid import Braid, Strand
 from trio_sse.delivery.connection import Common, Connection
 from trio_sse.delivery.event_ids import EntryId, entry_text
 from trio_sse.delivery.lane import Bounds, Lane
+from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.partitions import Partition, Partitioning, Place, parse_place, part_text
 from trio_sse.delivery.receipts import Receipts
 from trio_sse.delivery.resume import Start, greeting
@@ -103,6 +104,16 @@ class Lanes:
                 if (stop := self._stops.pop(lane.partition, None)) is not None:
                     stop()
 
+    def heard(self, notification: Notification) -> list[Receipts]:
+        """The receipts that will know a message that is published now: one for each partition of it that is
+        read here. Nothing is published to partitions that are replaced."""
+        layout = self.partitioning.layouts[0]
+        found = [
+            self.lanes.get(Partition(layout.partitions, number))
+            for number in layout.numbers(notification.targets)
+        ]
+        return [lane.hub.receipts for lane in found if lane is not None and lane.tried]
+
     def take_new(self) -> list[Lane]:
         """Those that are to be read from now on."""
         new, self.new = self.new, []
@@ -117,7 +128,7 @@ class Lanes:
                 self.partitioning,
                 bounds=self._share,
                 counters=self._counters,
-                receipts=self._receipts,
+                receipts=self._receipts.at(partition),
                 common=self._common,
                 clock=self._clock,
                 greet=_tell_braid,
