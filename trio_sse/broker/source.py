@@ -18,7 +18,9 @@ from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.intake import Intake
 from trio_sse.delivery.interest import Interest, Shard
 from trio_sse.delivery.lanes import Lanes
+from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.partitions import Layout, Partitioning
+from trio_sse.delivery.receipts import Receipts
 from trio_sse.delivery.resume import Resumer
 from trio_sse.settings import Settings
 
@@ -56,6 +58,9 @@ class Source:
     def __init__(self, settings: Settings, hub: Hub) -> None:
         self._settings = settings
         self._hub = hub
+        self.receipts = hub.receipts
+        """Of messages that were published from this process."""
+        self._lanes: Lanes | None = None
         if settings.partitioned:
             self.partitioning = Partitioning([Layout(*layout) for layout in settings.stream_layouts])
             if settings.redis_cluster:
@@ -68,8 +73,18 @@ class Source:
             shard_of = self.cluster.shard_of if self.cluster else lambda _: self._shard
             self.interest = Interest(hub.history, shard_of, hub.announce_gap_to, hub.snapshot.forget)
 
+    def heard(self, notification: Notification) -> list[Receipts]:
+        """The receipts that will know a message when it comes back to this process: one for each copy that
+        does."""
+        if self._lanes is not None:
+            return self._lanes.heard(notification)
+        if self.interest is not None and not self.interest.hears(notification.targets):
+            return []
+        return [self.receipts]
+
     def subscriber(self, resumer: Resumer, lanes: Lanes | None = None) -> AnySubscriber:
         """The subscriber, which is to be run. `lanes` are those of `partitioning`."""
+        self._lanes = lanes
         settings, hub = self._settings, self._hub
         if lanes is not None:
             return PartitionSubscriber(settings, lanes, hub.counters, self.cluster)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 
 import trio
@@ -13,6 +13,7 @@ from trio_sse.delivery.braid import Braid, Strand
 from trio_sse.delivery.connection import Common, Connection
 from trio_sse.delivery.event_ids import EntryId, entry_text
 from trio_sse.delivery.lane import Bounds, Lane
+from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.partitions import Partition, Partitioning, Place, parse_place, part_text
 from trio_sse.delivery.receipts import Receipts
 from trio_sse.delivery.resume import Start, greeting
@@ -103,6 +104,16 @@ class Lanes:
                 if (stop := self._stops.pop(lane.partition, None)) is not None:
                     stop()
 
+    def heard(self, notification: Notification) -> list[Receipts]:
+        """The receipts that will know a message that is published now: one for each partition of it that is
+        read here. Nothing is published to partitions that are replaced."""
+        layout = self.partitioning.layouts[0]
+        found = [
+            self.lanes.get(Partition(layout.partitions, number))
+            for number in layout.numbers(notification.targets)
+        ]
+        return [lane.hub.receipts for lane in found if lane is not None and lane.tried]
+
     def take_new(self) -> list[Lane]:
         """Those that are to be read from now on."""
         new, self.new = self.new, []
@@ -117,7 +128,7 @@ class Lanes:
                 self.partitioning,
                 bounds=self._share,
                 counters=self._counters,
-                receipts=self._receipts,
+                receipts=self._receipts.at(partition),
                 common=self._common,
                 clock=self._clock,
                 greet=_tell_braid,
@@ -187,10 +198,19 @@ class Lanes:
     ) -> bytes:
         said = greeting(self._heartbeat_seconds, connection, position, replayed)
         assert isinstance(connection, Braid)
-        if place is not None and not place.published and place.parts.keys() - connection.strands.keys():
-            # It followed more. What it was to get from there, and follows here too, is not known.
+        if place is not None and not place.published and self._lacks(place, connection.strands):
             said += notices.gap("unknown_id", None)
         return said
+
+    def _lacks(self, place: Place, strands: Container[Partition]) -> bool:
+        """Whether a client with this id may lack something that these strands do not bring."""
+        known = [partition for partition in place.parts if self.partitioning.knows(partition)]
+        # Its log is read no more. One with a place in another log too has come since that one was written to:
+        # whoever left the setting out says that it has nothing newer.
+        if not known:
+            return True
+        # It followed more. What it was to get from there, and follows here too, is not known.
+        return any(partition not in strands for partition in known)
 
     def _forget(self, braid: Braid) -> None:
         if braid.after is None:

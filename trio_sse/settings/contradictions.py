@@ -6,7 +6,7 @@ import re
 import ssl
 from collections.abc import Iterator, Mapping
 
-from trio_sse.settings.model import MIN_SECRET_BYTES, MIN_TOKEN_BYTES, Settings, env_name
+from trio_sse.settings.model import MAX_PARTITIONS, MIN_SECRET_BYTES, MIN_TOKEN_BYTES, Settings, env_name
 
 _SINGLE = {
     "redis_host": "REDIS_HOST",
@@ -81,8 +81,15 @@ def _of_stream(settings: Settings) -> Iterator[str]:
             yield (
                 "SSE_REDIS_ROUTING=by-key has channels, and SSE_STREAM_PARTITIONS has none: leave one out."
             )
+        if settings.redis_cluster and "{" in (settings.redis_stream or ""):
+            yield "SSE_REDIS_STREAM has a {, by which all its partitions would be at one node: leave it out."
         if settings.redis_stream_before is not None:
             (key, number), (before, number_before) = settings.stream_layouts
+            if number_before > MAX_PARTITIONS:
+                yield (
+                    f"SSE_REDIS_STREAM_BEFORE has more than {MAX_PARTITIONS} partitions. If the number is a "
+                    f"part of its name, write {settings.redis_stream_before}/0."
+                )
             if number == number_before:
                 yield "SSE_REDIS_STREAM_BEFORE and SSE_STREAM_PARTITIONS have one number: it must be another."
             if key == before and number_before:
@@ -189,7 +196,7 @@ def _of_ours(settings: Settings) -> Iterator[str]:
     if settings.presence_topic is not None and not settings.presence:
         yield "SSE_PRESENCE_TOPIC has no effect without SSE_PRESENCE=true: set both or none."
     lists = settings.reply_lists
-    for key in ("trio_sse:", settings.redis_stream):
+    for key in ("trio_sse:", settings.redis_stream, *[layout[0] for layout in settings.stream_layouts[1:]]):
         if lists is not None and key is not None and (key.startswith(lists) or lists.startswith(key)):
             yield (
                 f"SSE_REPLY_LISTS={lists!r} covers {key!r}, which publishers must not write to: choose "

@@ -40,6 +40,8 @@ REDIS_PORT = 6379
 _BOUND = re.compile(r"([^=]+=*)=([^=].*)")
 _HEADER_NAME = re.compile(r"[-!#$%&'+.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2, but for *
 
+MAX_PARTITIONS = 1024
+
 MIN_SECRET_BYTES = 32
 MIN_TOKEN_BYTES = 16
 
@@ -124,7 +126,7 @@ class Settings(BaseSettings):
         "over how many keys the Redis stream is spread: <stream>:{0}, <stream>:{1} … instead of the channel; "
         "0: it is one key",
         0,
-        1024,
+        MAX_PARTITIONS,
     )
     redis_stream_before: str | None = _setting(
         "SSE_REDIS_STREAM_BEFORE",
@@ -270,7 +272,7 @@ class Settings(BaseSettings):
     stream_length: int = _number(
         "SSE_STREAM_LENGTH",
         100_000,
-        "about how many entries POST /publish leaves in SSE_REDIS_STREAM",
+        "about how many entries POST /publish leaves in SSE_REDIS_STREAM, or in each of its partitions",
         1,
         1_000_000_000,
     )
@@ -401,7 +403,8 @@ class Settings(BaseSettings):
     redis_cluster: Annotated[tuple[str, ...], NoDecode] = _setting(
         "REDIS_CLUSTER",
         (),
-        "nodes of a cluster, some or all, instead of host and port; it is routed by key",
+        "nodes of a cluster, some or all, instead of host and port; it is routed by key, unless "
+        "SSE_STREAM_PARTITIONS is set",
         "a comma list of host or host:port, with rediss:// in front for TLS, such as 10.0.0.1:7000,10.0.0.2",
     )
     redis_sentinels: Annotated[tuple[str, ...], NoDecode] = _setting(
