@@ -11,6 +11,7 @@ import trio
 from trio_sse.access.admission import Accepted, Admission, overloaded_words
 from trio_sse.access.publishers import Publishers
 from trio_sse.broker.census import Bounds, Census
+from trio_sse.broker.positions import Positions
 from trio_sse.broker.presence import Presence
 from trio_sse.broker.publisher import Publisher
 from trio_sse.broker.replies import Replies
@@ -82,9 +83,12 @@ class Service:
         self.stopping = Stopping(self.hub, settings.drain_seconds)
         self.subscriber = source.subscriber(self.resumer, self.lanes)
         self.publisher = Publisher(settings, self.subscriber, source)
+        self.positions: Positions | None = None
+        if source.partitioning is not None:
+            self.positions = Positions(settings, source.partitioning, source.cluster)
         self.census = self._census()
         # From one channel for all, each worker gets each message.
-        same = () if settings.by_key else ("published", "rejected")
+        same = () if settings.by_key or settings.partitioned else ("published", "rejected")
         self.siblings = Siblings(self._counts, same)
         self.presence: Presence | None = None
         if settings.presence:
@@ -110,7 +114,7 @@ class Service:
                 if self.census is not None:
                     await nursery.start(self.census.run)
                     nursery.start_soon(Rebalancing(self.hub, self.settings.rebalance, self.census).run)
-                for beside in (self.presence, self._replies):
+                for beside in (self.positions, self.presence, self._replies):
                     if beside is not None:
                         await nursery.start(beside.run)
                 task_status.started()

@@ -59,9 +59,7 @@ async def _in_partitions(positions: Positions) -> Response:
 
 def _problem(users: list[str], topics: list[str]) -> str | None:
     if unknown := sorted(set(request.args) - _PARAMETERS):
-        return (
-            f"unknown parameter {unknown[0][:100]!r}; there are user_id and topic"
-        )
+        return f"unknown parameter {unknown[0][:100]!r}; there are user_id and topic"
     if len(users) + len(topics) > MOST_TARGETS:
         return f"more than {MOST_TARGETS} users and topics"
     if EVERYBODY in users:
