@@ -12,9 +12,9 @@ from redis.crc import key_slot
 from tests.support.inside import note, settings
 from tests.support.log import DATABASE
 from trio_sse.broker import entries as module
-from trio_sse.broker.channels import GAP
 from trio_sse.broker.entries import Entries
 from trio_sse.broker.post import Order
+from trio_sse.delivery.notices import GAP
 from trio_sse.delivery.partitions import Layout, parse_place
 from trio_sse.delivery.targets import topic
 
@@ -90,7 +90,7 @@ def test_what_could_not_be_added_may_be_tried_again(entries: Entries, client: re
     key = b"parts:{3}"
     client.set(key, "no stream")
     order = entries.once(key, [b"1"], "order-17", "f")
-    routed = entries.routed((key, b"1"), b"log", b"5-0")
+    routed = entries.routed((key, b"1"), "once", (5, 0))
     for one in (order, routed):
         with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
             given(client, one)
@@ -105,18 +105,19 @@ def test_an_entry_of_another_log_is_added_once(
 ) -> None:
     monkeypatch.setattr(module, "ROUTED", 3)
     key = b"parts:{3}"
-    for number in ("1-0", "2-0", "1-0", "3-0", "2-0", "10-0"):
-        given(client, entries.routed((key, number.encode()), b"log", number.encode()))
-    assert added(client, key) == [b"1-0", b"2-0", b"3-0", b"10-0"]
-    (known,) = client.keys("trio_sse:routed:*")
-    assert client.zrange(known, 0, -1) == [b"2-0", b"3-0", b"10-0"]
-    given(client, entries.routed((key, b"again"), b"other log", b"2-0"))
-    assert added(client, key)[-1] == b"again"
+    for number in (1, 2, 1, 3, 2, 10):
+        given(client, entries.routed((key, b"%d" % number), f"copy-{number}", (number, 0)))
+    assert added(client, key) == [b"1", b"2", b"3", b"10"]
+    (known,) = cast(Any, client.keys("trio_sse:routed:*"))
+    assert client.zrange(known, 0, -1) == [b"copy-2", b"copy-3", b"copy-10"]
+    other = Entries(settings(redis_stream="other", stream_partitions=8))
+    given(client, other.routed((b"other:{3}", b"1"), "copy-2", (2, 0)))
+    assert added(client, b"other:{3}") == [b"1"]
 
 
 @pytest.mark.parametrize("key", [b"parts:{3}", b"parts:{1023}"])
 def test_all_that_a_script_uses_is_in_the_slot_of_the_partition(entries: Entries, key: bytes) -> None:
-    for order in (entries.once(key, [b"1"], "k", "f"), entries.routed((key, b"1"), b"log", b"5-0")):
+    for order in (entries.once(key, [b"1"], "k", "f"), entries.routed((key, b"1"), "once", (5, 0))):
         name, script, count, *keys = order.command[:5]
         assert (name, count, keys[0]) == ("EVAL", 2, key)
         assert isinstance(script, bytes)

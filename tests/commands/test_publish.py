@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -138,6 +139,20 @@ def test_nobody_there_is_a_warning(valkey: int) -> None:
     (line,) = result.stderr.splitlines()
     assert line.startswith("warning: ")
     assert "SSE_REDIS_CHANNEL" in line
+
+
+def test_partitions_get_an_entry_each_and_a_place_to_begin_is_told(valkey: int) -> None:
+    parts = {"SSE_REDIS_STREAM": "test-publish-parts", "SSE_STREAM_PARTITIONS": "8"}
+    result = run("--user", "42", "hello", port=valkey, **parts)
+    number = zlib.crc32(b"user:42") % 8
+    with redis.Redis(port=valkey, db=1) as client:
+        entries: Any = client.xrange(f"test-publish-parts:{{{number}}}")
+    ((entry, fields),) = entries
+    assert json.loads(fields[b"payload"]) == {"user_id": 42, "message": "hello"}
+    said = f"entry {entry.decode()} in test-publish-parts:{{{number}}}; last_event_id=8~{number}."
+    assert result.stdout.startswith(said)
+    everybody = run("--everybody", "hello", port=valkey, **parts)
+    assert " and 5 more; last_event_id=8~0." in everybody.stdout
 
 
 def test_a_stream_gets_an_entry_in_its_database(valkey: int) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 
-from trio_sse.broker.channels import GAP
 from trio_sse.broker.post import Order
 from trio_sse.broker.sender import IDEMPOTENCY_SECONDS, Copy, hash_tag, idempotency_key
-from trio_sse.delivery.event_ids import entry_id
+from trio_sse.delivery.event_ids import EntryId, entry_id
 from trio_sse.delivery.messages import Notification
+from trio_sse.delivery.notices import GAP
 from trio_sse.delivery.partitions import Layout, Partition, part_text, place_text
 from trio_sse.settings import Settings
 
@@ -89,14 +89,13 @@ class Entries:
         common = (fingerprint, IDEMPOTENCY_SECONDS, self._length)
         return Order(key, ("EVAL", _ONCE, 2, key, done, *common, *payloads))
 
-    def routed(self, copy: Copy, source: bytes, number: bytes) -> Order:
-        """What adds an entry that is `number` in another log, `source`, unless that was done before: a bridge
-        may take it up again where another one died. Redis answers its id, or nothing."""
+    def routed(self, copy: Copy, once: str, number: EntryId) -> Order:
+        """What adds an entry that is `number` in another log, unless the partition has one with this `once`:
+        a bridge takes it up again where another one died. Redis answers its id, or nothing."""
         key, payload = copy
-        known = f"trio_sse:routed:{hash_tag(key.decode())}{hashlib.sha256(source).hexdigest()[:32]}"
-        milliseconds = entry_id(number)[0]
-        common = (number, milliseconds, ROUTED, self._length)
-        return Order(key, ("EVAL", _ROUTE, 2, key, known, *common, payload))
+        ours = hashlib.sha256(self.name.encode()).hexdigest()[:32]
+        known = f"trio_sse:routed:{hash_tag(key.decode())}{ours}"
+        return Order(key, ("EVAL", _ROUTE, 2, key, known, once, number[0], ROUTED, self._length, payload))
 
     def gaps(self) -> Iterator[Order]:
         """What tells all streams, in each partition, that messages may be missing."""

@@ -12,7 +12,7 @@ from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, MovedError, TryAgainError
 
 from trio_sse.broker.attempts import Attempts
-from trio_sse.broker.channels import GAP, Channels, targets_of
+from trio_sse.broker.channels import Channels, targets_of
 from trio_sse.broker.cluster_map import Address
 from trio_sse.broker.errors import IS_REPLICA
 from trio_sse.broker.feed import Feed
@@ -20,6 +20,7 @@ from trio_sse.broker.link import CONNECT_SECONDS, Link, answer_within, open_link
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.intake import Intake
 from trio_sse.delivery.interest import Interest, Shard
+from trio_sse.delivery.notices import GAP
 from trio_sse.delivery.targets import ALL, Target
 from trio_sse.settings import Settings
 

@@ -13,10 +13,12 @@ from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import History
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.messages import AS_IT_SAYS, MessageError, Notification, Targets
+from trio_sse.delivery.notices import GAP, gap_message
 from trio_sse.delivery.partitions import Partition, Partitioning
 from trio_sse.delivery.receipts import Receipts
 from trio_sse.delivery.resume import Greet, Resumer
 from trio_sse.delivery.snapshot import Snapshot
+from trio_sse.delivery.targets import ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ class Lane:
     ) -> Notification:
         """Read a payload of this partition, as `messages.decode` does. Raises MessageError, too, if it is for
         nobody whose messages are here."""
+        if payload == GAP:
+            return gap_message().within(None, (ALL,))
         notification = messages.decode(payload, max_bytes, entry, to)
         here = self._partitioning.narrow(notification, self.partition)
         if here is None:
