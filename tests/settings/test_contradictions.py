@@ -70,6 +70,7 @@ def _empty_environment() -> Iterator[None]:
         ({**PARTS, BEFORE: "old", "SSE_REPLY_LISTS": "old"}, "SSE_REPLY_LISTS"),
         ({**PARTS, "SSE_REPLY_LISTS": "events:"}, "SSE_REPLY_LISTS"),
         ({**URL, **PARTS, "REDIS_MAIN_DB": "1"}, "REDIS_MAIN_DB"),
+        ({**PARTS, "REDIS_CLUSTER": "a", "SSE_REDIS_STREAM": "{x}notes"}, "all its partitions"),
         ({**PARTS, "REDIS_CLUSTER": "a", "REDIS_HOST": "h"}, "REDIS_HOST has no effect beside REDIS_CLUSTER"),
     ],
 )

@@ -52,10 +52,8 @@ def text_of(error: BaseException) -> str:
 
 _LONGEST = 400
 
-_SLOTS = (
-    "SSE_REDIS_STREAM and Idempotency-Keys are in different slots: {where} must name a Redis that is no "
-    "cluster"
-)
+_TWO_KEYS = "SSE_REDIS_STREAM and Idempotency-Keys are"
+_SLOTS = "{slots} in different slots: {instead}"
 
 _ACL = "{login}: the ACL of this user, for {rights}, see docs/security.md"
 
@@ -134,7 +132,13 @@ def advice(error: BaseException, settings: Settings) -> str:
         "tls": _tls_setting(settings),
         "rights": f"channels &{settings.redis_channel}:* (SSE_REDIS_CHANNEL)"
         if settings.by_key
+        else f"keys ~{settings.redis_stream}:* (SSE_REDIS_STREAM) and POST /publish"
+        if settings.partitioned
         else "SSE_REDIS_CHANNEL, SSE_REDIS_STREAM and POST /publish",
+        "slots": "the partitions of SSE_REDIS_STREAM are" if settings.partitioned else _TWO_KEYS,
+        "instead": f"REDIS_CLUSTER, in place of {_where(settings)}, names a cluster"
+        if settings.partitioned
+        else f"{_where(settings)} must name a Redis that is no cluster",
         "address": "; or, if the cluster names an address that is out of reach from here, its "
         "cluster-announce-ip"
         if settings.redis_cluster

@@ -81,6 +81,8 @@ def _of_stream(settings: Settings) -> Iterator[str]:
             yield (
                 "SSE_REDIS_ROUTING=by-key has channels, and SSE_STREAM_PARTITIONS has none: leave one out."
             )
+        if settings.redis_cluster and "{" in (settings.redis_stream or ""):
+            yield "SSE_REDIS_STREAM has a {, by which all its partitions would be at one node: leave it out."
         if settings.redis_stream_before is not None:
             (key, number), (before, number_before) = settings.stream_layouts
             if number_before > MAX_PARTITIONS:
