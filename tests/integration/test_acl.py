@@ -117,7 +117,7 @@ async def test_the_rights_for_partitions_are_enough(start: Services) -> None:
     with breakable() as valkey, valkey.client() as admin:
         reading, _, publishing, _ = [words for words in granting() if "~notes:*" in words]
         for words in (reading, publishing):
-            admin.execute_command(*words)  # type: ignore[no-untyped-call]
+            admin.execute_command(*words)
         service = start(redis_port=valkey.port, **parts)
         async with streaming(service.port) as client:
             ids = []
