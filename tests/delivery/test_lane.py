@@ -5,6 +5,7 @@ import pytest
 from tests.delivery.test_lanes import World
 from trio_sse.delivery.lane import Bounds, Lane
 from trio_sse.delivery.messages import MessageError
+from trio_sse.delivery.notices import GAP, gap
 from trio_sse.delivery.resume import Start
 from trio_sse.delivery.targets import ALL, followed, topic
 
@@ -63,3 +64,11 @@ def test_a_stream_of_one_partition_has_one_strand_that_skips_nothing() -> None:
     assert strand.follows == followed("ann", ["a"])
     assert topic("a") in strand.follows
     assert strand.skips == frozenset()
+
+
+def test_what_a_bridge_may_have_lost_is_a_gap_for_everybody() -> None:
+    world = World()
+    lane = lane_of(world, "ann")
+    found = lane.decode(GAP, 100, (1, 0))
+    assert (found.targets, found.elsewhere) == (None, (ALL,))
+    assert found.frame("8:1.a") == gap("redis_reconnected", None, id="8:1.a")

@@ -18,6 +18,7 @@ from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import History
 from trio_sse.delivery.lane import Bounds, Lane
 from trio_sse.delivery.lanes import LINGER_SECONDS, Lanes
+from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.partitions import Layout, Partition, Partitioning, parse_place
 from trio_sse.delivery.receipts import Receipts
 from trio_sse.delivery.resume import Resumer, Start
@@ -254,3 +255,35 @@ def test_a_gap_in_one_partition_is_told_to_those_who_come_back_too() -> None:
     assert names(client) == ["connected", "gap"]
     again = world.open("ann", TOPICS, last_event_id=events(client.received)[0].id)
     assert names(again) == ["connected", "gap"]
+
+
+def test_a_message_is_heard_where_its_partitions_are_read() -> None:
+    world = World()
+    one, other = world.layout.of("ann"), world.layout.of("bob")
+    assert one != other
+    both = Notification(("ann", "bob"), None, b"{}")
+    assert world.lanes.heard(both) == []
+    world.open("ann")
+    assert world.lanes.heard(both) == []  # it was not read yet
+    world.read()
+    (ann,) = world.lanes.heard(both)
+    world.open("bob")
+    world.read()
+    assert world.lanes.heard(both)[0] is ann
+    assert len(world.lanes.heard(both)) == 2
+    assert world.lanes.heard(Notification(("bob",), None, b"{}")) == world.lanes.heard(both)[1:]
+    assert len(world.lanes.heard(Notification(None, None, b"{}"))) == 2
+
+
+def test_an_id_with_places_in_a_log_that_is_read_no_more_counts_by_its_others() -> None:
+    """Else all clients would get a gap when the log that was replaced is dropped."""
+    world = World()
+    own = world.layout.of("ann")
+    other = (own + 1) % 4
+    moved = world.open("ann", last_event_id=f"4:{own}.0;8:1.a")
+    gone = [world.open("ann", last_event_id=id) for id in ("8:1.a", "1795462559402-0")]  # noqa: A001
+    less = world.open("ann", last_event_id=f"4:{own}.0,{other}.0")
+    world.read()
+    assert names(moved) == ["connected"]
+    for client in (*gone, less):
+        assert names(client) == ["connected", "gap"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 
 import trio
@@ -196,10 +196,19 @@ class Lanes:
     ) -> bytes:
         said = greeting(self._heartbeat_seconds, connection, position, replayed)
         assert isinstance(connection, Braid)
-        if place is not None and not place.published and place.parts.keys() - connection.strands.keys():
-            # It followed more. What it was to get from there, and follows here too, is not known.
+        if place is not None and not place.published and self._lacks(place, connection.strands):
             said += notices.gap("unknown_id", None)
         return said
+
+    def _lacks(self, place: Place, strands: Container[Partition]) -> bool:
+        """Whether a client with this id may lack something that these strands do not bring."""
+        known = [partition for partition in place.parts if self.partitioning.knows(partition)]
+        # Its log is read no more. One with a place in another log too has come since that one was written to:
+        # whoever left the setting out says that it has nothing newer.
+        if not known:
+            return True
+        # It followed more. What it was to get from there, and follows here too, is not known.
+        return any(partition not in strands for partition in known)
 
     def _forget(self, braid: Braid) -> None:
         if braid.after is None:
