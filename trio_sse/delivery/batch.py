@@ -70,6 +70,16 @@ class Batch(msgspec.Struct, gc=False):  # one is made for most messages, so it h
         """The sequence of the newest frame."""
         return self.sequences[-1]
 
+    @property
+    def messages(self) -> int:
+        """How many of the frames are messages, and no notices of the service."""
+        marks = self.marks
+        if marks is None:
+            return len(self.frames)
+        return len(self.frames) - sum(
+            [one in marks and marks[one].notice is not None for one in self.sequences]
+        )
+
     def add(
         self, frame: bytes, sequence: int, receipt: Receipt | None = None, mark: Mark | None = None
     ) -> None:

@@ -26,8 +26,10 @@ def settle(hub: Hub) -> None:
         hub.pending.set()
         return
     for batch, connections in hub.take():
+        taken = 0
         for connection in connections:
-            connection.offer(batch)
+            taken += connection.offer(batch)
+        hub.offered(batch, len(connections), taken)
     hub.flushed()
 
 
@@ -47,11 +49,15 @@ async def flush(hub: Hub) -> None:
     turn_ends = time.perf_counter() + BUDGET_SECONDS
     offers = 0
     for batch, connections in hub.take():
+        taken, counted = 0, offers
         for connection in connections:
-            connection.offer(batch)
+            taken += connection.offer(batch)
             offers += 1
             if offers % _OFFERS_BETWEEN_LOOKS == 0 and time.perf_counter() >= turn_ends:
+                hub.offered(batch, offers - counted, taken)
+                taken, counted = 0, offers
                 await trio.lowlevel.checkpoint()
                 turn_ends = time.perf_counter() + BUDGET_SECONDS
+        hub.offered(batch, offers - counted, taken)
     hub.flushed()
     await trio.lowlevel.checkpoint()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from operator import itemgetter
 from sys import getsizeof
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.sources import Sources
@@ -25,6 +25,20 @@ _ENTRY_BYTES = 290
 
 _INDEX_BYTES = 240
 """Further bytes for each of its users, beside their id, if they have no index yet."""
+
+
+class Page(NamedTuple):
+    """A part of what is kept for those who follow something."""
+
+    data: bytes
+    through: int
+    """The sequence up to which it reaches: `latest` at the end of what is kept."""
+    messages: int
+    """How many messages it has."""
+    expired: int
+    """How many it left out, because their time is over."""
+    gaps: tuple[str, ...]
+    """The reasons of the gaps among them."""
 
 
 class History:
@@ -68,6 +82,7 @@ class History:
         self._kept: deque[_Kept] = deque()
         self._shelves: dict[Target | None, _Shelf[bytes]] = {}
         self._entry_ids: _Shelf[EntryId] = _Shelf()
+        self._gaps: list[tuple[int, str]] = []  # those for everybody that are kept, with their reasons
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -84,15 +99,15 @@ class History:
         *,
         entry: EntryId | None = None,
         age: float = 0,
-        own: bool = False,
+        own: str = "",
         expires: float = math.inf,
     ) -> tuple[str, bytes]:
         """Give the next message its sequence, `latest`, and its id, and keep it. Returns the id and the frame
         that `encode` makes with it.
 
         The message is for `targets`; None: for everybody. It is the log's `entry`, or came by the channel, or
-        is a notice of the service (`own`). `age` is in seconds. It is not replayed after `expires`, on the
-        clock.
+        is a gap that the service declares, for this reason (`own`). `age` is in seconds. It is not replayed
+        after `expires`, on the clock.
         """
         self.latest = sequence = self.latest + 1
         if entry is not None:
@@ -100,6 +115,8 @@ class History:
             self._entry_ids.entries.append((sequence, entry))
         elif not own:
             self.sources.channel_brought(sequence)
+        elif targets is None:
+            self._gaps.append((sequence, own))
         id = self.sources.text(self.last_entry, sequence)  # noqa: A001
         frame = encode(id)
         size = len(frame) + _ENTRY_BYTES
@@ -143,6 +160,11 @@ class History:
         self.entry_floor = entry
         self._known_since = self._clock() - age
 
+    @property
+    def any_expire(self) -> bool:
+        """Whether any message so far had a time after which it is of no use."""
+        return self._perishable > 0
+
     def now(self) -> float:
         """The time on its clock."""
         return self._clock()
@@ -171,6 +193,8 @@ class History:
             if entry_ids.entries and entry_ids.oldest[0] == self.floor:
                 self.entry_floor = entry_ids.oldest[1]
                 entry_ids.drop_oldest()
+        while self._gaps and self._gaps[0][0] <= self.floor:
+            del self._gaps[0]
 
     def restart(self, entry: EntryId, was_at: EntryId) -> None:
         """Drop everything: the log was made anew. It had been read up to `was_at`, and goes on after
@@ -179,6 +203,7 @@ class History:
         self._kept.clear()
         self._shelves.clear()
         self._entry_ids = _Shelf()
+        self._gaps.clear()
         self._bytes = 0
         self.floor = self.latest
         self._known_since = self._clock()
@@ -197,24 +222,45 @@ class History:
         kept = (entry for shelf, place in found for entry in shelf.entries[place:])
         return len({entry[0] for entry in kept if not _is_over(entry, now)})
 
-    def page(self, follows: Followed, after: int, max_bytes: int = PAGE_BYTES) -> tuple[bytes, int]:
-        """The next messages for those who follow this, after the sequence `after`, each once, and the
-        sequence up to which they reach: `latest` at the end of what is kept. At least one message, and about
-        `max_bytes`."""
+    def kept_for(self, follows: Followed, after: int) -> int:
+        """How many messages for those who follow this came after the sequence `after` and are kept, also
+        those whose time is over."""
         found = self._newer(follows, after)
-        frames = []
+        if len(found) < 2 or self._for_several <= after or isinstance(follows, str):
+            count = sum([len(shelf.entries) - place for shelf, place in found])
+        else:
+            count = len({entry[0] for shelf, place in found for entry in shelf.entries[place:]})
+        return count - (len(self._gaps_between(after, self.latest)) if self._gaps else 0)
+
+    def _gaps_between(self, after: int, through: int) -> tuple[str, ...]:
+        """The reasons of the gaps for everybody in between."""
+        return tuple([reason for sequence, reason in self._gaps if after < sequence <= through])
+
+    def page(self, follows: Followed, after: int, max_bytes: int = PAGE_BYTES) -> Page:
+        """The next messages for those who follow this, after the sequence `after`, each once. At least one
+        message, and about `max_bytes`."""
+        found = self._newer(follows, after)
+        frames: list[bytes] = []
+        expired = 0
+
+        def up_to(through: int) -> Page:
+            gaps = self._gaps_between(after, through) if self._gaps else ()
+            return Page(b"".join(frames), through, len(frames) - len(gaps), expired, gaps)
+
         last, now = after, self._clock() if self._perishable > after else -math.inf
         for entry in _in_order(found):
             sequence, frame = entry[0], entry[1]
-            if sequence == last or (len(entry) > 2 and _is_over(entry, now)):
-                continue  # it was reached in another way, or is of no use any more
+            if sequence == last:
+                continue  # it was reached in another way
             last = sequence
+            if len(entry) > 2 and _is_over(entry, now):
+                expired += 1
+                continue
             frames.append(frame)
             max_bytes -= len(frame)
             if max_bytes <= 0:
-                through = sequence if any(shelf.newer(sequence) for shelf, _ in found) else self.latest
-                return b"".join(frames), through
-        return b"".join(frames), self.latest
+                return up_to(sequence if any(shelf.newer(sequence) for shelf, _ in found) else self.latest)
+        return up_to(self.latest)
 
     def rewound(self, follows: Followed, count: int) -> int:
         """The sequence after which the last `count` messages for those who follow this came, or all that are

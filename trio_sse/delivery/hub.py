@@ -10,7 +10,7 @@ from typing import Protocol
 
 import trio
 
-from trio_sse.counters import Counters
+from trio_sse.counters import Counters, add_to
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import HEARTBEAT, Connection
 from trio_sse.delivery.event_ids import EntryId
@@ -211,6 +211,8 @@ class Hub:
         connection here is to get it.
         """
         self.counters.received += 1
+        if entry is not None:
+            self.counters.from_log += 1
         targets, mark = notification.targets, None
         if notification.key is None and notification.expires_at is None:
             id, frame = self.history.append(targets, notification.frame, entry=entry)  # noqa: A001
@@ -361,6 +363,20 @@ class Hub:
             deliveries.append((batch, tuple(connections)))
         return deliveries
 
+    def offered(self, batch: Batch, offers: int, taken: int) -> None:
+        """Count what a batch was offered to: so many connections, of which so many took all of it at once.
+        To be called without a checkpoint after these offers."""
+        counters = self.counters
+        messages = len(batch.frames) if batch.marks is None else batch.messages
+        counters.balance.published += messages * offers
+        if taken:
+            counters.balance.direct += messages * taken
+            counters.bytes_sent += len(batch.data) * taken
+            if batch.marks is not None:
+                for mark in batch.marks.values():
+                    if mark.notice is not None:
+                        add_to(counters.gaps, mark.notice, taken)
+
     def flushed(self) -> None:
         """All that was taken has been offered."""
         self.flushing = False
@@ -377,7 +393,7 @@ class Hub:
         if ALL in targets:
             self.announce_gap(reason)
             return
-        _, frame = self.history.append((), lambda position: gap(reason, None, id=position), own=True)
+        _, frame = self.history.append((), lambda position: gap(reason, None, id=position), own=reason)
         if self._gather(targets, frame, self.history.latest, None, Mark(notice=reason)):
             self.pending_bytes += len(frame)
             self.pending.set()
@@ -392,7 +408,7 @@ class Hub:
     def announce_gap(self, reason: str) -> None:
         """Send every connection a gap, behind the messages that were dispatched before: messages may be
         missing, and how many is not known. Clients that resume later find it in its place."""
-        _, frame = self.history.append(None, lambda position: gap(reason, None, id=position), own=True)
+        _, frame = self.history.append(None, lambda position: gap(reason, None, id=position), own=reason)
         if self._size:
             self._gather_for_all(frame, self.history.latest, None, Mark(notice=reason))
             self.pending_bytes += len(frame)
