@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field, fields
 
 # What /readyz has had since 1.0, in this order. What came later is in /metrics alone.
 _IN_READYZ = 16
+
+
+DELAY_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Histogram:
+    """How often a value was not above each of these bounds, and above the one before."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        """The last one: of the values above all bounds."""
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
 
 
 @dataclass(slots=True)
@@ -53,6 +74,18 @@ class Counters:
     bad: dict[str, int] = field(default_factory=dict)
     """The rejected messages, by reason."""
     balance: Balance = field(default_factory=lambda: Balance())
+    flushes: list[int] = field(default_factory=lambda: [0] * 64)
+    """How many flushes offered less than 2**n messages, and not less than half of that, by n. Each message
+    counts once for each stream that it was offered to."""
+    flushed: int = 0
+    """How many they offered together."""
+    delays: dict[str, Histogram] = field(default_factory=dict)
+    """Seconds from when a message was published until it was offered to its last stream, by what says when it
+    was published: samples."""
+    loop_lag: Histogram = field(default_factory=lambda: Histogram(LAG_SECONDS))
+    """By how much the event loop was late, each time that something looked."""
+    log_lag: float = 0.0
+    """By how many seconds what was read of the log was behind it when it was read last."""
 
     def snapshot(self) -> dict[str, int]:
         """The totals by their names in `/readyz`, where `received` is called `published`."""

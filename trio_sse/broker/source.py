@@ -7,6 +7,7 @@ from typing import Protocol
 
 import trio
 
+from trio_sse.broker.canary import Canary
 from trio_sse.broker.channels import Channels
 from trio_sse.broker.cluster_map import ClusterMap
 from trio_sse.broker.cluster_subscriber import ClusterSubscriber
@@ -43,11 +44,12 @@ class AnySubscriber(Protocol):
 
 class Source:
     """What the settings make of Redis. Only SSE_REDIS_ROUTING=by-key has an `interest` and `channels`, and
-    only REDIS_CLUSTER a `cluster`."""
+    only REDIS_CLUSTER a `cluster`. Only SSE_CANARY_SECONDS makes a `canary`."""
 
     interest: Interest | None = None
     channels: Channels | None = None
     cluster: ClusterMap | None = None
+    canary: Canary | None = None
 
     def __init__(self, settings: Settings, hub: Hub) -> None:
         self._settings = settings
@@ -59,13 +61,16 @@ class Source:
                 self.cluster = ClusterMap(self.channels.of)
             shard_of = self.cluster.shard_of if self.cluster else lambda _: self._shard
             self.interest = Interest(hub.history, shard_of, hub.announce_gap_to, hub.snapshot.forget)
+        if settings.canary_seconds:
+            self.canary = Canary(settings, hub.history, self.cluster, self.interest)
 
     def subscriber(self, resumer: Resumer) -> AnySubscriber:
         """The subscriber, which is to be run."""
         settings, hub = self._settings, self._hub
         if self.interest is None or self.channels is None:
-            return Subscriber(settings, hub, resumer)
-        parts = Parts(settings, hub, Intake(hub, settings.max_message_bytes), self.interest, self.channels)
+            return Subscriber(settings, hub, resumer, canary=self.canary)
+        intake = Intake(hub, settings.max_message_bytes)
+        parts = Parts(settings, hub, intake, self.interest, self.channels, self.canary)
         if self.cluster is not None:
             return ClusterSubscriber(parts, self.cluster)
         return KeySubscriber(parts, self._shard)

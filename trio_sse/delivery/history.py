@@ -146,10 +146,11 @@ class History:
         self.latest += 1
         return self.latest
 
-    def begin_read(self) -> None:
+    def begin_read(self) -> float:
         """Until `end_read`, messages count as having come now, and nothing is evicted. Both for each message
-        would take as long as the rest of `append`."""
-        self._now = self._clock()
+        would take as long as the rest of `append`. Returns the time."""
+        self._now = now = self._clock()
+        return now
 
     def end_read(self) -> None:
         self.evict()

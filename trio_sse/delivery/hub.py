@@ -13,6 +13,7 @@ import trio
 from trio_sse.counters import Counters, add_to
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import HEARTBEAT, Connection
+from trio_sse.delivery.delays import Delays
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import History
 from trio_sse.delivery.marks import Mark
@@ -103,6 +104,9 @@ class Hub:
         self._unflushed: list[Receipt] = []
         self._flushing: list[Receipt] = []
         self._taken: trio.Event | None = None
+        self.delays = Delays(counters.delays, clock)
+        """How long messages take."""
+        self._offered = 0  # in the present flush
         self._wheel = Wheel(heartbeat_seconds, clock)
         self._size = 0
         # Most users have one connection, which stands here without a dict around it.
@@ -118,6 +122,11 @@ class Hub:
     def connections(self) -> list[Connection]:
         found = chain.from_iterable(map(_each, self._followers.values()))
         return list(dict.fromkeys(found) if self._several else found)
+
+    @property
+    def keys(self) -> int:
+        """How many users and topics are followed."""
+        return len(self._followers)
 
     @property
     def users(self) -> list[str]:
@@ -195,7 +204,8 @@ class Hub:
     def begin_read(self) -> None:
         """Until `end_read`, `dispatch` does not wake the flusher, and the clock is not looked at again."""
         self._reading = True
-        self.history.begin_read()
+        if self.history.begin_read() >= self.delays.due:
+            self.delays.wanted = True
 
     def end_read(self) -> None:
         """What was dispatched since `begin_read` is now to be flushed: see `flusher.settle`."""
@@ -322,6 +332,8 @@ class Hub:
             self._taken = None
         self.pending_bytes = 0
         self.flushing = True
+        if self.delays.waiting is not None:
+            self.delays.take()
         deliveries: list[Delivery] = []
         if for_all is None:
             for target, batch in for_target.items():
@@ -363,23 +375,30 @@ class Hub:
             deliveries.append((batch, tuple(connections)))
         return deliveries
 
-    def offered(self, batch: Batch, offers: int, taken: int) -> None:
-        """Count what a batch was offered to: so many connections, of which so many took all of it at once.
-        To be called without a checkpoint after these offers."""
-        counters = self.counters
-        messages = len(batch.frames) if batch.marks is None else batch.messages
-        counters.balance.published += messages * offers
-        if taken:
-            counters.balance.direct += messages * taken
-            counters.bytes_sent += len(batch.data) * taken
-            if batch.marks is not None:
-                for mark in batch.marks.values():
-                    if mark.notice is not None:
-                        add_to(counters.gaps, mark.notice, taken)
+    def offered(self, published: int, direct: int, sent: int) -> None:
+        """Offers were made of so many messages, each counted once for each connection. So many were taken at
+        once, in so many bytes. To be called without a checkpoint after the offers."""
+        balance = self.counters.balance
+        balance.published += published
+        balance.direct += direct
+        self.counters.bytes_sent += sent
+        self._offered += published
+
+    def told(self, batch: Batch, taken: int) -> None:
+        """So many connections have taken this batch at once, and the gaps in it."""
+        for mark in (batch.marks or {}).values():
+            if mark.notice is not None:
+                add_to(self.counters.gaps, mark.notice, taken)
 
     def flushed(self) -> None:
         """All that was taken has been offered."""
         self.flushing = False
+        if offered := self._offered:
+            self._offered = 0
+            self.counters.flushes[offered.bit_length()] += 1
+            self.counters.flushed += offered
+        if self.delays.flying is not None:
+            self.delays.end()
         for receipt in self._flushing:
             receipt.done.set()
             if receipt.reply_to is not None and self.receipts.answer is not None:

@@ -164,6 +164,14 @@ def _of_ours(settings: Settings) -> Iterator[str]:
             f"SSE_PUBLISH_TOKENS has a token that is too short: at least {MIN_TOKEN_BYTES} bytes each "
             "(`openssl rand -hex 16` makes one)."
         )
+    token = settings.metrics_token
+    if token is not None and len(token.get_secret_value().encode()) < MIN_TOKEN_BYTES:
+        yield (
+            f"SSE_METRICS_TOKEN is too short: at least {MIN_TOKEN_BYTES} bytes "
+            "(`openssl rand -hex 16` makes one)."
+        )
+    if settings.metrics_port and settings.metrics_port == settings.port:
+        yield "SSE_METRICS_PORT and SSE_PORT are one port: choose another one, or SSE_METRICS_TOKEN instead."
     if settings.presence_topic is not None and not settings.presence:
         yield "SSE_PRESENCE_TOPIC has no effect without SSE_PRESENCE=true: set both or none."
     lists = settings.reply_lists
