@@ -66,7 +66,8 @@ def test_buckets_have_all_below_them() -> None:
 def test_whoever_asks_for_openmetrics_gets_it() -> None:
     text, content_type = exposition(totals_of(counted(), {}), OPENMETRICS)
     assert content_type.startswith("application/openmetrics-text")
-    families = {family.name: family for family in openmetrics.text_string_to_metric_families(text.decode())}
+    found = openmetrics.text_string_to_metric_families(text.decode())  # type: ignore[no-untyped-call]
+    families = {family.name: family for family in found}
     assert families["trio_sse_published_to_streams"].samples[0].value == 7
 
 

@@ -36,7 +36,7 @@ async def test_it_has_what_the_service_counts() -> None:
         flush_now(service.hub)
         response = await client.get("/metrics", headers=BEARER)
     assert (response.status_code, response.headers["cache-control"]) == (200, "no-store")
-    text = (await response.get_data()).decode()
+    text = await response.get_data(as_text=True)
     found = {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)
