@@ -95,15 +95,15 @@ async def test_a_way_that_ends_elsewhere_is_broken_though_both_ends_look_fine(
 
 
 async def test_what_cannot_be_published_is_a_broken_way(port: int, back_end: BackEnd) -> None:
-    back_end.acl_setuser(
-        "deaf", enabled=True, nopass=True, keys="*", channels="*", categories="+@all", commands="-publish"
-    )
+    rights = ["~*", "&notifications", "-@all", "+ping", "+subscribe", "+role"]
+    execute: Any = back_end.execute_command
+    execute("ACL", "SETUSER", "deaf", "on", "nopass", *rights)
     async with running(redis_port=port, redis_username="deaf", redis_password="x") as (service, _):
         await until(lambda: service.not_ready_code == "canary_lost")
         assert "nothing can be published" in (service.not_ready() or "")
-        back_end.acl_setuser("deaf", enabled=True, commands="+publish")
+        execute("ACL", "SETUSER", "deaf", "+publish")
         await until(lambda: service.not_ready() is None)
-    back_end.acl_deluser("deaf")
+    execute("ACL", "DELUSER", "deaf")
 
 
 async def test_a_log_that_is_read_is_well_and_one_that_is_not_is_broken(port: int, back_end: BackEnd) -> None:

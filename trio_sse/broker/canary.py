@@ -93,7 +93,8 @@ class Canary:
             await trio_asyncio.aio_as_trio(self._fly)(subscribed)
 
     async def _fly(self, subscribed: Subscribed) -> None:
-        links = KeyLinks(self._settings, self._cluster)
+        reads = self._settings.redis_stream is not None
+        links = KeyLinks(self._settings, self._cluster, database=reads)
         seconds = self._settings.canary_seconds
         try:
             await asyncio.sleep(random.uniform(0, seconds))  # noqa: S311  not all processes at once

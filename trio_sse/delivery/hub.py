@@ -418,7 +418,8 @@ class Hub:
             self.pending.set()
             notice = Batch.notice(frame)
             for connection in dict.fromkeys(chain.from_iterable(map(self._each_of, targets))):
-                if connection.state is not State.LIVE:
+                if connection.state is not State.LIVE and not connection.closed:
+                    add_to(self.counters.gaps, reason)
                     connection.tell(reason, notice)
 
     def _each_of(self, target: Target) -> tuple[Connection, ...]:
