@@ -129,6 +129,17 @@ async def test_a_service_under_a_path_answers_with_it_and_without(direct: bool, 
         ({}, b"shared"),
         ({"redis_routing": "by-key"}, b"by-key"),
         ({"redis_host": None, "redis_port": None, "redis_cluster": "127.0.0.1:1"}, b"cluster"),
+        ({"redis_stream": "a b", "stream_partitions": 8}, b"partitions 8 1 a b"),
+        (
+            {
+                "redis_host": None,
+                "redis_port": None,
+                "redis_cluster": "127.0.0.1:1",
+                "redis_stream": "notes",
+                "stream_partitions": 8,
+            },
+            b"partitions 8 1 -c notes",
+        ),
     ],
 )
 async def test_the_page_is_told_where_messages_go(more: dict[str, Any], routing: bytes) -> None:

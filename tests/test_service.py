@@ -41,6 +41,13 @@ async def test_whoever_comes_back_is_counted_and_gets_what_was_missed() -> None:
     assert service.counters.resumed == 1
 
 
+async def test_every_stream_is_counted() -> None:
+    service = Service(settings())
+    service.release(opened(service, "ann"))
+    opened(service, "ann")
+    assert service.counters.streams == 2
+
+
 async def test_positions_of_one_process_are_not_those_of_another() -> None:
     assert Service(settings()).history.sources.process != Service(settings()).history.sources.process
 

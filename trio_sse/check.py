@@ -14,7 +14,7 @@ import click
 import msgspec
 from redis.exceptions import NoPermissionError, ResponseError
 
-from trio_sse import check_by_key, embedded, logs, redis_cli
+from trio_sse import check_by_key, check_keys, check_partitions, embedded, logs, redis_cli
 from trio_sse.broker.errors import ReplicaError, advice
 from trio_sse.broker.link import ERRORS, Link, answer_within, call, open_link, replicates
 from trio_sse.broker.log import read_info
@@ -104,6 +104,13 @@ def _redis(settings: Settings) -> bool:
 
 
 async def _probe(settings: Settings) -> bool:
+    messages = await _probe_messages(settings)
+    return all([messages, *[_say(*said) async for said in check_keys.probe(settings)]])
+
+
+async def _probe_messages(settings: Settings) -> bool:
+    if settings.partitioned:
+        return all([_say(*said) async for said in check_partitions.probe(settings)])
     if settings.by_key:
         return all([_say(*said) async for said in check_by_key.probe(settings)])
     where, channel = settings.redis_address, settings.redis_channel

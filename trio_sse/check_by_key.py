@@ -30,7 +30,7 @@ async def probe(settings: Settings) -> AsyncIterator[Said]:
             async for line in _try_one(settings, channels, listening, speaking):
                 yield line
         return
-    ranges, _ = await look(settings)
+    ranges = (await look(settings)).ranges
     cluster = ClusterMap(channels.of)
     cluster.learn(ranges)
     slots = dict.fromkeys(cluster.masters, 0)

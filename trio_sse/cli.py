@@ -21,12 +21,11 @@ import hypercorn.trio
 import trio
 from hypercorn.config import Config
 
-from trio_sse import check, embedded, logs, options
+from trio_sse import check, check_by_key, check_partitions, embedded, logs, options
 from trio_sse.access.admission import Admission
 from trio_sse.access.publishers import Publishers
 from trio_sse.asgi import Application
 from trio_sse.broker import announcer
-from trio_sse.check_by_key import sample
 from trio_sse.commands.listen import listen
 from trio_sse.commands.publish import publish
 from trio_sse.commands.route import route
@@ -121,16 +120,27 @@ def _redis(settings: Settings) -> Iterator[None]:
                 f"no Redis on 127.0.0.1:{settings.redis_port}, and the embedded Valkey did not start: "
                 f"{reason} (start one, or set REDIS_HOST or REDIS_URL)"
             )
-        name, payload = sample(settings)
-        channel = json.dumps(name)
-        python = f"import json, redis; redis.Redis(port={port}).publish({channel}, json.dumps({payload}))"
+        command, python = _how_to_send(settings, port)
         click.echo(
             f"No Redis on 127.0.0.1:{port}, so an embedded Valkey was started there for trying out. Try:\n"
-            f"  redis-cli -p {port} PUBLISH {shlex.quote(name)} {shlex.quote(payload)}\n"
-            f"  {shlex.quote(sys.executable)} -c {shlex.quote(python)}" + "".join(_how_to_watch(settings)),
+            f"  redis-cli -p {port} {command}\n"
+            f"  {shlex.quote(sys.executable)} -c {shlex.quote(f'import json, redis; redis.Redis{python}')}"
+            + "".join(_how_to_watch(settings)),
             err=True,
         )
         yield
+
+
+def _how_to_send(settings: Settings, port: int) -> tuple[str, str]:
+    """The rest of a command of redis-cli, and of a line of Python."""
+    if settings.partitioned:
+        name, payload = check_partitions.sample(settings)
+        command = shlex.join(["-n", str(settings.redis_database), "XADD", name, "*", "payload", payload])
+        entry = f"{{'payload': json.dumps({payload})}}"
+        return command, f"(port={port}, db={settings.redis_database}).xadd({json.dumps(name)}, {entry})"
+    name, payload = check_by_key.sample(settings)
+    python = f"(port={port}).publish({json.dumps(name)}, json.dumps({payload}))"
+    return f"PUBLISH {shlex.quote(name)} {shlex.quote(payload)}", python
 
 
 def _how_to_watch(settings: Settings) -> Iterator[str]:

@@ -84,8 +84,6 @@ class Counters:
     was published: samples."""
     loop_lag: Histogram = field(default_factory=lambda: Histogram(LAG_SECONDS))
     """By how much the event loop was late, each time that something looked."""
-    log_lag: float = 0.0
-    """By how many seconds what was read of the log was behind it when it was read last."""
 
     def snapshot(self) -> dict[str, int]:
         """The totals by their names in `/readyz`, where `received` is called `published`."""

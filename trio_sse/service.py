@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import secrets
+import time
 
 import trio
 
 from trio_sse.access.admission import Accepted, Admission, overloaded_words
 from trio_sse.access.publishers import Publishers
 from trio_sse.broker.census import Bounds, Census
+from trio_sse.broker.positions import Positions
 from trio_sse.broker.presence import Presence
 from trio_sse.broker.publisher import Publisher
 from trio_sse.broker.replies import Replies
@@ -22,8 +24,11 @@ from trio_sse.delivery.flusher import flush_forever
 from trio_sse.delivery.heartbeats import beat_forever
 from trio_sse.delivery.history import History
 from trio_sse.delivery.hub import Hub
+from trio_sse.delivery.lane import Bounds as LaneBounds
+from trio_sse.delivery.lanes import Lanes
 from trio_sse.delivery.lifetimes import Lifetimes
 from trio_sse.delivery.notices import farewell
+from trio_sse.delivery.partitions import Partitioning
 from trio_sse.delivery.resume import Resumer
 from trio_sse.delivery.snapshot import Snapshot
 from trio_sse.delivery.targets import followed
@@ -56,7 +61,7 @@ class Service:
             seconds=settings.history_seconds,
             max_bytes=settings.history_bytes,
             clock=trio.current_time,
-            has_log=settings.redis_stream is not None,
+            has_log=settings.redis_stream is not None and not settings.partitioned,
         )
         snapshot = Snapshot(settings.snapshot_keys, settings.snapshot_bytes)
         heartbeat_seconds = settings.heartbeat_seconds
@@ -77,15 +82,19 @@ class Service:
             settings.buffer,
             disconnect=settings.slow_client == "disconnect",
         )
+        self.lanes = self._lanes(source.partitioning)
         self.lifetimes = Lifetimes()
         self.stopping = Stopping(self.hub, settings.drain_seconds)
-        self.subscriber = source.subscriber(self.resumer)
-        self.publisher = Publisher(settings, self.hub, self.subscriber, source)
+        self.subscriber = source.subscriber(self.resumer, self.lanes)
+        self.publisher = Publisher(settings, self.subscriber, source)
+        self.positions: Positions | None = None
+        if source.partitioning is not None:
+            self.positions = Positions(settings, source.partitioning, source.cluster)
         self.census = self._census()
         # From one channel for all, each worker gets each message.
-        same = () if settings.by_key else ("published", "rejected")
+        same = () if settings.by_key or settings.partitioned else ("published", "rejected")
         self.siblings = Siblings(self._counts, same)
-        same = () if settings.by_key else ("messages_received:", "bad_messages:")
+        same = () if settings.by_key or settings.partitioned else ("messages_received:", "bad_messages:")
         self.metrics = Metrics(self._process, self._totals, self._gauges, self.siblings, same)
         """What all workers count, for Prometheus."""
         self.turning = Turning(self.counters.loop_lag)
@@ -117,7 +126,7 @@ class Service:
                     nursery.start_soon(Rebalancing(self.hub, self.settings.rebalance, self.census).run)
                 if self._canary is not None:
                     await nursery.start(self._canary.run, self.subscriber)
-                for beside in (self.presence, self._replies):
+                for beside in (self.positions, self.presence, self._replies):
                     if beside is not None:
                         await nursery.start(beside.run)
                 task_status.started()
@@ -132,7 +141,8 @@ class Service:
         Returns a connection that is in the hub and begins by itself, or one that ends at once after a last
         notice.
         """
-        connection = Connection(followed(accepted.user_id, accepted.topics), self._common)
+        follows = followed(accepted.user_id, accepted.topics)
+        connection = Connection(follows, self._common) if self.lanes is None else self.lanes.open(follows)
         try:
             self._take_place(connection, accepted)
         except BaseException:
@@ -174,6 +184,28 @@ class Service:
             return "no_descriptors", f"{files.open} of {files.limit} files are open"
         return None
 
+    def _lanes(self, partitioning: Partitioning | None) -> Lanes | None:
+        """The partitions of the log that are read here, if it has any."""
+        settings = self.settings
+        if partitioning is None:
+            return None
+        bounds = LaneBounds(
+            settings.history_messages,
+            settings.history_seconds,
+            settings.history_bytes,
+            settings.snapshot_keys,
+            settings.snapshot_bytes,
+            settings.heartbeat_seconds,
+        )
+        return Lanes(
+            partitioning,
+            bounds=bounds,
+            counters=self.counters,
+            receipts=self.hub.receipts,
+            common=self._common,
+            wall_clock=time.time,
+        )
+
     def _census(self) -> Census | None:
         """The counts of all processes, if anything is decided by them."""
         settings, limits, hub = self.settings, self.admission.limits, self.hub
@@ -201,13 +233,15 @@ class Service:
 
     def _gauges(self) -> Totals:
         files = descriptors()
+        lanes = () if self.lanes is None else self.lanes.lanes.values()
+        hubs = [self.hub, *(lane.hub for lane in lanes)]
         return {
             "streams": len(self.hub),
             "keys": self.hub.keys,
             "ready": self.not_ready() is None,
             "redis_up": self.subscriber.problem is None,
-            "log_lag_seconds": self.counters.log_lag,
-            "pending_bytes": self.hub.pending_bytes,
+            "log_lag_seconds": max(hub.log_lag for hub in hubs),
+            "pending_bytes": sum(hub.pending_bytes for hub in hubs),
             "open_files": files.open,
             "max_open_files": files.limit,
         }
@@ -233,8 +267,9 @@ class Service:
             limits.begin(connection, accepted.user_id, accepted.address)
         if accepted.start.last_event_id is not None:
             self.counters.resumed += 1
+        self.counters.streams += 1
         hub.join(connection)
-        self.resumer.begin(connection, accepted.start)
+        (self.lanes or self.resumer).begin(connection, accepted.start)
         if not connection.begun:  # it may wait for long
             connection.tell(HEARTBEAT, Batch.notice(sse.COMMENT))
         self._set_end(connection, accepted.seconds)

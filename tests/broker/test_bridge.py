@@ -25,6 +25,8 @@ from trio_sse.broker.bridge import GROUP, Bridge
 from trio_sse.broker.consumer_group import ConsumerGroup
 from trio_sse.broker.post import Post
 from trio_sse.commands.keyed import post_of
+from trio_sse.delivery.partitions import Layout
+from trio_sse.delivery.targets import topic
 from trio_sse.settings import Settings
 
 
@@ -355,7 +357,7 @@ def test_when_the_redis_to_read_from_is_back_it_goes_on(valkey: int, log: bool) 
 def test_a_stop_waits_until_what_was_taken_is_published(
     way: Way, log: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish = Post.publish
+    give = Post.give
 
     async def test() -> None:
         began, go_on = asyncio.Event(), asyncio.Event()
@@ -363,13 +365,13 @@ def test_a_stop_waits_until_what_was_taken_is_published(
         async def held_up(*given: Any) -> list[int]:
             began.set()
             await go_on.wait()
-            return await publish(*given)
+            return await give(*given)
 
         bridge = way.bridge(log=log)
         task = asyncio.ensure_future(bridge.run())
         await until(lambda: bridge._attempts.succeeded)
         async with hearing(way.port, way.prefix) as heard:
-            monkeypatch.setattr(Post, "publish", held_up)
+            monkeypatch.setattr(Post, "give", held_up)
             for number in range(50):
                 (way.add if log else way.tell)(number, user_id=1)
             await began.wait()
@@ -485,3 +487,111 @@ def test_what_is_wrong_with_the_source_names_its_option() -> None:
     assert "--from-stream" in bridge._told(refused)
     assert "--from" in bridge._told(ConnectionRefusedError("no"))
     assert "REDIS_URL" not in bridge._told(ConnectionRefusedError("no"))
+
+
+# To the partitions of a log.
+
+
+class Parts(Way):
+    """As `Way`, to partitions of the same Redis, or of a cluster."""
+
+    def __init__(self, port: int, nodes: Cluster | None = None) -> None:
+        super().__init__(port, nodes=nodes)
+        self.layout = Layout(f"parts-{secrets.token_hex(4)}", 8)
+        parts: dict[str, Any] = {"redis_stream": self.layout.key, "stream_partitions": 8}
+        self._nodes = nodes
+        self.settings = at(port, redis_main_db=2, **parts)
+        if nodes is not None:
+            addresses = ",".join(node.address for node in nodes.masters)
+            self.settings = settings(redis_cluster=addresses, **parts)
+
+    def has(self) -> dict[int, list[Any]]:
+        """What each partition has."""
+        found: dict[int, list[Any]] = {}
+        with redis.Redis(port=self.port, db=2) as client:
+            for number in range(8):
+                key = self.layout.name(number)
+                home = client if self._nodes is None else self._nodes.master_of(key).client
+                entries: Any = home.xrange(key)
+                if entries:
+                    found[number] = [json.loads(fields[b"payload"]) for _, fields in entries]
+        return found
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[Cluster]:
+    with cluster(3) as found:
+        yield found
+
+
+@pytest.fixture(params=["one", "cluster"])
+def parts(request: pytest.FixtureRequest, valkey: int) -> Iterator[Parts]:
+    nodes = request.getfixturevalue("three") if request.param == "cluster" else None
+    found = Parts(valkey, nodes)
+    yield found
+    found.back_end.close()
+
+
+GAPS = {number: [{"trio_sse.gap": "redis_reconnected"}] for number in range(8)}
+
+
+def test_each_message_goes_to_the_partitions_of_those_it_is_for(parts: Parts, log: bool) -> None:
+    async def test() -> None:
+        async with parts.bridged(log=log) as bridge:
+            await until(lambda: parts.has() == GAPS)
+            send = parts.add if log else parts.tell
+            send(1, user_id=42)
+            send(2, user_id="*")
+            send(3, user_id=[42, "bob"], topic="orders/17")
+            send(4)
+            several = parts.layout.numbers(["42", "bob", topic("orders/17")])
+            await until(lambda: (bridge.published, bridge.skipped) == (9 + len(several), 1))
+        assert {number: [one.get("n") for one in found] for number, found in parts.has().items()} == {
+            number: [None] + [1] * (number == parts.layout.of("42")) + [2] + [3] * (number in several)
+            for number in range(8)
+        }
+        assert all("trio_sse.copy" not in one for found in parts.has().values() for one in found)
+
+    in_asyncio(test)
+
+
+def test_what_a_dead_bridge_had_added_is_added_no_second_time(parts: Parts) -> None:
+    """It died between the partitions and its log: another one takes the same entries up again."""
+
+    async def test() -> None:
+        async with parts.bridged(log=True):
+            await until(lambda: parts.has() == GAPS)
+        for number in range(20):
+            parts.add(number, user_id=[f"u{number}", f"v{number}"])
+        taken: Any = parts.back_end.xreadgroup(GROUP, "a", {parts.log: ">"}, count=10)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ConsumerGroup, "finish", _dies)
+            bridge = parts.bridge(log=True)
+            with contextlib.suppress(_DeadError):
+                await bridge.run()
+        assert len(taken[0][1]) == 10
+        assert parts.pending() == 10
+        before = parts.has()
+        assert before != GAPS
+        async with parts.bridged(log=True):
+            await until(lambda: not parts.pending() and _last(parts.has(), 19))
+        after = parts.has()
+        for number, found in after.items():
+            numbers = [one.get("n") for one in found]
+            expected = [n for n in range(20) if number in parts.layout.numbers([f"u{n}", f"v{n}"])]
+            assert numbers == [None, *expected]
+            assert found[: len(before.get(number, []))] == before.get(number, [])
+
+    in_asyncio(test)
+
+
+class _DeadError(Exception):
+    pass
+
+
+async def _dies(*_: object) -> None:
+    raise _DeadError
+
+
+def _last(has: dict[int, list[Any]], number: int) -> bool:
+    return any(one.get("n") == number for found in has.values() for one in found)

@@ -7,7 +7,15 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError
 
 from trio_sse.broker.channels import Channels
-from trio_sse.broker.cluster_map import SLOTS, ClusterMap, Range, address_of, ranges_of, redirected
+from trio_sse.broker.cluster_map import (
+    SLOTS,
+    ClusterMap,
+    Range,
+    address_of,
+    ranges_of,
+    redirected,
+    replicas_of,
+)
 from trio_sse.delivery.targets import topic
 
 A, B, C = ("a", 1), ("b", 2), ("c", 3)
@@ -120,6 +128,12 @@ def test_the_answer_to_cluster_slots_is_read() -> None:
         Range(10, 11, ("asked", 7003)),
     ]
     assert ranges_of([], ("asked", 1)) == []
+    assert replicas_of(answer, ("asked", 1)) == {
+        ("10.0.0.1", 7000): {("r", 9)},
+        ("asked", 7001): set(),
+        ("asked", 7002): {("r", 9)},
+        ("asked", 7003): set(),
+    }
 
 
 def test_a_node_without_a_name_is_at_the_host_that_was_asked() -> None:

@@ -207,15 +207,17 @@ def _nowhere(service: ByKey, target: str) -> bool:
 async def test_a_frozen_master_is_waited_for_by_its_own_users_alone(masters: Cluster) -> None:
     number = elsewhere(masters)
     node = masters.masters[number]
-    other = user_at(masters, (number + 1) % 3)
+    here, other = user_at(masters, number), user_at(masters, (number + 1) % 3)
     async with by_key(redis_cluster=seeds(masters)) as service:
         one = service.join(other)
         await connected(one)
         node.freeze()
         try:
-            stuck = service.join(user_at(masters, number))
+            stuck = service.join(here)
             late = service.join(f"{other}{other}", [])
-            await reaches(masters, f"user:{other}", one, 1)
+            # At its master itself: `publish` may ask the frozen one who that is.
+            masters.masters[(number + 1) % 3].call("SPUBLISH", f"notifications:user:{other}", '{"n":1}')
+            await until(lambda: serial_of(one) == [1])
             assert stuck.names == []
         finally:
             node.thaw()
@@ -290,6 +292,7 @@ class Fake:
         self.asked: list[list[bytes]] = []
         self.state = b"ok"
         self.slots = b"*0\r\n"
+        self.streams: list[trio.SocketStream] = []
         self.refusal: Callable[[bytes], bytes] | None = None
         """What is answered to SSUBSCRIBE for this channel, instead of a confirmation."""
 
@@ -298,6 +301,7 @@ class Fake:
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         buffer = b""
+        self.streams.append(stream)
         with contextlib.suppress(trio.BrokenResourceError):
             async for data in stream:
                 buffer += data
@@ -319,6 +323,15 @@ class Fake:
             return b"*3\r\n$10\r\nssubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(parts[1]), parts[1])
         return b"+OK\r\n"
 
+    async def publish(self, channel: bytes, payload: bytes) -> None:
+        """Hand it to whoever is connected."""
+        for stream in self.streams:
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await stream.send_all(
+                    b"*3\r\n$8\r\nsmessage\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+                    % (len(channel), channel, len(payload), payload)
+                )
+
     @property
     def subscribed(self) -> list[bytes]:
         return [parts[1] for parts in self.asked if parts[0].upper() == b"SSUBSCRIBE"]
@@ -335,10 +348,12 @@ def _command(buffer: bytes) -> tuple[list[bytes], bytes] | None:
     return lines[2 : 2 * count + 1 : 2], b"\r\n".join(lines[2 * count + 1 :])
 
 
-def slots(*ranges: tuple[int, int, bytes, int]) -> bytes:
+def slots(*ranges: tuple[int, int, bytes, *tuple[int, ...]]) -> bytes:
+    """First, last, host, the port of the master and those of its replicas."""
     rows = [
-        b"*3\r\n:%d\r\n:%d\r\n*2\r\n$%d\r\n%b\r\n:%d\r\n" % (first, last, len(host), host, port)
-        for first, last, host, port in ranges
+        b"*%d\r\n:%d\r\n:%d\r\n" % (2 + len(ports), first, last)
+        + b"".join(b"*2\r\n$%d\r\n%b\r\n:%d\r\n" % (len(host), host, port) for port in ports)
+        for first, last, host, *ports in ranges
     ]
     return b"*%d\r\n" % len(rows) + b"".join(rows)
 
@@ -376,6 +391,29 @@ async def test_a_node_without_a_name_of_its_own_is_where_it_was_asked() -> None:
             assert f"notifications:topic:{moved}".encode() in b.subscribed
             assert service.cluster is not None
             assert {host for host, _ in service.cluster.masters} == {"localhost"}
+
+
+async def test_what_a_frozen_master_passes_on_to_its_replica_comes_once() -> None:
+    """It wakes and carries out what it was sent meanwhile; then the service moves, and the replica has it
+    too."""
+    async with fakes(2) as (a, b):
+        a.slots = b.slots = slots((0, SLOTS - 1, HOST, a.port, b.port))
+        channel = b"notifications:user:ann"
+        async with by_key(redis_cluster=f"127.0.0.1:{a.port}") as service:
+            ann = service.join("ann")
+            await connected(ann)
+            await a.publish(channel, b'{"n":1}')
+            await until(lambda: serial_of(ann) == [1])
+            a.slots = b.slots = slots((0, SLOTS - 1, HOST, b.port, a.port))
+            assert isinstance(service.subscriber, module.ClusterSubscriber)
+            service.subscriber._look.set()
+            await until(lambda: gaps_of(ann) == ["redis_reconnected"])
+            await b.publish(channel, b'{"n":1}')
+            await b.publish(channel, b'{"n":2}')
+            await until(lambda: 2 in serial_of(ann))
+            assert serial_of(ann) == [1, 2]
+            assert gaps_of(ann) == ["redis_reconnected"] * 2  # it could be another one with the same text
+            assert ann.names[-1] == "message"
 
 
 async def test_masters_that_disagree_are_not_asked_round_and_round() -> None:

@@ -290,9 +290,11 @@ async def test_in_a_cluster_a_channel_is_heard_at_every_node_and_needs_no_databa
                 await until(lambda: len(numbers(client)) == 2)  # noqa: B023
 
 
-async def test_in_a_cluster_of_several_nodes_every_key_is_kept() -> None:
-    """Where the node that was asked keeps neither the key nor the stream."""
-    configuration = {"cluster-enabled": "yes"}
+@pytest.mark.parametrize("endpoint", ["ip", "unknown-endpoint", "hostname"])
+async def test_in_a_cluster_of_several_nodes_every_key_is_kept(endpoint: str) -> None:
+    """Where the node that was asked keeps neither the key nor the stream, and says who does without a host,
+    or with "?"."""
+    configuration = {"cluster-enabled": "yes", "cluster-preferred-endpoint-type": endpoint}
     with (
         ValkeyServer(port=free_port(), host="127.0.0.1", config=configuration) as first,
         ValkeyServer(port=free_port(), host="127.0.0.1", config=configuration) as second,

@@ -13,6 +13,6 @@ from trio_sse.broker import sender
 @example(stream="notes")
 @example(stream="{a")
 def test_a_key_has_the_slot_of_the_stream(stream: str) -> None:
-    key = sender.idempotency_key(stream, "token key", sender._hash_tag(stream))
+    key = sender.idempotency_key(stream, "token key", sender.hash_tag(stream))
     there = key_slot(key.encode()) == key_slot(stream.encode())
     assert there or "}" in stream  # "{}" and "a}b" are no part of any key with more to it

@@ -10,11 +10,13 @@ import pytest
 from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, MovedError, NoPermissionError, TryAgainError
 
-from tests.support.inside import new_hub, settings
+from tests.support.inside import Client, flush_now, joined, new_hub, settings
 from trio_sse.broker.channels import Channels
+from trio_sse.broker.echoes import Echoes
 from trio_sse.broker.shard_link import Parts, ShardLink
 from trio_sse.delivery.intake import Intake
 from trio_sse.delivery.interest import Interest, Shard
+from trio_sse.delivery.messages import with_copy
 from trio_sse.delivery.targets import ALL, Target
 
 
@@ -162,17 +164,41 @@ def test_messages_are_for_the_target_of_their_channel() -> None:
     assert received == [(b"{}", None, ("ann",)), (b"{}", None, None)]
 
 
+def test_what_had_come_by_the_master_before_is_not_delivered_again_and_that_is_told() -> None:
+    """It may be another message with the same text, so there is a gap in its place."""
+    bench, echoes = Bench(), Echoes()
+    parts = bench.link._parts
+    old = ShardLink(parts, bench.shard, address=("a", 7000), moved=bench.moved, echoes=echoes)
+    new = ShardLink(parts, bench.shard, address=("b", 7000), moved=bench.moved, echoes=echoes)
+    old.replicas = frozenset([("b", 7000)])
+    ann = Client(joined(bench.hub, "ann"))
+
+    def comes(link: ShardLink, *payloads: bytes) -> list[str]:
+        for payload in payloads:
+            link._message([b"smessage", bench.channels.of("ann"), payload])
+        ann.received = b""
+        flush_now(bench.hub)
+        return ann.names
+
+    copy = with_copy(b'{"user_id":"ann"}', "c" * 22)
+    assert comes(old, b"{}", b"{ }", b"{}", copy) == ["message"] * 4
+    assert comes(new, copy) == []
+    assert comes(new, b"{}", b"{}") == ["gap"]  # once for both
+    joined(bench.hub, "ann")
+    assert comes(new, b"{ }") == ["gap"]  # this one would not know
+    assert comes(new, b"{ }", b"{}") == ["message"] * 2
+    comes(old, b"{}")
+    assert comes(new, b"{}") == ["gap"]
+
+
 class Wire:
     """In the place of a link: what is written to it."""
 
     def __init__(self) -> None:
-        self.written: list[list[tuple[bytes, ...]]] = []
+        self.written: list[bytes] = []
 
-    def pack_commands(self, commands: list[tuple[bytes, ...]]) -> list[tuple[bytes, ...]]:
-        return commands
-
-    async def send_packed_command(self, commands: list[tuple[bytes, ...]], **_: bool) -> None:
-        self.written.append(commands)
+    async def send_packed_command(self, packed: bytes, **_: bool) -> None:
+        self.written.append(packed)
 
 
 @pytest.mark.parametrize("clustered", [True, False])
@@ -181,7 +207,5 @@ def test_a_cluster_gets_one_channel_in_a_command_and_one_redis_all(clustered: bo
     bench = Bench(clustered=clustered)
     wire: Any = Wire()
     asyncio.run(bench.link._write(wire, bench.link._verbs[0], [b"a", b"b"]))
-    if clustered:
-        assert wire.written == [[(b"ssubscribe", b"a"), (b"ssubscribe", b"b")]]
-    else:
-        assert wire.written == [[(b"subscribe", b"a", b"b")]]
+    sent = b"*2\r\n$10\r\nssubscribe\r\n$1\r\na\r\n*2\r\n$10\r\nssubscribe\r\n$1\r\nb\r\n"
+    assert wire.written == [sent if clustered else b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n$1\r\nb\r\n"]

@@ -16,7 +16,7 @@ import trio
 from tests.chaos.client import Client, Dial
 from tests.chaos.keys import EVERYBODY, Keys, somebody, topic
 from tests.chaos.ledger import Count, Gap, Lane, Ledger
-from tests.chaos.publisher import CHANNEL, STREAM, ClusterPublisher, Parcel, Publisher
+from tests.chaos.publisher import CHANNEL, LAYOUT, STREAM, ClusterPublisher, Parcel, Publisher
 from tests.chaos.servers import DURABLE, Server
 from tests.chaos.witness import Witness
 from tests.support.client import connect
@@ -24,7 +24,7 @@ from tests.support.clusters import Cluster, cluster
 from tests.support.process import Service, Services
 from tests.support.scraped import samples, total, undeclared
 
-Source = Literal["channel", "stream", "both", "by key", "cluster"]
+Source = Literal["channel", "stream", "both", "by key", "partitions", "cluster", "cluster log"]
 Resource = TypeVar("Resource")
 
 LANES: Mapping[Source, tuple[Lane, ...]] = {
@@ -32,9 +32,13 @@ LANES: Mapping[Source, tuple[Lane, ...]] = {
     "stream": ("stream",),
     "both": ("channel", "stream"),
     "by key": ("channel",),
+    "partitions": ("stream",),
     "cluster": ("channel",),
+    "cluster log": ("stream",),
 }
 METRICS_TOKEN = "a-token-for-the-metrics"
+CLUSTERS: tuple[Source, ...] = ("cluster", "cluster log")
+PARTITIONED: tuple[Source, ...] = ("partitions", "cluster log")
 PROBE_SECONDS = 0.1
 USERS_TO_A_TOPIC = 5
 LAST_SECONDS = 3
@@ -86,20 +90,28 @@ class Bench:
         await self.start_clients(self.to(self.services[0].port))
         await self.start_publisher(Publisher(self.ledger, self.redis.where, password=password), rate)
 
-    async def assemble_cluster(self, *, users: int = 20, rate: float = 200) -> None:
-        """The same at three masters, each with a replica."""
+    async def assemble_cluster(
+        self, settings: Mapping[str, str] = {}, *, users: int = 20, rate: float = 200, services: int = 1
+    ) -> None:
+        """The same at three masters, each with a replica, and with so many services: clients connect to any
+        of them each time."""
         self.cluster = await trio.to_thread.run_sync(self.until_closed, cluster(3, 1))
-        await self.start_service()
+        for _ in range(services):
+            await self.start_service(settings)
         self.open_ledger(users)
-        await self.start_clients(self.to(self.services[0].port))
+        await self.start_clients(self.to_any)
         nodes = self.cluster
-        publisher = ClusterPublisher(self.ledger, lambda: [node.port for node in nodes.alive])
+        publisher = ClusterPublisher(
+            self.ledger,
+            lambda: [node.port for node in nodes.alive],
+            replicas=int(self.source == "cluster log"),
+        )
         await self.start_publisher(publisher, rate)
 
     def open_ledger(self, users: int) -> None:
         self.users = [f"u{number}" for number in range(users)]
         self.topics = [topic(f"t{number}") for number in range(max(3, users // USERS_TO_A_TOPIC))]
-        self.ledger = Ledger(by_key=self.source == "cluster")
+        self.ledger = Ledger(by_key=self.source in (*CLUSTERS, *PARTITIONED))
 
     def follows(self, user: str) -> Keys:
         """What a client of this user follows: every other one two topics beside the user."""
@@ -125,14 +137,16 @@ class Bench:
         """Start one and wait until it is ready."""
         directory = self.directory / f"service-{len(self.services)}"
         directory.mkdir()
-        start = Services(directory, None if self.source == "cluster" else self.redis.port)
+        start = Services(directory, None if self.source in CLUSTERS else self.redis.port)
         self._stack.callback(start.close)
         settings = {"SSE_REDIS_CHANNEL": CHANNEL, "SSE_METRICS_TOKEN": METRICS_TOKEN, **settings}
-        if self.source in ("stream", "both"):
+        if "stream" in self.lanes:
             settings["SSE_REDIS_STREAM"] = STREAM
+        if self.source in PARTITIONED:
+            settings["SSE_STREAM_PARTITIONS"] = str(LAYOUT.partitions)
         if self.source in ("by key", "cluster"):
             settings["SSE_REDIS_ROUTING"] = "by-key"
-        if self.source == "cluster":
+        if self.source in CLUSTERS:
             settings["REDIS_CLUSTER"] = ",".join(node.address for node in self.cluster.alive)
         options: dict[str, Any] = {"port": port, **settings}
         service = await trio.to_thread.run_sync(partial(start, **options))
@@ -142,6 +156,11 @@ class Bench:
     @staticmethod
     def to(port: int, *, receive_buffer: int | None = None) -> Dial:
         return partial(connect, port, receive_buffer=receive_buffer)
+
+    async def to_any(self) -> trio.SocketStream:
+        """Connect to one of the services that run."""
+        running = [service for service in self.services if service.running]
+        return await connect(random.choice(running or self.services).port)
 
     async def start_clients(self, dial: Dial, users: Sequence[str] = (), *, twice: int = 3) -> list[Client]:
         """A client for each user, two for each of the first `twice`, and one of three topics without a user.
@@ -163,6 +182,7 @@ class Bench:
         does not know that the channel is in use beside a stream, and its ids do not speak of it."""
         self.publisher = publisher
         publisher.by_key = self.source == "by key"
+        publisher.partitioned = self.source in PARTITIONED
         self.nursery.start_soon(publisher.run)
         await self.flows_again(watched)
         self.seconds.clear()
@@ -206,8 +226,8 @@ class Bench:
     @property
     def _probed(self) -> list[Keys]:
         """Who is to get a message before all is well: in a cluster each key, as any may be at a master that
-        is away."""
-        keys = [*self.users, *self.topics] if self.source == "cluster" else []
+        is away, and in a log in partitions, as each is read by itself."""
+        keys = [*self.users, *self.topics] if self.source in (*CLUSTERS, *PARTITIONED) else []
         return [*((key,) for key in keys), (EVERYBODY,)]
 
     def _has_reached(self, probe: Parcel, watched: Sequence[Witness] = ()) -> bool:

@@ -49,11 +49,12 @@ class Client(Witness):
             try:
                 stream = await self._dial()
                 async with stream:
-                    self._socket = stream.socket
-                    try:
-                        await self._read(stream)
-                    finally:
-                        self._socket = None  # before it is closed, which lets others run
+                    if self._may_connect.is_set():  # else it has gone away meanwhile
+                        self._socket = stream.socket
+                        try:
+                            await self._read(stream)
+                        finally:
+                            self._socket = None  # before it is closed, which lets others run
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
                 pass
             await trio.sleep(random.uniform(*RETRY_SECONDS))

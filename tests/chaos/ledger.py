@@ -92,8 +92,8 @@ class Count:
 class Ledger:
     """Every attempt to publish has a number of its own, so a publisher that tries again makes no duplicate.
 
-    An attempt ends as accepted, or as void: refused, or nobody knows. Clients may see a void one or not. A
-    message for several keys is for all who follow one of them, once.
+    An attempt ends as accepted, or as void: refused, in doubt, or nobody knows. Clients may see a void one or
+    not. A message for several keys is for all who follow one of them, once.
 
     `by_key`: no order is promised but among the messages for one key alone, as each has a channel of its own
     somewhere in a cluster.
@@ -101,6 +101,8 @@ class Ledger:
 
     def __init__(self, *, by_key: bool = False) -> None:
         self.accepted = 0
+        self.late_gaps: float = 0
+        """Seconds by which a gap may come behind a message that is newer than what it stands for."""
         self._ordered_by_key = by_key
         self._messages: dict[int, Message] = {}
         self._void: set[int] = set()
@@ -125,6 +127,14 @@ class Ledger:
         for key in self._messages[serial].keys:
             self._by_key[lane][key].append(serial)
 
+    def doubt(self, serial: int, lane: Lane) -> None:
+        """Redis had accepted it, and it may be that the Redis that others followed from then on did not have
+        it, or later: it is void."""
+        if self._places.pop(serial, None) is not None:
+            self._void.add(serial)
+            for key in self._messages[serial].keys:
+                self._by_key[lane][key].remove(serial)
+
     def count(self, follows: Keys, sights: Iterable[Sight]) -> Count:
         """Compare what a client that follows these keys saw, in its order, with what it was to see."""
         count, keys = Count(), {*follows, EVERYBODY}
@@ -139,7 +149,7 @@ class Ledger:
                 count.gaps += 1
                 said = None if said is None or sight.dropped is None else said + sight.dropped
                 for track in tracks:
-                    track.declare(sight.at)
+                    track.declare(sight.at, count)
             elif sight.serial in place:
                 track, at = place[sight.serial]
                 track.see(at, sight, count)
@@ -163,23 +173,26 @@ class Ledger:
             serials = {serial for key in keys for serial in by_key.get(key, ())}
             in_order = sorted(serials, key=self._places.__getitem__)
             if not self._ordered_by_key:
-                yield _Track(in_order, self._messages)
+                yield _Track(in_order, self._messages, self.late_gaps)
                 continue
             alone: dict[str, list[int]] = defaultdict(list)
             for serial in in_order:
                 if len(self._messages[serial].keys) == 1:
                     alone[self._messages[serial].keys[0]].append(serial)
                 else:
-                    yield _Track([serial], self._messages)
+                    yield _Track([serial], self._messages, self.late_gaps)
             for own in alone.values():
-                yield _Track(own, self._messages)
+                yield _Track(own, self._messages, self.late_gaps)
 
 
 class _Track:
     """The messages of one lane, and how far a client has come."""
 
-    def __init__(self, serials: list[int], messages: dict[int, Message]) -> None:
+    def __init__(self, serials: list[int], messages: dict[int, Message], late_gaps: float) -> None:
         self.serials = serials
+        self._late_gaps = late_gaps
+        self._untold = 0
+        self._untold_since = -math.inf
         self.declared = False
         self.just_missed = 0
         """Messages that a gap must have counted, just before the last one seen."""
@@ -192,10 +205,14 @@ class _Track:
         self._expires = [message.expires for message in own]
         self._renewed = _renewed(own)
 
-    def declare(self, at: float) -> None:
+    def declare(self, at: float, count: Count) -> None:
         """A gap says that messages are missing: none of those that were sent later."""
         if at + CLOCKS >= self._since:
             self.declared = True
+            if at - self._untold_since <= self._late_gaps:
+                count.lost -= self._untold
+                count.covered += self._untold
+            self._untold = 0
 
     def see(self, at: int, sight: Seen, count: Count) -> None:
         if at in self._seen:
@@ -228,6 +245,8 @@ class _Track:
             count.covered += self.just_missed
         else:
             count.lost += self.just_missed
+            if self.just_missed and now < math.inf:
+                self._untold, self._untold_since = self.just_missed, now
         self.declared = False
 
 

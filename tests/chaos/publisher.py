@@ -19,8 +19,11 @@ from redis.crc import key_slot
 from tests.chaos.keys import EVERYBODY, Keys, addressed, topics_of, users_of
 from tests.chaos.ledger import Lane, Ledger, Message
 from tests.chaos.resp import BrokenLinkError, Command, Link
+from trio_sse.delivery.partitions import Layout
+from trio_sse.delivery.targets import topic as targets_topic
 
 CHANNEL, STREAM = "chaos", "chaos:stream"
+LAYOUT = Layout(STREAM, 4)
 AT_ONCE = 50
 """Messages in one pipeline."""
 OUTBOX = 400
@@ -73,6 +76,8 @@ class Publisher:
         self.padding = 0
         self.by_key = False
         """Whether each user and topic has a channel of its own."""
+        self.partitioned = False
+        """Whether the stream is in partitions."""
         self.kind: Callable[[], Kind] = dict
         """What sets the next message of `load` apart."""
         self._ledger = ledger
@@ -175,13 +180,16 @@ class Publisher:
     async def _resolve(self, link: Link) -> None:
         """Which of the unsure are in the stream? The others are sent again under another number."""
         count = 4 * AT_ONCE
-        (entries,) = await link.pipeline([("XREVRANGE", STREAM, "+", "-", "COUNT", count)])
-        if isinstance(entries, hiredis.HiredisError):
-            raise BrokenLinkError(str(entries))
-        there = {json.loads(entry[1][1])["n"] for entry in entries}
+        logs = [LAYOUT.name(one.number) for one in LAYOUT.all] if self.partitioned else [STREAM]
+        found = await link.pipeline([("XREVRANGE", key, "+", "-", "COUNT", count) for key in logs])
+        there: dict[str, set[int]] = {}
+        for key, entries in zip(logs, found, strict=True):
+            if isinstance(entries, hiredis.HiredisError):
+                raise BrokenLinkError(str(entries))
+            there[key] = {json.loads(entry[1][1])["n"] for entry in entries}
         again = []
         for parcel in self._unsure:
-            if parcel.serial in there:
+            if all(parcel.serial in there[key] for key in self._logs(parcel.keys)):
                 self._accept(parcel)
             else:
                 again.append(parcel)
@@ -200,7 +208,14 @@ class Publisher:
                 return [("PUBLISH", CHANNEL, payload)]
             return [("PUBLISH", *copy) for copy in copies(parcel.keys, payload)]
         limit = () if self.max_length is None else ("MAXLEN", "=", self.max_length)
-        return [("XADD", STREAM, *limit, self.entry_id, "payload", payload)]
+        return [("XADD", key, *limit, self.entry_id, "payload", payload) for key in self._logs(parcel.keys)]
+
+    def _logs(self, keys: Keys) -> list[str]:
+        """The keys of the log in Redis that have messages for these."""
+        if not self.partitioned:
+            return [STREAM]
+        targets = [*users_of(keys), *map(targets_topic, topics_of(keys))]
+        return [LAYOUT.name(number) for number in LAYOUT.numbers(None if EVERYBODY in keys else targets)]
 
     @staticmethod
     def _payload(parcel: Parcel) -> str:
@@ -239,15 +254,18 @@ def _together(commands: list[list[Command]], replies: Sequence[Any]) -> list[Any
 
 class ClusterPublisher(Publisher):
     """Publishes each copy at the master that serves its channel. Patience ends: a command that a frozen
-    master still carries out later is one of which nobody knows."""
+    master still carries out later is one of which nobody knows. What it answered last, it may have passed on
+    only when it woke, behind what its replica was given meanwhile."""
 
     PATIENCE_SECONDS = 0.5
 
-    def __init__(self, ledger: Ledger, seeds: Callable[[], Sequence[int]]) -> None:
-        super().__init__(ledger, self._nowhere)
+    def __init__(self, ledger: Ledger, seeds: Callable[[], Sequence[int]], *, replicas: int = 0) -> None:
+        super().__init__(ledger, self._nowhere, replicas=replicas)
         self._seeds = seeds
         self._links: dict[int, Link] = {}
         self._slots: dict[int, int] = {}
+        self._answered: dict[int, list[tuple[int, Lane]]] = {}
+        """What each master answered last, by its port."""
 
     @staticmethod
     async def _nowhere() -> int:
@@ -269,9 +287,9 @@ class ClusterPublisher(Publisher):
         by_node: dict[int, list[tuple[int, Command]]] = {}
         for number, parcel in enumerate(batch):
             parcel.serial = self._ledger.attempt(parcel.message())
-            for channel, payload in copies(parcel.keys, self._payload(parcel)):
-                port = self._slots.get(key_slot(channel.encode()), 0)
-                by_node.setdefault(port, []).append((number, ("SPUBLISH", channel, payload)))
+            for command in self._commands(parcel):
+                port = self._slots.get(key_slot(str(command[1]).encode()), 0)
+                by_node.setdefault(port, []).append((number, command))
         self._unsure = batch
         outcomes: list[Any] = [None] * len(batch)
         broken: set[int] = set()
@@ -281,9 +299,14 @@ class ClusterPublisher(Publisher):
                 with trio.fail_after(self.PATIENCE_SECONDS):
                     link = await self._link_to(port)
                     replies = await link.pipeline([command for _, command in commands])
+                    if self._replicas:
+                        await self._replicated_once(link)
             except (BrokenLinkError, trio.TooSlowError):
                 broken.update(numbers)
+                for serial, lane in self._answered.pop(port, ()):
+                    self._ledger.doubt(serial, lane)
                 continue
+            self._answered[port] = [(batch[number].serial, batch[number].lane) for number in numbers]
             for number, reply in zip(numbers, replies, strict=True):
                 if not isinstance(outcomes[number], hiredis.HiredisError):
                     outcomes[number] = reply
@@ -294,6 +317,18 @@ class ClusterPublisher(Publisher):
             raise BrokenLinkError("a master did not answer")
         if any(isinstance(reply, hiredis.HiredisError) for _, reply in sure):
             self._hang_up()  # who serves what now?
+
+    def _commands(self, parcel: Parcel) -> list[Command]:
+        if self.partitioned:
+            return super()._commands(parcel)
+        return [("SPUBLISH", *copy) for copy in copies(parcel.keys, self._payload(parcel))]
+
+    async def _replicated_once(self, link: Link) -> None:
+        """Raises BrokenLinkError if a replica is there and does not have it soon."""
+        have, role = await link.pipeline([("WAIT", self._replicas, 200), ("ROLE",)])
+        there = 0 if isinstance(role, hiredis.HiredisError) else len(role[2])
+        if isinstance(have, hiredis.HiredisError) or have < min(self._replicas, there):
+            raise BrokenLinkError("no replica has it")
 
     async def _link_to(self, port: int) -> Link:
         if not port:

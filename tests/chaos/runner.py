@@ -94,7 +94,11 @@ def _judge(result: Result, bench: Bench, unbalanced: list[str]) -> str:
         wrong.append("nothing was published")
     if not count.exact:
         wrong.append(f"not every message is accounted for: {count}")
-    if result.source == "stream" and not result.scenario.stream_gaps and (count.gaps or count.covered):
+    if (
+        result.source in ("stream", "partitions")
+        and not result.scenario.stream_gaps
+        and (count.gaps or count.covered)
+    ):
         wrong.append(f"the stream had gaps: {count}")
     return _explain("\n".join(wrong), bench) if wrong else ""
 

@@ -246,3 +246,33 @@ def test_by_key_a_gap_stands_for_what_was_sent_before_it() -> None:
     assert ledger.count(BOTH, [*seen, Gap("redis_reconnected", at=5)]).covered == 1
     assert ledger.count(BOTH, [*seen, Gap("redis_reconnected", at=3)]).lost == 1
     assert ledger.count(BOTH, [*seen, Seen(4), Seen(4)]).duplicated == 1
+
+
+def test_what_is_in_doubt_may_be_seen_anywhere_or_not_but_not_twice() -> None:
+    ledger, (one, two, three, four) = by_key()
+    ledger.doubt(one, "channel")
+    ledger.doubt(four, "channel")
+    for sights in ([two, one, three, four], [three, two]):
+        count = ledger.count(BOTH, map(Seen, sights))
+        assert count.exact
+        assert count.published == 2
+    assert ledger.count(BOTH, map(Seen, [one, two, three, one])).duplicated == 1
+    refused = ledger.attempt(Message(("ann",)))
+    ledger.doubt(refused, "channel")  # it is void already
+    assert ledger.count(BOTH, map(Seen, [two, three, refused])).exact
+
+
+@pytest.mark.parametrize(("late", "lost"), [(0.0, 1), (0.5, 1), (2.0, 0)])
+def test_a_gap_may_come_behind_a_newer_message_by_so_much(late: float, lost: int) -> None:
+    ledger, (one, two, three, four) = by_key()
+    ledger.late_gaps = late
+    sights: list[Seen | Gap] = [
+        Seen(two, at=5),
+        Gap("redis_reconnected", at=6),
+        Seen(three, at=7),
+        Seen(four, at=7),
+    ]
+    count = ledger.count(BOTH, sights)
+    assert (count.lost, count.covered) == (lost, 1 - lost)
+    assert one not in [two, three, four]
+    assert ledger.count(BOTH, sights[:1]).lost == 3

@@ -1,4 +1,4 @@
-"""Messages by hand to channels by key of a real Redis, and of a real cluster."""
+"""Messages by hand to channels by key, or to partitions, of a real Redis, and of a real cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tests.support.inside import settings
 from tests.support.ports import free_port
 from tests.support.routed import at
 from trio_sse.broker.link import ERRORS
-from trio_sse.commands.keyed import KeyedSender, Sent
+from trio_sse.commands.keyed import Added, KeyedSender, PartitionSender, Sent
+from trio_sse.delivery.partitions import Layout, parse_place
+from trio_sse.delivery.targets import topic
 from trio_sse.settings import Settings
 
 
@@ -71,3 +73,34 @@ def test_what_is_wrong_is_raised() -> None:
         sent(at(free_port(), redis_routing="by-key"), b'{"user_id":1}')
     with pytest.raises(ERRORS):
         sent(settings(redis_cluster=f"127.0.0.1:{free_port()}"), b'{"user_id":1}')
+
+
+EIGHT = Layout("keyed", 8)
+
+
+def added(values: Settings, *messages: bytes) -> list[Added]:
+    with asyncio.Runner() as runner, PartitionSender(values, runner) as sender:
+        return [sender.send(message) for message in messages]
+
+
+def test_of_partitions_it_says_which_entries_and_where_a_stream_may_begin(valkey: int) -> None:
+    values = at(valkey, redis_stream="keyed", stream_partitions=8, redis_main_db=2)
+    one, everybody = added(values, b'{"user_id":[1,"ann"],"topic":"news"}', b'{"user_id":"*"}')
+    numbers = EIGHT.numbers(["1", "ann", topic("news")])
+    assert one.keys == [EIGHT.name(number) for number in numbers]
+    assert len(everybody.entries) == 8
+    with redis.Redis(port=valkey, db=2) as client:
+        for key, entry in zip(one.keys, one.entries, strict=True):
+            found: Any = client.xrange(key, entry, entry)
+            assert found[0][1] == {b"payload": b'{"user_id":[1,"ann"],"topic":"news"}'}
+    place = parse_place(one.place)
+    assert place is not None
+    assert [partition.number for partition in place.parts] == numbers
+
+
+def test_in_a_cluster_each_entry_goes_to_the_master_of_its_key(three: Cluster) -> None:
+    values = settings(redis_cluster=three.masters[0].address, redis_stream="keyed", stream_partitions=8)
+    (one,) = added(values, b'{"user_id":"*"}')
+    assert one.keys == [EIGHT.name(number) for number in range(8)]
+    for key, entry in zip(one.keys, one.entries, strict=True):
+        assert three.master_of(key).client.xrange(key, entry, entry)

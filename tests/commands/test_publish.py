@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -140,6 +141,20 @@ def test_nobody_there_is_a_warning(valkey: int) -> None:
     assert "SSE_REDIS_CHANNEL" in line
 
 
+def test_partitions_get_an_entry_each_and_a_place_to_begin_is_told(valkey: int) -> None:
+    parts = {"SSE_REDIS_STREAM": "test-publish-parts", "SSE_STREAM_PARTITIONS": "8"}
+    result = run("--user", "42", "hello", port=valkey, **parts)
+    number = zlib.crc32(b"user:42") % 8
+    with redis.Redis(port=valkey, db=1) as client:
+        entries: Any = client.xrange(f"test-publish-parts:{{{number}}}")
+    ((entry, fields),) = entries
+    assert json.loads(fields[b"payload"]) == {"user_id": 42, "message": "hello"}
+    said = f"entry {entry.decode()} in test-publish-parts:{{{number}}}; last_event_id=8~{number}."
+    assert result.stdout.startswith(said)
+    everybody = run("--everybody", "hello", port=valkey, **parts)
+    assert " and 5 more; last_event_id=8~0." in everybody.stdout
+
+
 def test_a_stream_gets_an_entry_in_its_database(valkey: int) -> None:
     result = run("--user", "1", "hello", port=valkey, SSE_REDIS_STREAM="test-publish-log")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -196,23 +211,27 @@ def test_a_link_that_was_idle_is_opened_anew(
     assert [subscriber.next()["message"] for _ in range(2)] == ["one", "two"]
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "", "?"])
 def test_a_stream_on_another_node_of_the_cluster_is_found_there(
-    valkey: int, monkeypatch: pytest.MonkeyPatch
+    valkey: int, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
+    """A node need not know its name: then it is at the host that was asked."""
     asked: list[str] = []
 
     async def call(link: Link, *command: Any) -> Any:
         asked.append(link.host)
-        if command[0] == "XADD" and link.host != "localhost":
-            raise MovedError(f"9643 localhost:{valkey}")
+        if command[0] == "XADD" and len(asked) == 1:
+            raise MovedError(f"9643 {host}:{valkey}")
         return await link_call(link, *command)
 
     monkeypatch.setattr(module, "call", call)
-    result = run("--user", "1", "-", port=valkey, stdin="one\ntwo", SSE_REDIS_STREAM="test-publish-moved")
+    where = {"REDIS_HOST": "localhost", "SSE_REDIS_STREAM": "test-publish-moved"}
+    result = run("--user", "1", "-", port=valkey, stdin="one\ntwo", **where)
     with redis.Redis(port=valkey, db=1) as client:
         assert client.delete("test-publish-moved") == 1
     assert (result.exit_code, len(result.stdout.splitlines())) == (0, 2)
-    assert asked == ["127.0.0.1", "localhost", "localhost"]
+    there = "127.0.0.1" if host == "127.0.0.1" else "localhost"
+    assert asked == ["localhost", there, there]
 
 
 def test_no_redis_is_one_line_with_the_setting() -> None:

@@ -85,6 +85,8 @@ def test_times(text: str, seconds: int) -> None:
         ["--user", ""],
         ["--user", "*"],
         ["--topics", ""],
+        ["--topics", "news", "--topics", "orders/1*"],
+        ["--topics", "orders/**/items"],
         ["--user", "1", "--expires", "0"],
         ["--user", "1", "--expires", "1w"],
         ["--user", "1", "--expires", "99999d"],

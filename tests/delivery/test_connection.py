@@ -205,7 +205,7 @@ def pages_of(size: int) -> Iterator[None]:
     """Pages of a replay have about `size` bytes."""
     older = mock.patch.object(replay_module, "PAGE_BYTES", size)
     full = mock.patch.object(connection_module, "PAGE_BYTES", size)
-    with older, full, mock.patch.object(History.page, "__defaults__", (size,)):
+    with older, full, mock.patch.object(History.page, "__defaults__", (size, frozenset())):
         yield
 
 

@@ -59,6 +59,7 @@ class Message:
     entry: EntryId | None
     position: str
     until: float
+    own: bool
 
 
 @dataclass
@@ -137,7 +138,8 @@ class Histories(RuleBasedStateMachine):
             self.naive.read[number] = (self.entry, 0)
             if not (by_log or own) and self.naive.channel_since is None:
                 self.naive.channel_since = number
-            message = Message(number, users, frame, entry, position, self.clock.now + SECONDS - age)
+            until = self.clock.now + SECONDS - age
+            message = Message(number, users, frame, entry, position, until, own)
             self.naive.messages.append(message)
             self.naive.let_go(self.clock.now)
         if one_read:
@@ -174,10 +176,20 @@ class Histories(RuleBasedStateMachine):
         floor, latest = self.naive.floor, self.naive.latest
         for user in USERS:
             for after in {floor, (floor + latest) // 2, latest}:
-                expected = [message.frame for message in self.naive.of(user, after)]
-                assert self.history.count(user, after) == len(expected)
+                mine = self.naive.of(user, after)
+                expected = [message.frame for message in mine]
+                assert self.history.count(user, after) == sum(not message.own for message in mine)
                 for size in (1, 2000, 10**9):
                     assert b"".join(pages(self.history, user, after, size)) == b"".join(expected)
+
+    @invariant()
+    def the_last_messages_are_found(self) -> None:
+        for user in USERS:
+            mine = self.naive.of(user, self.naive.floor)
+            numbers = [message.number for message in mine if not message.own]
+            for count in (1, 3, len(numbers), len(numbers) + 1):
+                first = numbers[-count:] if 0 < count <= len(numbers) else [m.number for m in mine if count]
+                assert self.history.rewound(user, count) == (first[0] - 1 if first else self.history.latest)
 
     @invariant()
     def ids_stand_for_places(self) -> None:

@@ -116,12 +116,6 @@ def test_a_connection_gets_what_is_published_after_it_joined_and_nothing_older(h
     assert (early.data, late.data) == (["old", "new"], ["new"])
 
 
-def test_every_joining_is_counted(hub: Hub) -> None:
-    hub.leave(joined(hub))
-    joined(hub)
-    assert hub.counters.streams == 2
-
-
 def test_from_the_second_on_those_who_follow_a_topic_share_its_text(hub: Hub) -> None:
     """It is most of what a further key costs."""
     _, *several = [joined(hub, "ann", topics=["".join(["ne", "ws"])]) for _ in range(4)]

@@ -434,6 +434,8 @@ class Interests(RuleBasedStateMachine):
         self.now = 0.0
         self.history = new_history(clock=lambda: self.now)
         self.shards = [Shard() for _ in range(SHARDS)]
+        for shard in self.shards:
+            shard.settled = True
         self.owner = dict.fromkeys([*NAMES, ALL], 0)
         self.believed = dict(self.owner)
         self.corrected: set[Target] = set()
@@ -594,8 +596,10 @@ class Interests(RuleBasedStateMachine):
 
     @rule(number=somewhere, times=rounds)
     def read(self, number: int, times: int = 1) -> None:
+        self.history.begin_read()
         for _ in range(min(times, len(self.said[number]))):
             self.read_one(number)
+        self.history.end_read()
 
     def read_one(self, number: int) -> None:
         shard, interest = self.shards[number], self.interest
@@ -622,6 +626,7 @@ class Interests(RuleBasedStateMachine):
                 return
             self.corrected.add(target)
             self.losers.append(shard)
+            shard.settled = False
             self.believed[target] = to
         self.interest.moved(shard, target)
 
@@ -641,6 +646,7 @@ class Interests(RuleBasedStateMachine):
         for target, number in self.owner.items():
             if self.believed[target] != number:
                 self.losers.append(self.shards[self.believed[target]])
+                self.losers[-1].settled = False
         self.believed = dict(self.owner)
 
     @precondition(lambda self: self.losers)
@@ -650,6 +656,7 @@ class Interests(RuleBasedStateMachine):
         for target in [*shard.has, *shard.asked, *shard.queue]:
             if self.shard_of(target) is not shard:
                 self.interest.moved(shard, target)
+        shard.settled = shard not in self.losers
 
     # What is always so.
 

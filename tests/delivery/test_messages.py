@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -383,3 +384,16 @@ def test_the_list_that_asks_what_became_of_a_message(field: Any, expected: str |
     assert notification.reply_to == expected
     assert json.loads(notification.data)["reply_to"] == field, "it passes through as all fields do"
     assert read({"user_id": 1}).reply_to is None
+
+
+@pytest.mark.parametrize("ttl", [1e308, -1e308, 5])
+def test_a_time_that_is_added_takes_little_room(ttl: float) -> None:
+    """A message of the greatest size stays one that is accepted."""
+    message = json.dumps({"user_id": 1, "ttl": ttl}).encode()
+    expires_at = decode(message, 1000).expires_at
+    assert expires_at is not None
+    grown = messages.with_expiry(with_copy(message, "c" * 22), expires_at)
+    assert len(grown) - len(message) <= messages.ADDED_BYTES
+    again = decode(grown, 1000).expires_at
+    assert again is not None
+    assert (again > time.time()) == (ttl > 0)

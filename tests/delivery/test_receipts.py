@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.support.inside import Client, batch, flush_now, joined, live, new_hub, note, unbegun
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.hub import Hub
-from trio_sse.delivery.receipts import Receipt, Receipts
+from trio_sse.delivery.receipts import Receipt, Receipts, together
 
 
 def way(receipt: Receipt) -> tuple[int, int, int]:
@@ -226,3 +226,34 @@ def test_where_nobody_answers_no_receipt_is_made() -> None:
     own = Receipt()
     assert receipts.asked("replies:1", own) is own
     assert own.reply_to is None
+
+
+def test_a_message_that_comes_back_from_several_places_has_a_receipt_for_each() -> None:
+    receipts = Receipts()
+    one, other = receipts.at("one"), receipts.at("other")
+    assert receipts.at("one") is one
+    first, second = one.expect(b"{}"), other.expect(b"{}")
+    assert other.claim(b"{}") is second
+    assert other.claim(b"{}") is None
+    assert receipts.claim(b"{}") is None
+    assert one.claim(b"{}") is first
+
+
+def test_all_places_give_their_answers_to_one() -> None:
+    receipts, told = Receipts(), list[Receipt]()
+    before = receipts.at("before")
+    assert before.asked("replies:1", None) is None
+    receipts.answer = told.append
+    for place in (before, receipts.at("after"), receipts):
+        assert place.asked("replies:1", None) is not None
+        assert place.answer == receipts.answer
+
+
+def test_what_came_back_in_parts_is_counted_together_and_complete_with_the_last() -> None:
+    one, other = Receipt("a", took=1, buffered=2), Receipt("b", took=3, dropped=4)
+    one.done.set()
+    assert not together([one, other]).done.is_set()
+    other.done.set()
+    assert way(together([one, other])) == (4, 2, 4)
+    assert together([one, other]).done.is_set()
+    assert together([one]) is one

@@ -480,6 +480,27 @@ def test_a_client_may_begin_with_the_last_messages_of_what_it_follows(rewind: in
     assert Past().begin(Start(rewind=rewind), topics=["news"]) == ["connected", *data, "new"]
 
 
+def past_with_a_gap(**bounds: Any) -> Past:
+    """Behind the last message there is a gap, and then one message more."""
+    past = Past(**bounds)
+    past.hub.announce_gap("redis_reconnected")
+    past.hub.dispatch(note("ann", data=b"10"))
+    return past
+
+
+@pytest.mark.parametrize("topics", [[], ["news"]])
+def test_a_gap_among_the_last_messages_is_none_of_them(topics: list[str]) -> None:
+    said = ["connected", "9", "gap", "10", "new"]
+    assert past_with_a_gap().begin(Start(rewind=2), topics=topics) == said
+    assert past_with_a_gap().begin(Start(f"{PROCESS}.9"), topics=topics) == said
+
+
+def test_where_fewer_messages_are_kept_a_gap_before_them_is_told() -> None:
+    for kept, said in ((3, ["9", "gap", "10"]), (2, ["gap", "10"]), (1, ["10"])):
+        assert past_with_a_gap(messages=kept).begin(Start(rewind=9)) == ["connected", *said, "new"]
+    assert past_with_a_gap(messages=2).begin(Start(rewind=1)) == ["connected", "10", "new"]
+
+
 def test_what_is_no_longer_kept_cannot_be_rewound_to() -> None:
     assert Past(messages=3).begin(Start(rewind=3)) == ["connected", "7", "9", "new"]
 

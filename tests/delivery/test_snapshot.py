@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from typing import Any
 
 import pytest
@@ -93,6 +94,26 @@ def test_what_has_expired_is_in_no_snapshot() -> None:
     assert said(world.client()) == ["connected", "snapshot"]
 
 
+@pytest.mark.parametrize("late", [{"ttl": 0}, {"expires_at": 5}, {"expires_at": 5, "message": None}])
+def test_a_newest_state_that_comes_too_late_ends_the_one_before(late: dict[str, Any]) -> None:
+    """What was so before it is no more so than if it had come in time, and expired since."""
+    world = World()
+    world.publish(key="a", message=1)
+    world.publish(key="b", message=2)
+    world.publish(**{"key": "a", "message": 3, **late})
+    assert said(world.client()) == ["connected", 2, "snapshot"]
+
+
+def test_a_snapshot_from_before_this_process_has_no_state_that_an_expired_one_ended() -> None:
+    world = World()
+    now = round(time.time())
+    for seconds_ago, message in ((20, {"key": "a"}), (19, {"key": "b"}), (10, {"key": "a", "ttl": 5})):
+        entry = (1000 * (now - seconds_ago), 0)
+        payload = json.dumps({"user_id": "1", "message": seconds_ago, **message}).encode()
+        world.hub.remember(decode(payload, 1 << 20, entry), entry, seconds_ago)
+    assert said(world.client()) == ["connected", 19, "snapshot"]
+
+
 def test_who_resumes_has_its_state_already() -> None:
     world = World()
     world.publish(key="a", message=1)
@@ -106,10 +127,24 @@ def test_a_snapshot_may_be_followed_by_the_last_messages() -> None:
     assert said(world.client(rewind=1)) == ["connected", 1, "snapshot", 2]
 
 
+def test_a_state_that_the_last_messages_have_comes_with_them_alone() -> None:
+    """Each message once, and no older state behind a newer one."""
+    world = World()
+    world.publish(key="a", message=1)
+    world.publish(key="b", message=2)
+    world.publish(message=3)
+    world.publish(key="a", message=4)
+    client = world.client(rewind=3)
+    assert said(client) == ["connected", "snapshot", 2, 3, 4]
+    assert events(client.received)[1].json() == {"keys": 0}
+    assert said(world.client(rewind=2)) == ["connected", 2, "snapshot", 3, 4]
+    assert said(world.client(rewind=9)) == ["connected", "snapshot", 1, 2, 3, 4]
+
+
 def test_where_the_past_is_not_known_a_gap_stands_behind_the_snapshot() -> None:
     world = World()
     world.publish(key="a", message=1)
-    assert said(world.client(seconds=5.0)) == ["connected", 1, "snapshot", "gap", 1]
+    assert said(world.client(seconds=5.0)) == ["connected", "snapshot", "gap", 1]
 
 
 def test_a_large_snapshot_is_taken_page_by_page() -> None:
@@ -172,4 +207,6 @@ def test_a_snapshot_has_what_a_model_of_ten_lines_has(
     mine = {None, *([follows] if isinstance(follows, str) else follows)}
     expected = {part[:2] for (target, _), part in model.items() if part and target in mine and part[2] > 10}
     assert snapshot.frames(follows, 10) == [frame for _, frame in sorted(expected)]
+    until = [frame for sequence, frame in sorted(expected) if sequence <= 5]
+    assert snapshot.frames(follows, 10, until=5) == until
     assert len(snapshot) == sum(part is not None for part in model.values())

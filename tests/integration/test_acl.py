@@ -9,6 +9,7 @@ import redis
 
 from tests.integration.test_publish import ONE, TOKENS, post
 from tests.support.client import eventually, streaming
+from tests.support.clusters import cluster
 from tests.support.process import Services
 from tests.support.rights import granting
 from tests.support.valkeys import breakable
@@ -103,3 +104,55 @@ async def test_the_rights_for_presence_and_replies_are_enough(start: Services) -
         assert "not kept" not in one.log
         denied: Any = admin.execute_command("ACL", "LOG")
         assert denied == []
+
+
+async def test_the_rights_for_partitions_are_enough(start: Services) -> None:
+    parts: dict[str, Any] = {
+        **COMMON,
+        "SSE_REDIS_STREAM": "notes",
+        "SSE_STREAM_PARTITIONS": "8",
+        "SSE_HISTORY_MESSAGES": "1",
+        **TOKENS,
+    }
+    with breakable() as valkey, valkey.client() as admin:
+        reading, _, publishing, _ = [words for words in granting() if "~notes:*" in words]
+        for words in (reading, publishing):
+            admin.execute_command(*words)
+        service = start(redis_port=valkey.port, **parts)
+        async with streaming(service.port) as client:
+            ids = []
+            for key in ({}, {"idempotency_key": "one"}, {"idempotency_key": "one"}):
+                answer = post(service, {"user_id": [1, 2, 3], "n": 7}, **key)
+                assert answer.status == 200, answer.body
+                ids.append(answer.json["messages"][0]["id"])
+            assert [(await client.notification())["n"] for _ in range(2)] == [7, 7]
+        assert ids[1] == ids[2]
+        position = service.get("/position?user_id=1", headers=ONE)
+        assert position.status == 200, position.body
+        async with streaming(service.port, headers=[("last-event-id", ids[0])]) as client:
+            assert (await client.notification())["n"] == 7
+        assert admin.acl_log() == []
+
+
+async def test_the_rights_for_partitions_of_a_cluster_are_enough(start: Services) -> None:
+    parts: dict[str, Any] = {
+        **COMMON,
+        "SSE_REDIS_STREAM": "notes",
+        "SSE_STREAM_PARTITIONS": "8",
+        **TOKENS,
+    }
+    with cluster(3) as nodes:
+        _, reading, _, publishing = [words for words in granting() if "~notes:*" in words]
+        for node in nodes.masters:
+            for words in (reading, publishing):
+                node.call(*words)
+        service = start(REDIS_CLUSTER=nodes.masters[0].address, **parts)
+        async with streaming(service.port) as client:
+            for key in ({}, {"idempotency_key": "one"}):
+                answer = post(service, {"user_id": "*", "n": 7}, **key)
+                assert answer.status == 200, answer.body
+            assert [(await client.notification())["n"] for _ in range(2)] == [7, 7]
+        assert service.get("/position", headers=ONE).status == 200
+        for node in nodes.masters:
+            denied: Any = node.call("ACL", "LOG")
+            assert denied == []

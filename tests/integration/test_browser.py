@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -347,6 +348,27 @@ def test_the_commands_name_the_channels_by_key_of_the_service(
     way = "RedisCluster(" if "SPUBLISH" in verb else "Redis().publish("
     expect(python).to_contain_text(way)
     page.check(errors_expected=True)  # it is not ready without the cluster
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+def test_the_commands_name_the_partitions_of_the_service(
+    start: Services, open_page: Open, cluster: bool
+) -> None:
+    more: dict[str, Any] = {"REDIS_CLUSTER": "127.0.0.1:1"} if cluster else {}
+    service = start(ready="/healthz", SSE_REDIS_STREAM="it's", SSE_STREAM_PARTITIONS="8", **more)
+    page = open_page(service)
+    expect(page.page.locator("#channel")).to_have_value("it's:{*}")
+    stream = page.connect("42", topics="orders/é")
+    command, python = stream.get_by_test_id("command"), stream.get_by_test_id("python-command")
+    how = "-c" if cluster else "-n 1"
+    for number, name, target in ((0, "user:42", '"user_id":42'), (1, "topic:orders/é", '"topic":"orders/é"')):
+        stream.get_by_test_id("target").select_option(index=number)
+        key = rf"'it'\''s:{{{zlib.crc32(name.encode()) % 8}}}'"
+        payload = f"""'{{{target},"message":"hello"}}'"""
+        expect(command).to_have_text(f"redis-cli {how} XADD {key} '*' payload {payload}")
+        expect(python).to_contain_text('RedisCluster("127.0.0.1").xadd(' if cluster else "Redis(db=1).xadd(")
+        expect(python).to_contain_text(f"{key} {payload}")
+    page.check(errors_expected=cluster)
 
 
 def test_a_page_from_a_file_takes_the_channel_from_its_user(

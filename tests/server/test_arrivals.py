@@ -22,7 +22,7 @@ from tests.support.inside import get, read, settings
 from tests.support.secure import VERSIONS, Client, client_context, heard, server_context
 from tests.support.tokens import SECRET
 from trio_sse.server import arrivals
-from trio_sse.server.arrivals import Arrivals
+from trio_sse.server.arrivals import Arrival, Arrivals
 from trio_sse.server.fleet import Fleet
 from trio_sse.server.poller import Poller
 from trio_sse.server.tls import Begun, Tls
@@ -149,6 +149,33 @@ async def test_whoever_leaves_or_says_nothing_is_forgotten(autojump_clock: MockC
         assert len(door.fleet) == 1
         await silent.aclose()
         await later.aclose()
+
+
+async def test_who_spoke_in_time_is_heard_though_the_service_was_late(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients that all come back at once may wait for their turn for longer than they may be silent."""
+    async with door_of() as door:
+        broken, client, silent = door.come(), door.come(), door.come()
+        monkeypatch.setattr(Arrival, "readable", lambda _: None)  # its turn does not come
+        admit_now = door.service.admission.admit_now
+
+        def admit_most(query: bytes, *others: Any) -> Any:
+            if b"broken" in query:
+                raise BrokenError
+            return admit_now(query, *others)
+
+        monkeypatch.setattr(door.service.admission, "admit_now", admit_most)
+        await broken.send_all(get("/sse?user_id=broken"))
+        await client.send_all(get("/sse?user_id=ann"))
+        mock_clock.jump(Config().keep_alive_timeout + 1)
+        assert await read(broken) == b""
+        assert b"event: connected" in await read(client, b"}\n\n")
+        assert await read(silent) == b""
+        assert (len(door.arrivals), len(door.errors), door.service.hub.users) == (0, 1, ["ann"])
+        for one in (broken, client, silent):
+            await one.aclose()
+        monkeypatch.undo()
 
 
 async def test_closed_all_that_said_nothing_are_gone_and_streams_are_not() -> None:

@@ -15,6 +15,8 @@ SENTINELS = {"REDIS_SENTINELS": "a,b"}
 STREAM = {"SSE_REDIS_STREAM": "events"}
 BY_KEY = {"SSE_REDIS_ROUTING": "by-key"}
 CLUSTER = {"REDIS_CLUSTER": "a,b", **BY_KEY}
+PARTS = {**STREAM, "SSE_STREAM_PARTITIONS": "8"}
+BEFORE = "SSE_REDIS_STREAM_BEFORE"
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +59,19 @@ def _empty_environment() -> Iterator[None]:
         ({**CLUSTER, "REDIS_PORT": "7000"}, "REDIS_PORT has no effect beside REDIS_CLUSTER"),
         ({**CLUSTER, "REDIS_SENTINEL_MASTER": "front"}, "REDIS_SENTINEL_MASTER"),
         ({**CLUSTER, "REDIS_URL": "redis://:s3cret@", "REDIS_PASSWORD": "oth3r"}, "REDIS_PASSWORD"),
+        ({"SSE_STREAM_PARTITIONS": "8"}, "no effect without SSE_REDIS_STREAM"),
+        ({**PARTS, **BY_KEY}, "SSE_STREAM_PARTITIONS has none"),
+        ({**PARTS, **CLUSTER}, "SSE_STREAM_PARTITIONS has none"),
+        ({"REDIS_CLUSTER": "a", **STREAM}, "or set SSE_STREAM_PARTITIONS"),
+        ({**STREAM, BEFORE: "old"}, "SSE_REDIS_STREAM_BEFORE has no effect"),
+        ({**PARTS, BEFORE: "old/8"}, "must be another"),
+        ({**PARTS, BEFORE: "events/4"}, "has the keys of SSE_REDIS_STREAM"),
+        ({**PARTS, BEFORE: "old/2024"}, "write old/2024/0"),
+        ({**PARTS, BEFORE: "old", "SSE_REPLY_LISTS": "old"}, "SSE_REPLY_LISTS"),
+        ({**PARTS, "SSE_REPLY_LISTS": "events:"}, "SSE_REPLY_LISTS"),
+        ({**URL, **PARTS, "REDIS_MAIN_DB": "1"}, "REDIS_MAIN_DB"),
+        ({**PARTS, "REDIS_CLUSTER": "a", "SSE_REDIS_STREAM": "{x}notes"}, "all its partitions"),
+        ({**PARTS, "REDIS_CLUSTER": "a", "REDIS_HOST": "h"}, "REDIS_HOST has no effect beside REDIS_CLUSTER"),
     ],
 )
 def test_what_would_have_no_effect_ends_the_start_with_one_line(
@@ -104,6 +119,9 @@ def test_a_cluster_has_login_and_tls_of_the_url_without_an_address(nodes: str, u
         ({**CLUSTER, "REDIS_USERNAME": "ann", "REDIS_PASSWORD": "s3cret"}, []),
         ({**CLUSTER, "REDIS_URL": "rediss://:s3cret@"}, []),
         ({**BY_KEY, **SENTINELS}, []),
+        ({**PARTS, **SENTINELS}, []),
+        ({**PARTS, "REDIS_CLUSTER": "a,b", BEFORE: "events"}, []),
+        ({**PARTS, "SSE_REDIS_ROUTING": "shared", BEFORE: "old/4", "SSE_REBALANCE": "0.1"}, []),
         ({**SENTINELS, "REDIS_USERNAME": "ann", "REDIS_PASSWORD": "s3cret", "REDIS_MAIN_DB": "7"}, []),
     ],
 )

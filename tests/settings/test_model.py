@@ -21,6 +21,8 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "redis_channel": ("SSE_REDIS_CHANNEL", "notifications"),
     "redis_routing": ("SSE_REDIS_ROUTING", "shared"),
     "redis_stream": ("SSE_REDIS_STREAM", None),
+    "stream_partitions": ("SSE_STREAM_PARTITIONS", 0),
+    "redis_stream_before": ("SSE_REDIS_STREAM_BEFORE", None),
     "heartbeat_seconds": ("SSE_HEARTBEAT_SECONDS", 30),
     "buffer": ("SSE_BUFFER", 10),
     "slow_client": ("SSE_SLOW_CLIENT", "gap"),
@@ -113,6 +115,7 @@ def test_the_default_is_the_documented_one(field: str) -> None:
         ("SSE_HEARTBEAT_SECONDS", "0.5", "heartbeat_seconds", 0.5),
         ("SSE_BUFFER", "1", "buffer", 1),
         ("SSE_REDIS_STREAM", "events", "redis_stream", "events"),
+        ("SSE_STREAM_PARTITIONS", "0", "stream_partitions", 0),
         ("SSE_SLOW_CLIENT", "Disconnect", "slow_client", "disconnect"),
         ("SSE_HISTORY_MESSAGES", "0", "history_messages", 0),
         ("SSE_HISTORY_SECONDS", "0.5", "history_seconds", 0.5),
@@ -307,6 +310,31 @@ def test_origins_are_a_comma_list(
     monkeypatch: pytest.MonkeyPatch, text: str, origins: tuple[str, ...]
 ) -> None:
     assert from_env(monkeypatch, "SSE_CORS_ORIGINS", text).cors_origins == origins
+
+
+@pytest.mark.parametrize(
+    ("before", "layouts"),
+    [
+        (None, (("notes", 8),)),
+        ("old", (("notes", 8), ("old", 0))),
+        ("old/4", (("notes", 8), ("old", 4))),
+        ("old/2024/0", (("notes", 8), ("old/2024", 0))),
+        ("old/x", (("notes", 8), ("old/x", 0))),
+        ("notes", (("notes", 8), ("notes", 0))),
+    ],
+)
+def test_a_stream_in_partitions_and_the_one_before(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, layouts: tuple[tuple[str, int], ...]
+) -> None:
+    monkeypatch.setenv("SSE_REDIS_STREAM", "notes")
+    monkeypatch.setenv("REDIS_CLUSTER", "a")  # which is then routed by nothing else
+    if before is not None:
+        monkeypatch.setenv("SSE_REDIS_STREAM_BEFORE", before)
+    loaded = from_env(monkeypatch, "SSE_STREAM_PARTITIONS", "8")
+    assert loaded.stream_layouts == layouts
+    assert loaded.partitioned
+    assert not loaded.by_key
+    assert not load().notices
 
 
 JWT = {"SSE_AUTH": "jwt"}

@@ -135,13 +135,12 @@ class Cluster:
     def _server_of(self, slot: int) -> Node:
         """By its own word: a node that has lost a slot knows who has it now, before others do."""
         node = self.alive[0]
-        while True:
+        for _ in self.nodes:
             port = next((port for slots, port in self.slots(node).items() if slot in slots), None)
-            if port is None:
-                raise LookupError(slot)
             if port == node.port:
                 return node
             node = next(one for one in self.nodes if one.port == port)
+        raise LookupError(slot)
 
     def publish(self, channel: str, payload: str) -> int:
         """As a back end does: at the node that serves the channel."""
@@ -162,12 +161,19 @@ class Cluster:
         return node
 
     def move(self, slot: int, target: Node) -> None:
-        """Move an empty slot to another master, as `valkey-cli --cluster reshard` does."""
+        """Move a slot and its keys to another master, as `valkey-cli --cluster reshard` does."""
         source = self._server_of(slot)
         if source is target:
             return
+        # A slot that goes there and back more quickly than nodes tell each other would be nobody's: its new
+        # master must know of the latest epoch to be ahead of it.
+        epoch = "cluster_current_epoch"
+        self.wait(lambda: source.info()[epoch] == target.info()[epoch])
+        self.wait(lambda: target.info()["cluster_state"] == "ok")
         target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
         source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+        while keys := source.call("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            source.call("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
         target.call("CLUSTER", "SETSLOT", slot, "NODE", target.id)
         source.call("CLUSTER", "SETSLOT", slot, "NODE", target.id)
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from tests.support.inside import PATIENCE_SECONDS, settings
-from trio_sse.broker.channels import GAP
 from trio_sse.broker.link import Link, call, open_link
+from trio_sse.delivery.notices import GAP
 from trio_sse.settings import Settings
 
 

@@ -158,6 +158,7 @@ def _parameters(query: bytes, max_topics: int) -> tuple[dict[str, str], tuple[st
 
 _MOST = 10_000_000
 _UNIX = 1e9  # a lower number cannot be a time of our days: it is an age
+_MOST_UNIX = 253_402_300_800  # the year 10,000, which RFC 3339 does not know: these are milliseconds
 
 
 def _start(given: Mapping[str, str]) -> Start:
@@ -182,19 +183,25 @@ def _seconds_ago(since: str) -> float:
     now = time.time()
     if _NUMBER.fullmatch(since):
         number = float(since)
+        if number >= _MOST_UNIX:
+            raise _QueryError("since is a time in milliseconds; it takes seconds since 1970")
         return number if number < _UNIX else max(0.0, now - number)
     try:
-        then = datetime.fromisoformat(since)
+        then = datetime.fromisoformat(since.upper())  # RFC 3339, 5.6: T and Z may be small letters
     except ValueError:
         then = datetime.min
     if then.tzinfo is None:
-        raise _QueryError(
+        detail = (
             "since is neither a time (RFC 3339 such as 2026-01-01T12:00:00Z, or seconds since 1970) nor an "
             "age in seconds"
         )
+        if _BLANK_FOR_PLUS.search(since):
+            detail += "; in an address, the + of a time zone is written %2B"
+        raise _QueryError(detail)
     return max(0.0, now - then.timestamp())
 
 
+_BLANK_FOR_PLUS = re.compile(r" [0-9]{2}:?[0-9]{2}$")
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
 
 

@@ -10,6 +10,7 @@ import structlog
 
 from trio_sse.broker.errors import advice, is_refusal
 from trio_sse.broker.link import ERRORS
+from trio_sse.delivery.log_limits import LogLimit
 from trio_sse.settings import Settings
 
 log = structlog.stdlib.get_logger("trio_sse.broker.attempts")
@@ -47,9 +48,12 @@ class Attempts:
         told: Callable[[BaseException], str] | None = None,
         *,
         purpose: str | None = None,
+        limit: LogLimit | None = None,
     ) -> None:
+        """With a `limit`, which several may share, not every problem has a line."""
         self._told = told or (lambda error: f"Redis at {address}: {advice(error, settings)}")
-        self._more = {} if purpose is None else {"purpose": purpose}
+        self._more: dict[str, object] = {} if purpose is None else {"purpose": purpose}
+        self._limit = limit
         self._backoff = Backoff()
         self.succeeded = False
         """Whether the present attempt has: see `success`."""
@@ -97,11 +101,16 @@ class Attempts:
         """Store the problem, and log it if it is new: one line per change of state, not per try."""
         problem = self._told(error)
         if self.succeeded or problem != self.problem:
-            log.warning(
-                "lost Redis, trying again" if self.succeeded else "no Redis, trying again",
-                problem=problem,
-                **self._more,
-            )
+            self._say("lost Redis, trying again" if self.succeeded else "no Redis, trying again", problem)
         self.succeeded = False
         self.problem = problem
         self.code = "redis_refused" if is_refusal(error) else "redis_unreachable"
+
+    def _say(self, what: str, problem: str) -> None:
+        more = self._more
+        if self._limit is not None:
+            unlogged = self._limit.passed()
+            if unlogged is None:
+                return
+            more = {**more, "unlogged": unlogged}
+        log.warning(what, problem=problem, **more)

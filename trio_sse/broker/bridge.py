@@ -1,4 +1,5 @@
-"""The shared channel, or the log → channels by key, for back ends that cannot change. asyncio only."""
+"""The shared channel, or the log → channels by key, or the partitions of a log, for back ends that cannot
+change. asyncio only."""
 
 from __future__ import annotations
 
@@ -12,19 +13,21 @@ import structlog
 from redis.exceptions import NoPermissionError
 
 from trio_sse.broker.attempts import Attempts
-from trio_sse.broker.channels import GAP, Channels, copy_of
+from trio_sse.broker.channels import Channels, copy_of
 from trio_sse.broker.cluster_map import Address
 from trio_sse.broker.consumer_group import ConsumerGroup
+from trio_sse.broker.entries import Entries
 from trio_sse.broker.errors import PartlyError, advice, of_redis
 from trio_sse.broker.feed import keep_pinging
 from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, Link, answer_within, call, open_link
 from trio_sse.broker.log import PAGE
 from trio_sse.broker.open_links import OpenLinks
-from trio_sse.broker.post import Post
+from trio_sse.broker.post import Order, Post
 from trio_sse.broker.sender import Copy
 from trio_sse.broker.topology import map_of
 from trio_sse.delivery import messages
 from trio_sse.delivery.event_ids import entry_id
+from trio_sse.delivery.notices import GAP
 from trio_sse.delivery.targets import ALL
 from trio_sse.settings import Settings
 
@@ -38,17 +41,21 @@ GAP_SECONDS = 5.0
 
 MakePost = Callable[[], Awaitable[Post]]
 
+_Outgoing = Copy | Order
+"""A copy for a channel, or what adds it to a partition."""
+
 
 class _UnpublishedError(ConnectionError):
     """Redis did not take what was to be published. The text is a line for the log."""
 
 
 class Bridge:
-    """Reads the channel of `source`, or its log if it has one, and publishes by key as `settings` say.
+    """Reads the channel of `source`, or its log if it has one, and publishes by key, or to partitions, as
+    `settings` say.
 
     Of a log nothing is lost: an entry counts as done when all its copies are published. Several may read one:
     each entry goes to one of them, and what one has taken and not finished when it dies is taken over. Those
-    who got it already know it by its copy.
+    who got it by a channel already know it by its copy, and a partition knows what it has.
 
     Of a channel, each bridge gets every message, so one is enough. What comes while it is away, or while a
     master is that serves a copy, is lost, and all streams get a `gap`.
@@ -59,12 +66,13 @@ class Bridge:
         self._settings = settings
         self._make_post = make_post
         self._channels = Channels(settings.redis_channel)
+        self._entries = Entries(settings) if settings.partitioned else None
         self._attempts = Attempts(source, source.redis_address, self._told)
         self._group = ConsumerGroup(source.redis_stream or "", GROUP, name)
-        self._links = OpenLinks(settings)
+        self._links = OpenLinks(settings, database=settings.partitioned)
         self._post: Post | None = None
         self._turn = asyncio.Lock()
-        self._left: list[Copy] = []
+        self._left: list[_Outgoing] = []
         self._unfinished: list[bytes] = []
         self._owes_gap = False
         self._problem: str | None = None
@@ -137,12 +145,18 @@ class Bridge:
     async def _tell_gap(self) -> None:
         self._owes_gap = False
         try:
-            await self._publish([(self._channels.of(ALL), GAP)])
+            await self._publish(self._gaps())
         except BaseException:
             self._owes_gap = True
             raise
 
-    async def _publish_some(self, copies: list[Copy]) -> None:
+    def _gaps(self) -> list[_Outgoing]:
+        """What tells all streams that messages may be missing."""
+        if self._entries is not None:
+            return [*self._entries.gaps()]
+        return [(self._channels.of(ALL), GAP)]
+
+    async def _publish_some(self, copies: list[_Outgoing]) -> None:
         """Publish what can be published."""
         try:
             await self._publish(copies)
@@ -198,20 +212,21 @@ class Bridge:
             await self._group.finish(link, self._unfinished)
             self._unfinished = []
 
-    async def _publish(self, copies: list[Copy]) -> None:
+    async def _publish(self, copies: list[_Outgoing]) -> None:
         """Raises _UnpublishedError, from one of link.ERRORS."""
         async with self._turn:
             try:
                 if self._post is None:
                     self._post = await self._make_post()
-                await self._post.publish(copies, self._links)
+                orders = [one if isinstance(one, Order) else self._post.order(one) for one in copies]
+                await self._post.give(orders, self._links)
             except ERRORS as error:
                 self._post = None
                 raise _UnpublishedError(of_redis(error, self._settings)) from error
 
-    def _copies(self, payloads: Iterable[tuple[bytes | None, bytes | None]]) -> list[Copy]:
+    def _copies(self, payloads: Iterable[tuple[bytes | None, bytes | None]]) -> list[_Outgoing]:
         """The copies of messages: each its payload, and its id in the log."""
-        copies: list[Copy] = []
+        copies: list[_Outgoing] = []
         for payload, number in payloads:
             try:
                 if payload is None:
@@ -229,12 +244,20 @@ class Bridge:
                     if notification.expires_at <= time.time():
                         continue
                     data = messages.with_expiry(data, notification.expires_at)
-            copies += self._channels.copies(notification, data, copy)
+            if self._entries is None:
+                copies += self._channels.copies(notification, data, copy)
+            else:
+                for one in self._entries.copies(notification, data):
+                    if copy is None or entry is None:
+                        copies.append(self._entries.order(one))
+                    else:
+                        copies.append(self._entries.routed(one, copy, entry))
         return copies
 
     def _began(self, **source: object) -> None:
         if not self._attempts.succeeded:
-            log.info("routing", redis=self._source.redis_address, **source)
+            to = {} if self._entries is None else {"to": self._entries.name}
+            log.info("routing", redis=self._source.redis_address, **source, **to)
         self._attempts.success()
 
     def _told(self, error: BaseException) -> str:

@@ -21,6 +21,7 @@ from redis.exceptions import MovedError
 
 from trio_sse.broker.attempts import Attempts
 from trio_sse.broker.cluster_map import Address, redirected
+from trio_sse.broker.key_links import Command
 from trio_sse.broker.link import ERRORS, Link, answer_within, call, open_link
 from trio_sse.settings import Settings
 
@@ -182,6 +183,19 @@ if a <= #ARGV then
 end
 return {known, redis.call('HGETALL', counts), verdicts}
 """
+
+
+def trial(channel: str, mark: str, keep_seconds: int) -> tuple[bytes, list[Command]]:
+    """A key, and commands at the Redis that has it: all that a census does, to keys of its own."""
+    base = f"trio_sse:{{{channel}}}:{mark}:"
+    living, counts, one, other, user, address, rate = [base + name for name in "abcdefg"]
+    milliseconds = keep_seconds * 100  # both are kept for ten times as long
+    begins = (living, counts, one, other, user, address, rate)
+    words: list[str | int] = ["me", milliseconds, keep_seconds, 1, 2, 0, 1, *(9, 9, 9, "1", "1"), 1]
+    return living.encode(), [
+        ("EVAL", _SCRIPT, len(begins), *begins, *words),
+        ("EVAL", _SCRIPT, 2, living, counts, "me", "", "", ""),
+    ]
 
 
 class Census:

@@ -10,9 +10,6 @@ from collections.abc import Iterator
 from trio_sse.delivery.messages import Notification, Targets, with_copy
 from trio_sse.delivery.targets import ALL, Target, topic, topic_name
 
-GAP = b'{"trio_sse.gap":"redis_reconnected"}'
-"""On the channel for all, in place of a message: whoever passes messages on may have lost some."""
-
 
 class Channels:
     """`<prefix>:user:<id>`, `<prefix>:topic:<name>` and `<prefix>:all`."""

@@ -59,7 +59,7 @@ class ClusterMap:
         if in_doubt:
             self._shards, self.masters = before[:], dict(old)
         for first, last, address in ranges:
-            shard = self.masters.get(address) or old.get(address) or Shard()
+            shard = self.masters.get(address) or old.get(address) or _new_shard()
             self.masters[address] = shard
             self._shards[first : last + 1] = [shard] * (last + 1 - first)
         for slot in self.corrected:
@@ -69,13 +69,28 @@ class ClusterMap:
         self.corrected.clear()
         pairs = zip(before, self._shards, strict=True)
         losers, self._losers = self._losers, set()
-        return losers | {was for was, now in pairs if was is not now}
+        losers |= {was for was, now in pairs if was is not now}
+        for shard in losers:
+            shard.settled = False
+        return losers
+
+    def settled(self, shard: Shard) -> None:
+        """What `shard` had and another one serves has moved, if nothing was corrected meanwhile."""
+        shard.settled = shard not in self._losers
 
     def correct(self, slot: int, address: Address) -> None:
         """Take over what a master says of a slot that it does not serve."""
         self.corrected.add(slot)
         self._losers.add(self._shards[slot])
-        self._shards[slot] = self.masters.setdefault(address, Shard())
+        self._shards[slot].settled = False
+        self._shards[slot] = self.masters.get(address) or _new_shard()
+        self.masters[address] = self._shards[slot]
+
+
+def _new_shard() -> Shard:
+    shard = Shard()
+    shard.settled = True  # it has nothing yet
+    return shard
 
 
 def ranges_of(answer: Any, asked: Address) -> list[Range]:
@@ -84,6 +99,15 @@ def ranges_of(answer: Any, asked: Address) -> list[Range]:
         Range(first, last, address_of((master[0] or b"").decode(), master[1], asked))
         for first, last, master, *_ in answer
     ]
+
+
+def replicas_of(answer: Any, asked: Address) -> dict[Address, frozenset[Address]]:
+    """Read from the same answer who would take the place of each master."""
+    found: dict[Address, frozenset[Address]] = {}
+    for _, _, *nodes in answer:
+        master, *replicas = [address_of((node[0] or b"").decode(), node[1], asked) for node in nodes]
+        found[master] = frozenset(replicas)
+    return found
 
 
 def address_of(host: str, port: int, asked: Address) -> Address:

@@ -14,6 +14,7 @@ from redis.exceptions import MovedError
 
 from trio_sse.broker.attempts import Attempts
 from trio_sse.broker.cluster_map import Address, ClusterMap, redirected
+from trio_sse.broker.echoes import Echoes
 from trio_sse.broker.key_subscriber import expire_forever
 from trio_sse.broker.link import ERRORS
 from trio_sse.broker.shard_link import Parts, ShardLink
@@ -40,6 +41,7 @@ class ClusterSubscriber:
         self._cluster = cluster
         self._links: dict[Address, ShardLink] = {}
         self._tasks: dict[Address, asyncio.Task[None]] = {}
+        self._echoes = Echoes()
         self._look = asyncio.Event()
         self._well = False
         """Whether a node said so when it was asked last."""
@@ -67,7 +69,7 @@ class ClusterSubscriber:
         """Subscribe, read, and follow the cluster, until cancelled. `started()` is called when each of its
         masters was tried, or none is known."""
         async with trio_asyncio.open_loop() as self.loop, trio.open_nursery() as nursery:
-            nursery.start_soon(expire_forever, self._parts.interest)
+            nursery.start_soon(expire_forever, self._parts.interest.expire, self._echoes.expire)
             self._started = task_status.started
             self._attempts.tried = self._tried
             await trio_asyncio.aio_as_trio(self._attempts.run)(self._follow)
@@ -114,10 +116,18 @@ class ClusterSubscriber:
             if address not in self._links or self._links[address].shard is not shard:
                 if address in self._tasks:
                     self._tasks[address].cancel()
-                link = ShardLink(self._parts, shard, address=address, moved=self._moved, lost=self._look.set)
+                link = ShardLink(
+                    self._parts,
+                    shard,
+                    address=address,
+                    moved=self._moved,
+                    lost=self._look.set,
+                    echoes=self._echoes,
+                )
                 link.attempts.tried = self._tried
                 self._links[address] = link
                 self._tasks[address] = self._group.create_task(link.run())
+            self._links[address].replicas = view.replicas.get(address, frozenset())
         # Other tasks run in between. What they see is right at any time: a target counts for the shard that
         # it is in, until it moves.
         for shard in losers:
@@ -126,6 +136,7 @@ class ClusterSubscriber:
                     self._parts.interest.moved(shard, target)
                 if number % _AT_ONCE == 0:
                     await asyncio.sleep(0)
+            self._cluster.settled(shard)
         for address in self._links.keys() - self._cluster.masters.keys():
             log.info("left a node that serves nothing any more", redis=self._links.pop(address).name)
             self._tasks.pop(address).cancel()

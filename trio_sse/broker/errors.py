@@ -52,10 +52,8 @@ def text_of(error: BaseException) -> str:
 
 _LONGEST = 400
 
-_SLOTS = (
-    "SSE_REDIS_STREAM and Idempotency-Keys are in different slots: {where} must name a Redis that is no "
-    "cluster"
-)
+_TWO_KEYS = "SSE_REDIS_STREAM and Idempotency-Keys are"
+_SLOTS = "{slots} in different slots: {instead}"
 
 _ACL = "{login}: the ACL of this user, for {rights}, see docs/security.md"
 
@@ -116,8 +114,9 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(error, ResponseError | AuthenticationError) or bool(getattr(error, "status_code", None))
 
 
-def advice(error: BaseException, settings: Settings) -> str:
-    """An error from Redis as one line that names the setting to look at."""
+def advice(error: BaseException, settings: Settings, *, rights: str | None = None) -> str:
+    """An error from Redis as one line that names the setting to look at. `rights`: what a user of Redis needs
+    them for, if not for messages."""
     text = text_of(error)
     if isinstance(error, NoMasterError):
         return text
@@ -132,15 +131,25 @@ def advice(error: BaseException, settings: Settings) -> str:
         "login": _login(settings),
         "database": "the database in REDIS_URL" if settings.redis_url is not None else "REDIS_MAIN_DB",
         "tls": _tls_setting(settings),
-        "rights": f"channels &{settings.redis_channel}:* (SSE_REDIS_CHANNEL)"
-        if settings.by_key
-        else "SSE_REDIS_CHANNEL, SSE_REDIS_STREAM and POST /publish",
+        "rights": rights or _of_messages(settings),
+        "slots": "the partitions of SSE_REDIS_STREAM are" if settings.partitioned else _TWO_KEYS,
+        "instead": f"REDIS_CLUSTER, in place of {_where(settings)}, names a cluster"
+        if settings.partitioned
+        else f"{_where(settings)} must name a Redis that is no cluster",
         "address": "; or, if the cluster names an address that is out of reach from here, its "
         "cluster-announce-ip"
         if settings.redis_cluster
         else "",
     }
     return f"{text} ({_cure(error, text, tls=tls).format(**used)})"
+
+
+def _of_messages(settings: Settings) -> str:
+    if settings.by_key:
+        return f"channels &{settings.redis_channel}:* (SSE_REDIS_CHANNEL)"
+    if settings.partitioned:
+        return f"keys ~{settings.redis_stream}:* (SSE_REDIS_STREAM) and POST /publish"
+    return "SSE_REDIS_CHANNEL, SSE_REDIS_STREAM and POST /publish"
 
 
 def of_redis(error: BaseException, settings: Settings) -> str:

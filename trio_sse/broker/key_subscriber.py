@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import trio
 import trio_asyncio
 
 from trio_sse.broker.shard_link import Parts, ShardLink
-from trio_sse.delivery.interest import Interest, Shard
+from trio_sse.delivery.interest import Shard
 from trio_sse.delivery.targets import ALL
 
 EXPIRE_SECONDS = 1.0
@@ -38,13 +39,14 @@ class KeySubscriber:
         """Subscribe, read, and on any of ERRORS begin again, until cancelled. `started()` is called after the
         first attempt, whatever its outcome."""
         async with trio_asyncio.open_loop() as self.loop, trio.open_nursery() as nursery:
-            nursery.start_soon(expire_forever, self._interest)
+            nursery.start_soon(expire_forever, self._interest.expire)
             self._link.attempts.tried = task_status.started
             await trio_asyncio.aio_as_trio(self._link.run)()
 
 
-async def expire_forever(interest: Interest) -> None:
-    """Unsubscribe what nobody follows any more, until cancelled."""
+async def expire_forever(*parts: Callable[[], None]) -> None:
+    """Let parts give up what is too old, every second, until cancelled."""
     while True:
         await trio.sleep(EXPIRE_SECONDS)
-        interest.expire()
+        for expire in parts:
+            expire()

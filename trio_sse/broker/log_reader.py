@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 import trio_asyncio
 
@@ -22,6 +24,7 @@ from trio_sse.delivery import messages
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.hub import MAX_PENDING_BYTES, Hub
 from trio_sse.delivery.intake import Intake
+from trio_sse.delivery.messages import Decode
 from trio_sse.delivery.resume import Resumer
 from trio_sse.settings import Settings
 
@@ -43,7 +46,10 @@ class LogReader:
         *,
         block_seconds: float,
         silence_seconds: float,
+        decode: Decode = messages.decode,
+        open_log: Callable[[], open_link] | None = None,
     ) -> None:
+        """`open_log` opens a link to the Redis that has the log; else it is the Redis of the settings."""
         self._settings = settings
         self._key = key
         self._hub = hub
@@ -51,12 +57,14 @@ class LogReader:
         self._block_milliseconds = max(1, round(block_seconds * 1000))
         self._silence_seconds = silence_seconds
         self._resumer = resumer
-        self._lookup = Lookup(settings, key, hub.history, resumer)
+        self._decode = decode
+        self._open_log = open_log or partial(open_link, settings, database=True)
+        self._lookup = Lookup(settings, key, hub.history, resumer, decode=decode, open_log=self._open_log)
         self._place: Place | None = None
         self._pace = Pace()
 
     async def __aenter__(self) -> None:
-        self._opening = open_link(self._settings, database=True)
+        self._opening = self._open_log()
         self._link = await self._opening.__aenter__()
         try:
             await self._find_place()
@@ -118,7 +126,7 @@ class LogReader:
         while found:
             entry, payload = found.pop()  # frees the payload: what is kept is a copy
             try:
-                notification = messages.decode(payload, settings.max_message_bytes, entry)
+                notification = self._decode(payload, settings.max_message_bytes, entry)
             except messages.MessageError:
                 continue
             self._hub.remember(notification, entry, max(0.0, now - entry[0] / 1000))
@@ -154,7 +162,7 @@ class LogReader:
                 place.advance(entry)
                 self._hub.history.read_up_to(entry)
         self._resumer.reached(place.last)
-        self._hub.counters.log_lag = max(0, info.last[0] - place.last[0]) / 1000
+        self._hub.log_lag = max(0, info.last[0] - place.last[0]) / 1000
         return self._pace.full
 
     async def answer_pending(self) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from trio_sse.broker.link import Link, open_link
 from trio_sse.broker.log import (
@@ -20,9 +22,9 @@ from trio_sse.broker.log import (
 )
 from trio_sse.broker.replays import BegunReplay, NewReplay, by_target, takers
 from trio_sse.delivery import messages
-from trio_sse.delivery.event_ids import EntryId, entry_text
+from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import History
-from trio_sse.delivery.messages import Notification
+from trio_sse.delivery.messages import Decode, Notification
 from trio_sse.delivery.replay import Rest
 from trio_sse.delivery.resume import PendingReplay, Resumer
 from trio_sse.settings import Settings
@@ -48,8 +50,20 @@ class Lookup:
     share a walk.
     """
 
-    def __init__(self, settings: Settings, key: str, history: History, resumer: Resumer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        key: str,
+        history: History,
+        resumer: Resumer,
+        *,
+        decode: Decode = messages.decode,
+        open_log: Callable[[], open_link] | None = None,
+    ) -> None:
+        """`open_log` opens a link to the Redis that has the log; else it is the Redis of the settings."""
         self._settings = settings
+        self._decode = decode
+        self._open_log = open_log or partial(open_link, settings, database=True)
         self._key = key
         self._history = history
         self._resumer = resumer
@@ -60,7 +74,7 @@ class Lookup:
         any_pending = self._resumer.any_pending
         while True:
             await any_pending.wait()
-            async with open_link(self._settings, database=True) as link:
+            async with self._open_log() as link:
                 while any_pending.is_set():
                     await self._answer_all(link, place)
                     try:
@@ -141,7 +155,7 @@ class Lookup:
                     if want.replay.after < entry <= want.top:
                         want.count += 1
                         if not want.paged:
-                            frame = frame or found.frame(entry_text(entry))
+                            frame = frame or found.frame(self._history.sources.entry_text(entry))
                             room -= want.keep(frame, room)
             if not pace.full:
                 return (0, 0)
@@ -194,7 +208,7 @@ class Lookup:
             frame = b""
             for reader in takers(found, readers, followers):
                 if not reader.full and reader.at < entry <= reader.top:
-                    frame = frame or found.frame(entry_text(entry))
+                    frame = frame or found.frame(self._history.sources.entry_text(entry))
                     reader.add(entry, frame, looked_through)
             given += len(frame)
         return given
@@ -207,7 +221,7 @@ class Lookup:
         if payload is None:
             return None
         try:
-            found = messages.decode(payload, self._settings.max_message_bytes, entry)
+            found = self._decode(payload, self._settings.max_message_bytes, entry)
         except messages.MessageError:
             return None
         return None if found.expires_at is not None and found.expires_at <= time.time() else found

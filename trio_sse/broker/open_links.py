@@ -13,10 +13,12 @@ IDLE_SECONDS = 2.0
 
 
 class OpenLinks:
-    """As an asynchronous context manager it closes them all. For one task at a time."""
+    """As an asynchronous context manager it closes them all. For one task at a time. With `database` they are
+    for keys: those of channels need none."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, database: bool = False) -> None:
         self._settings = settings
+        self._database = database
         self._open: dict[Address | None, tuple[open_link, Link]] = {}
         self._used_at: dict[Address | None, float] = {}
 
@@ -35,7 +37,7 @@ class OpenLinks:
             await self.close(address)
         self._used_at[address] = now
         if address not in self._open:
-            opening = open_link(self._settings, at=address)
+            opening = open_link(self._settings, database=self._database, at=address)
             self._open[address] = opening, await opening.__aenter__()
         return self._open[address][1]
 

@@ -179,7 +179,8 @@ class Records:
     def __init__(self, links: KeyLinks, channel: str, partition: int, keep_seconds: float) -> None:
         self._links = links
         self._base = f"{PREFIX}:{{p{partition}}}:{channel}"
-        self._who = self._key("who")
+        self.who = self._key("who")
+        """The hash of users and topics. All keys of the partition are where it is."""
         self._keeps = round(keep_seconds * 1000)
 
     async def beat(self, name: str, lives: float, wait: float, *, epoch: str, fresh: bool) -> Beat:
@@ -187,7 +188,7 @@ class Records:
         seconds more. `epoch` is for a Redis that has none. Raises one of ERRORS."""
         found, known, dead = await self._eval(
             _BEAT,
-            [self._key("nodes"), self._key("dead"), self._who, self._key("epoch")],
+            [self._key("nodes"), self._key("dead"), self.who, self._key("epoch")],
             [
                 name,
                 round(lives * 1000),
@@ -225,7 +226,7 @@ class Records:
         mark = f"{dead}=".encode()
         cursor = b"0"
         while True:
-            cursor, page = await self._page(self._who, cursor)
+            cursor, page = await self._page(self.who, cursor)
             targets = [_target(field) for field, value in page if mark in value]
             for target in targets:
                 if topic_name(target) is not None:
@@ -236,7 +237,7 @@ class Records:
                     told.gone.extend(removed.gone)
             if cursor == b"0":
                 break
-        await self._links.call(self._who, "ZREM", self._key("dead"), dead)
+        await self._links.call(self.who, "ZREM", self._key("dead"), dead)
         return told
 
     async def _remove_members(self, dead: str, mark: bytes, target: Target) -> None:
@@ -254,7 +255,7 @@ class Records:
         topics = [target for target in targets if topic_name(target) is not None]
         who, members = await self._eval(
             _READ,
-            [self._key("nodes"), self._key("dead"), self._who, *map(self._members, topics)],
+            [self._key("nodes"), self._key("dead"), self.who, *map(self._members, topics)],
             [most_ids, _EXACT, *(self._place(target)[1] for target in targets)],
         )
         of_topic = dict(zip(topics, members, strict=True))
@@ -270,7 +271,7 @@ class Records:
 
     async def _eval(self, script: bytes, keys: list[bytes], arguments: list[Any]) -> Any:
         command: Command = ("EVAL", script, len(keys), *keys, *arguments)
-        return await self._links.call(self._who, *command)
+        return await self._links.call(self.who, *command)
 
     def _key(self, name: str) -> bytes:
         return f"{self._base}:{name}".encode()
@@ -283,7 +284,7 @@ class Records:
         if not isinstance(record, str):
             return self._members(record[0]), record[1]
         name = topic_name(record)
-        return self._who, f"user:{record}" if name is None else f"topic:{name}"
+        return self.who, f"user:{record}" if name is None else f"topic:{name}"
 
 
 def _is_user(record: Record) -> bool:

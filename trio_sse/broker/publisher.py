@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import trio
@@ -12,13 +13,13 @@ from redis.exceptions import ResponseError
 
 from trio_sse.broker.channels import copy_of
 from trio_sse.broker.cluster_sender import ClusterSender
+from trio_sse.broker.entries import Entries
 from trio_sse.broker.errors import ReplicaError, of_redis
 from trio_sse.broker.link import ERRORS
-from trio_sse.broker.sender import Sender
+from trio_sse.broker.sender import Copy, Sender
 from trio_sse.broker.source import AnySubscriber, Source
 from trio_sse.delivery import messages
-from trio_sse.delivery.hub import Hub
-from trio_sse.delivery.receipts import Receipt
+from trio_sse.delivery.receipts import Receipt, Receipts, together
 from trio_sse.settings import Settings
 
 DELIVERY_SECONDS = 1.0
@@ -48,22 +49,25 @@ class Published(NamedTuple):
 
 
 class _Outgoing(NamedTuple):
-    """A message as it goes to Redis."""
+    """A message as it goes to Redis, and what is to become of it."""
 
-    copies: list[tuple[bytes, bytes]]
-    """Channel and payload of each. The payloads are the same."""
-    heard: bool
-    """Whether one comes back to this process."""
+    copies: list[Copy]
+    """The payloads are the same."""
+    expected: list[tuple[Receipts, Receipt]]
+    """A receipt for each copy that comes back to this process."""
+    numbers: list[int]
+    """The partitions of the log that the copies go to, if it has some."""
 
 
 class Publisher:
-    """Publishes to the log if there is one, else to the channel, or to the channels of those it is for."""
+    """Publishes to the log if there is one, or to its partitions; else to the channel, or to the channels of
+    those it is for."""
 
-    def __init__(self, settings: Settings, hub: Hub, subscriber: AnySubscriber, source: Source) -> None:
+    def __init__(self, settings: Settings, subscriber: AnySubscriber, source: Source) -> None:
         self._settings = settings
-        self._hub = hub
         self._subscriber = subscriber
         self._source = source
+        self._entries = Entries(settings) if settings.partitioned else None
         self._sender: Sender | ClusterSender = Sender(settings)
         if source.cluster is not None:
             self._sender = ClusterSender(settings, source.cluster)
@@ -78,44 +82,62 @@ class Publisher:
 
         Raises UnavailableError or ConflictError. After a cancellation it is not known whether Redis has them.
         """
-        expect, forget = self._hub.receipts.expect, self._hub.receipts.forget
         own = key and _own(key, token)
-        outgoing = [self._outgoing(payload, own, number) for number, payload in enumerate(payloads)]
-        receipts = [(one.copies[0][1], expect(one.copies[0][1])) for one in outgoing]
         fingerprint = _fingerprint(payloads)
+        outgoing: list[_Outgoing] = []
         try:
-            for one, (_, receipt) in zip(outgoing, receipts, strict=True):
-                if not one.heard:
-                    receipt.done.set()
+            for number, payload in enumerate(payloads):
+                outgoing.append(self._outgoing(payload, own, number))
             async with self._turns:
                 repeated, told = await self._send(outgoing, own, fingerprint)
             was, *entries = told.split()
             if repeated and was != fingerprint:
                 raise ConflictError
-            ids: list[str | None] = [*entries] or [None] * len(payloads)
             if not repeated:
                 with trio.move_on_after(DELIVERY_SECONDS):
-                    for _, receipt in receipts:
-                        await receipt.done.wait()
+                    for one in outgoing:
+                        for _, receipt in one.expected:
+                            await receipt.done.wait()
         finally:
-            for payload, receipt in receipts:
-                forget(payload, receipt)
+            for one in outgoing:
+                for receipts, receipt in one.expected:
+                    receipts.forget(one.copies[0][1], receipt)
+        ids = self._ids(outgoing, entries)
         return [
-            Published(id or receipt.id, receipt if receipt.done.is_set() else None)
-            for id, (_, receipt) in zip(ids, receipts, strict=True)  # noqa: A001
+            Published(id, None) if repeated else _published(one, id)
+            for one, id in zip(outgoing, ids, strict=True)  # noqa: A001
         ], repeated
 
     def _outgoing(self, payload: bytes, key: str | None, number: int) -> _Outgoing:
-        settings, channels, interest = self._settings, self._source.channels, self._source.interest
-        if channels is None or interest is None:
+        settings, source, entries = self._settings, self._source, self._entries
+        numbers: list[int] = []
+        if entries is not None:
+            notification = messages.decode(payload, settings.max_message_bytes)
+            copies, numbers = entries.copies(notification, payload), entries.numbers(notification)
+            heard = source.heard(notification)
+        elif source.channels is not None:
+            notification = messages.decode(payload, settings.max_message_bytes)
+            # In a cluster a retry may publish what was published before.
+            again = key is not None and source.cluster is not None
+            copy = copy_of(f"{number} {key}".encode()) if again else None
+            copies, heard = (
+                list(source.channels.copies(notification, payload, copy)),
+                source.heard(notification),
+            )
+        else:
             where = settings.redis_stream or settings.redis_channel
-            return _Outgoing([(where.encode(), payload)], heard=True)
-        notification = messages.decode(payload, settings.max_message_bytes)
-        # In a cluster a retry may publish what was published before.
-        again = key is not None and self._source.cluster is not None
-        copy = copy_of(f"{number} {key}".encode()) if again else None
-        copies = list(channels.copies(notification, payload, copy))
-        return _Outgoing(copies, heard=interest.hears(notification.targets))
+            copies, heard = [(where.encode(), payload)], [source.receipts]
+        payload = copies[0][1]
+        return _Outgoing(copies, [(one, one.expect(payload)) for one in heard], numbers)
+
+    def _ids(self, outgoing: Sequence[_Outgoing], entries: Sequence[str]) -> list[str | None]:
+        """The id of each message, as far as Redis has told them: one for each copy."""
+        if len(entries) != sum(len(one.copies) for one in outgoing):
+            return [None] * len(outgoing)
+        if self._entries is None:
+            return list(entries)
+        left = iter(entries)
+        return [self._entries.place(one.numbers, islice(left, len(one.copies))) for one in outgoing]
 
     async def _send(
         self, outgoing: Sequence[_Outgoing], key: str | None, fingerprint: str
@@ -132,6 +154,13 @@ class Publisher:
             text = of_redis(error, self._settings)
             raise UnavailableError(text, unsure=not isinstance(error, ResponseError | ReplicaError)) from None
         return answer
+
+
+def _published(outgoing: _Outgoing, id: str | None) -> Published:  # noqa: A002
+    if not outgoing.expected:  # nobody here follows whom it is for
+        return Published(id, Receipt())
+    receipt = together([receipt for _, receipt in outgoing.expected])
+    return Published(id or receipt.id, receipt if receipt.done.is_set() else None)
 
 
 def _own(key: str, token: str) -> str:

@@ -108,6 +108,16 @@ def takers(
     notification: Notification, replays: list[_Replay], by_target: dict[Target, list[_Replay]]
 ) -> Iterable[_Replay]:
     """The replays that `notification` is for, each once."""
-    if notification.targets is None:
-        return replays
-    return dict.fromkeys(chain.from_iterable(by_target.get(target, ()) for target in notification.targets))
+    found: Iterable[_Replay] = replays
+    if notification.targets is not None:
+        ways = (by_target.get(target, ()) for target in notification.targets)
+        found = dict.fromkeys(chain.from_iterable(ways))
+    if notification.elsewhere:
+        found = [one for one in found if not _has_it_from_elsewhere(one.replay, notification)]
+    return found
+
+
+def _has_it_from_elsewhere(replay: PendingReplay, notification: Notification) -> bool:
+    """Whether the connection gets it from another partition, or has left."""
+    connection = replay.connection
+    return connection is None or not connection.skips.isdisjoint(notification.elsewhere)

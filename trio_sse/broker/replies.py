@@ -15,7 +15,7 @@ from redis.exceptions import NoPermissionError
 from trio_sse.broker.attempts import Backoff
 from trio_sse.broker.cluster_map import Address, ClusterMap
 from trio_sse.broker.errors import of_redis
-from trio_sse.broker.key_links import KeyLinks
+from trio_sse.broker.key_links import Command, KeyLinks
 from trio_sse.broker.link import ERRORS
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.log_limits import LogLimit
@@ -49,8 +49,11 @@ return math.min(room, #ARGV - 2)
 """
 
 
+NO_LIST = -1
+"""What is answered if the key is no list, or Redis does not say."""
+
 _REFUSED = -2
-_PROBLEMS = {-1: "that key is no list", _REFUSED: "Redis does not let the service write to it (ACL)"}
+_PROBLEMS = {NO_LIST: "that key is no list", _REFUSED: "Redis does not let the service write to it (ACL)"}
 
 
 class _Answer(msgspec.Struct):
@@ -146,7 +149,7 @@ class Replies:
                     problem = error
             for home, names in homes.items():
                 try:
-                    answers = await self._links.calls(home, [_push(name, lists[name]) for name in names])
+                    answers = await self._links.calls(home, [push(name, lists[name]) for name in names])
                 except ERRORS as error:
                     problem = error
                     continue
@@ -169,7 +172,7 @@ class Replies:
         if not isinstance(answer, Exception):
             return answer
         try:  # it may have moved to another master
-            return await self._links.call(name.encode(), *_push(name, elements))
+            return await self._links.call(name.encode(), *push(name, elements))
         except NoPermissionError:
             return _REFUSED
         except ERRORS as error:
@@ -194,5 +197,6 @@ class Replies:
         self._well = problem is None
 
 
-def _push(name: str, elements: list[bytes]) -> tuple[str | int | bytes, ...]:
-    return ("EVAL", _SCRIPT, 1, name.encode(), EXPIRE_SECONDS, MOST_ELEMENTS, *elements)
+def push(name: str, elements: list[bytes], keep_seconds: int = EXPIRE_SECONDS) -> Command:
+    """The command that adds to a list. It answers how many it added, or NO_LIST."""
+    return ("EVAL", _SCRIPT, 1, name.encode(), keep_seconds, MOST_ELEMENTS, *elements)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from redis.exceptions import ClusterDownError
 
 from trio_sse.broker.channels import Channels
-from trio_sse.broker.cluster_map import Address, ClusterMap, Range, ranges_of
+from trio_sse.broker.cluster_map import Address, ClusterMap, Range, ranges_of, replicas_of
 from trio_sse.broker.errors import is_refusal
 from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, answer_within, call, open_link
 from trio_sse.settings import Settings
@@ -20,6 +20,8 @@ class View(NamedTuple):
     ranges: list[Range]
     works: bool
     """Whether all slots are served, and the node is among the majority."""
+    replicas: Mapping[Address, frozenset[Address]]
+    """Who would take the place of each master."""
 
 
 async def look(settings: Settings, first: Iterable[Address] = (), last: Iterable[Address] = ()) -> View:
@@ -28,23 +30,24 @@ async def look(settings: Settings, first: Iterable[Address] = (), last: Iterable
     none says that any slot is served."""
     seeds = [(server.host, server.port) for server in settings.cluster_servers]
     lost: BaseException | None = None
-    doubtful: list[Range] = []
+    doubtful = View([], works=False, replicas={})
     for address in dict.fromkeys([*first, *seeds, *last]):
         try:
             async with open_link(settings, at=address) as link, answer_within(CONNECT_SECONDS):
                 works = b"cluster_state:ok" in await call(link, "CLUSTER", "INFO")
-                ranges = ranges_of(await call(link, "CLUSTER", "SLOTS"), address)
+                slots = await call(link, "CLUSTER", "SLOTS")
         except ERRORS as error:
             # A refusal says more than that another node is away.
             if lost is None or (is_refusal(error) and not is_refusal(lost)):
                 lost = error
             continue
-        if works and ranges:
-            return View(ranges, works=True)
-        doubtful = max(doubtful, ranges, key=_slots)
-    if not doubtful:
+        view = View(ranges_of(slots, address), works, replicas_of(slots, address))
+        if works and view.ranges:
+            return view
+        doubtful = max(doubtful, view, key=_slots)
+    if not doubtful.ranges:
         raise lost or ClusterDownError("no node serves any slot", status_code="CLUSTERDOWN")
-    return View(doubtful, works=False)
+    return doubtful._replace(works=False)
 
 
 async def map_of(settings: Settings) -> ClusterMap:
@@ -54,6 +57,6 @@ async def map_of(settings: Settings) -> ClusterMap:
     return cluster
 
 
-def _slots(ranges: list[Range]) -> int:
-    """How many slots these are."""
-    return sum(last + 1 - first for first, last, _ in ranges)
+def _slots(view: View) -> int:
+    """How many slots it knows of."""
+    return sum(last + 1 - first for first, last, _ in view.ranges)

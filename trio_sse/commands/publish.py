@@ -14,17 +14,18 @@ import msgspec
 from redis.exceptions import MovedError
 
 from trio_sse import logs, options
+from trio_sse.broker.cluster_map import redirected
 from trio_sse.broker.errors import ReplicaError, of_redis
 from trio_sse.broker.link import ERRORS, Link, answer_within, call, open_link, replicates
 from trio_sse.broker.open_links import IDLE_SECONDS
-from trio_sse.commands.keyed import KeyedSender, Sent
+from trio_sse.commands.keyed import Added, KeyedSender, PartitionSender, Sent
 from trio_sse.delivery.messages import EVERYBODY, RESERVED_EVENTS, name_problem, too_deep
 from trio_sse.settings import Settings
 
 ANSWER_SECONDS = 5.0
 
 _SHOWN = 3
-"""Channels that are named, of a message for many."""
+"""Channels or entries that are named, of a message for many."""
 
 
 @click.command()
@@ -36,7 +37,10 @@ _SHOWN = 3
 @click.option("--key", metavar="KEY", help="what this is the newest value of")
 @click.option("--whole", is_flag=True, help="with -: all of the input is one message")
 @options.for_settings(
-    lambda name: name.startswith("redis_") or name in ("stream_length", "max_message_bytes")
+    lambda name: (
+        (name.startswith("redis_") and name != "redis_stream_before")
+        or name in ("stream_partitions", "stream_length", "max_message_bytes")
+    )
 )
 def publish(
     text: str,
@@ -54,10 +58,12 @@ def publish(
     each line that is not empty is a message, and is published at once. At least one of --user, --topic and
     --everybody is required. Put -- in front of a text that begins with a dash.
 
-    With SSE_REDIS_ROUTING=by-key each message goes to the channels of those it is for.
+    With SSE_REDIS_ROUTING=by-key each message goes to the channels of those it is for, with
+    SSE_STREAM_PARTITIONS to the partitions that they are in.
 
     It says to how many subscribers Redis handed each message (by the shared channel of a cluster those of
-    one node), or the id of its entry in the Redis stream. Exit code 1 if Redis cannot be reached or refuses.
+    one node), or the ids of its entries in the Redis stream. Exit code 1 if Redis cannot be reached or
+    refuses.
     """
     if everybody or EVERYBODY in users:
         users = (EVERYBODY,)
@@ -155,7 +161,7 @@ def _decoded(data: bytes) -> str:
 def _publish_all(settings: Settings, payloads: Iterator[bytes]) -> int:
     # Between two messages Ctrl-C is Python's own: `asyncio.run` would wait for the line that is being read.
     published = 0
-    make = KeyedSender if settings.by_key else _Sender
+    make = PartitionSender if settings.partitioned else KeyedSender if settings.by_key else _Sender
     with asyncio.Runner() as runner, make(settings, runner) as sender:
         for one in payloads:
             try:
@@ -193,7 +199,7 @@ class _Sender:
         try:
             answer = self._runner.run(self._publish(message))
         except MovedError as elsewhere:  # another node of the cluster keeps the stream
-            self._link = self._runner.run(self._connect(elsewhere.node_addr))
+            self._link = self._runner.run(self._connect(redirected(elsewhere, None)))
             answer = self._runner.run(self._publish(message))
         self._used_at = time.monotonic()
         return answer
@@ -220,13 +226,16 @@ class _Sender:
 
 
 def _say(answer: Any, settings: Settings) -> None:
+    if isinstance(answer, Added):
+        entries = [f"{entry} in {key}" for entry, key in zip(answer.entries, answer.keys, strict=True)]
+        click.echo(logs.escaped(f"entry {_few(entries)}; last_event_id={answer.place}"))
+        return
     if settings.redis_stream is not None:
         click.echo(f"entry {answer.decode()} in {logs.escaped(settings.redis_stream)}")
         return
     channels = answer.channels if isinstance(answer, Sent) else [settings.redis_channel]
     answer = answer.subscribers if isinstance(answer, Sent) else answer
-    more = f" and {len(channels) - _SHOWN} more" if len(channels) > _SHOWN else ""
-    channel = logs.escaped(", ".join(channels[:_SHOWN]) + more)
+    channel = logs.escaped(_few(channels))
     click.echo(f"to {answer} subscriber{'' if answer == 1 else 's'} of {channel}")
     if answer == 0 and settings.by_key:
         click.echo(
@@ -240,3 +249,8 @@ def _say(answer: Any, settings: Settings) -> None:
             "with this Redis and this SSE_REDIS_CHANNEL?",
             err=True,
         )
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -17,7 +17,7 @@ from trio_sse import logs, options
 from trio_sse.broker.bridge import Bridge
 from trio_sse.broker.channels import Channels
 from trio_sse.commands.keyed import post_of
-from trio_sse.settings import Settings, redis_url
+from trio_sse.settings import Settings, env_name, model, redis_url
 from trio_sse.settings.redis_url import RedisURLError, parse
 
 
@@ -36,8 +36,8 @@ from trio_sse.settings.redis_url import RedisURLError, parse
 @click.pass_context
 @options.for_settings(
     lambda name: (
-        (name.startswith(("redis_", "log_")) and name not in ("redis_stream", "redis_routing"))
-        or name == "max_message_bytes"
+        (name.startswith(("redis_", "log_")) and name not in ("redis_stream_before", "redis_routing"))
+        or name in ("stream_partitions", "stream_length", "max_message_bytes")
     )
 )
 def route(
@@ -48,11 +48,12 @@ def route(
     name: str | None,
     **given: str | None,
 ) -> None:
-    """Publish by key what back ends publish to one channel for all, until Ctrl-C.
+    """Publish by key, or to partitions, what back ends publish to one channel for all, until Ctrl-C.
 
-    For services with SSE_REDIS_ROUTING=by-key, where back ends cannot name the channel themselves. The
-    settings say where to publish: SSE_REDIS_CHANNEL is the beginning of the channels' names, REDIS_CLUSTER
-    names a cluster.
+    For services with SSE_REDIS_ROUTING=by-key or SSE_STREAM_PARTITIONS, where back ends cannot name the
+    channel, or the partition, themselves. The settings say where to publish: SSE_REDIS_CHANNEL is the
+    beginning of the channels' names; with SSE_STREAM_PARTITIONS it is SSE_REDIS_STREAM; REDIS_CLUSTER names a
+    cluster.
 
     Of a channel, one bridge is enough, and all streams get a gap when it begins: it does not know what it has
     missed. With --from-stream nothing is lost (the consumer group trio_sse). Several may share the work, each
@@ -62,12 +63,21 @@ def route(
     typed = context.get_parameter_source("source_url") is ParameterSource.COMMANDLINE
     if typed and redis_url.has_secret(source_url or ""):
         options.fail("--from with a password shows in the process list: set TRIO_SSE_FROM in the environment")
-    settings = options.read({**given, "redis_routing": "by-key"})
+    settings = _settings(given)
     logs.configure(settings)
     source = _source(settings, source_url, from_channel, from_stream)
     name = name or socket.gethostname()  # the same after a restart: it goes on with what it had taken
     asyncio.run(_until_stopped(Bridge(source, settings, partial(post_of, settings), name)))
     sys.exit(0)
+
+
+def _settings(given: dict[str, str | None]) -> Settings:
+    """Where to publish: by key unless the settings have partitions."""
+    variable = env_name("stream_partitions")
+    partitions = given["stream_partitions"] or model.found().values.get(variable, "0")
+    if str(partitions).strip() in ("", "0"):
+        return options.read({**given, "redis_routing": "by-key"})
+    return options.read(given)
 
 
 def _source(
@@ -82,6 +92,8 @@ def _source(
         "redis_routing": "shared",
         "redis_channel": from_channel or settings.redis_channel,
         "redis_stream": from_stream,
+        "stream_partitions": 0,
+        "redis_stream_before": None,
     }
     if source_url is not None:
         try:

@@ -11,6 +11,7 @@ import jwt
 
 from trio_sse import options
 from trio_sse.access.tokens import MAX_TOKEN_BYTES
+from trio_sse.access.topics import entry_problem
 from trio_sse.delivery.messages import EVERYBODY, name_problem
 from trio_sse.settings import Settings
 from trio_sse.settings.model import found
@@ -42,12 +43,11 @@ def token(user: str | None, topics: tuple[str, ...], expires: str, **given: str 
     """
     if user is None and not topics:
         raise click.UsageError("name at least one of --user and --topics")
-    for name, text in [("--user", user), *(("--topics", topic) for topic in topics)]:
-        problem = None if text is None else name_problem("it", text)
-        if name == "--user" and text == EVERYBODY:
-            problem = "it means everybody"
-        if problem:
-            raise click.UsageError(f"{name}: {problem}")
+    if problem := None if user is None else _user_problem(user):
+        raise click.UsageError(f"--user: {problem}")
+    for topic in topics:
+        if problem := entry_problem(topic):  # the service grants nothing by such an entry
+            raise click.UsageError(f"--topics: {problem}")
     seconds = _seconds(expires)
     # The secret has no effect, which the settings refuse, unless tokens are asked for.
     settings = options.read({**given, "auth": "jwt"}) if _has_secret(given) else _without_secret()
@@ -79,6 +79,10 @@ def signed(settings: Settings, said: dict[str, Any]) -> str:
         return jwt.encode(said, settings.jwt_secret.get_secret_value(), algorithm="HS256")
     except jwt.InvalidKeyError:
         options.fail("SSE_JWT_SECRET looks like a key of another kind: PyJWT signs nothing with it")
+
+
+def _user_problem(user: str) -> str | None:
+    return "it means everybody" if user == EVERYBODY else name_problem("it", user)
 
 
 def _seconds(text: str) -> int:

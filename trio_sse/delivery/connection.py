@@ -20,7 +20,7 @@ from trio_sse.delivery.outlet import Outlet
 from trio_sse.delivery.owed import Owed
 from trio_sse.delivery.replay import Replay, Rest
 from trio_sse.delivery.states import State
-from trio_sse.delivery.targets import Followed
+from trio_sse.delivery.targets import Followed, Target
 
 HEARTBEAT = "heartbeat"
 """The kind of notice that a connection may get at any time."""
@@ -36,6 +36,8 @@ MOST_STATE_BYTES = 1 << 20
 as all others do."""
 
 NO_SLOT = -1
+
+_NOTHING = frozenset[Target]()
 
 _WAITING, _CATCHING_UP, _LIVE, _CLOSED, _LEFT = State  # looked up for every message
 
@@ -109,6 +111,11 @@ class Connection:
         self._owed: Owed | None = None
 
     @property
+    def skips(self) -> frozenset[Target]:
+        """Targets that a message of a partition may be for too, so that it comes from another partition."""
+        return _NOTHING
+
+    @property
     def begun(self) -> bool:
         """Whether it does not wait for `begin`."""
         return self.state is not _WAITING
@@ -157,7 +164,7 @@ class Connection:
             self.since = after
             common = self._common
             due = Due() if self._replay is None else self._replay.due
-            due.goes_on(common.counters.balance, common.history, self.follows, after, gap=gap)
+            due.goes_on(common.counters.balance, common.history, self, after, gap=gap)
             self._replay = Replay(preface, older, rest, at or common.history.at(after), due, behind)
         if self._outlet is not None:
             self._outlet.pull()
@@ -335,8 +342,8 @@ class Connection:
             self._common.recovery.fell_behind(self, replay.at)
             return page
         if self.since < history.latest:  # a new client has missed nothing
-            due.catches_up(balance, history, self.follows)
-            kept = history.page(self.follows, self.since)
+            due.catches_up(balance, history, self)
+            kept = history.page(self.follows, self.since, skips=self.skips)
             due.from_memory(balance, kept)
             for reason in kept.gaps:
                 add_to(self._common.counters.gaps, reason)

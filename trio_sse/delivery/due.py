@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from trio_sse.counters import Balance
 from trio_sse.delivery.history import History, Page
-from trio_sse.delivery.targets import Followed
+from trio_sse.delivery.targets import Followed, Target
+
+
+class Follower(Protocol):
+    """Whom the messages are for. A Connection is one."""
+
+    follows: Followed
+
+    @property
+    def skips(self) -> frozenset[Target]:
+        """Messages that are for one of these too come from elsewhere."""
+        ...
 
 
 class Due:
@@ -22,26 +35,24 @@ class Due:
         self._up_to = 0  # of the messages up to this sequence none is to be promised any more
         self._absent = 0  # how many of `count` memory no longer has: the log may
 
-    def goes_on(
-        self, balance: Balance, history: History, follows: Followed, after: int, *, gap: bool
-    ) -> None:
+    def goes_on(self, balance: Balance, history: History, who: Follower, after: int, *, gap: bool) -> None:
         """The stream goes on after the sequence `after`. With a `gap` it is told that what it was promised
         before that is missing; without one, the log is to have it."""
         if after == history.latest and not self.count:  # as most begin
             self._up_to = after
             return
-        self.catches_up(balance, history, follows, after)
-        missing = self.count - history.kept_for(follows, after)
+        self.catches_up(balance, history, who, after)
+        missing = self.count - history.kept_for(who.follows, after, who.skips)
         if gap:
             self._account(balance, missing)
             balance.history_expired += missing
             missing = 0
         self._absent = missing
 
-    def catches_up(self, balance: Balance, history: History, follows: Followed, after: int = 0) -> None:
+    def catches_up(self, balance: Balance, history: History, who: Follower, after: int = 0) -> None:
         """All that memory has by now after the sequence `after` is promised."""
         if self._up_to < history.latest:
-            self._promise(balance, history.kept_for(follows, max(after, self._up_to)))
+            self._promise(balance, history.kept_for(who.follows, max(after, self._up_to), who.skips))
             self._up_to = history.latest
 
     def comes(self, balance: Balance, up_to: int, count: int) -> None:

@@ -14,6 +14,7 @@ from sys import getsizeof
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from trio_sse.delivery.event_ids import EntryId
+from trio_sse.delivery.partitions import Partition
 from trio_sse.delivery.sources import Sources
 from trio_sse.delivery.targets import Followed, Target, each
 
@@ -27,6 +28,9 @@ _INDEX_BYTES = 240
 """Further bytes for each of its users, beside their id, if they have no index yet."""
 
 
+_NOTHING = frozenset[Target]()
+
+
 class Page(NamedTuple):
     """A part of what is kept for those who follow something."""
 
@@ -37,7 +41,7 @@ class Page(NamedTuple):
     """How many messages it has."""
     expired: int
     """How many it left out, because their time is over."""
-    gaps: tuple[str, ...]
+    gaps: list[str]
     """The reasons of the gaps among them."""
 
 
@@ -58,8 +62,9 @@ class History:
         max_bytes: int,
         clock: Callable[[], float],
         has_log: bool = False,
+        partition: Partition | None = None,
     ) -> None:
-        self.sources = Sources(process, has_log=has_log)
+        self.sources = Sources(process, has_log=has_log, partition=partition)
         self.latest = 0
         """The sequence of the newest message."""
         self.floor = 0
@@ -69,8 +74,11 @@ class History:
         """The log's entry that was read last. None until a log was read."""
         self.entry_floor: EntryId = (0, 0)
         """Every entry after it that was read is kept."""
+        self.read: object | None = None
+        """The present read, while there is one: nothing but what it brought happens until it ends."""
         self._perishable = 0  # the sequence of the newest message that expires
         self._for_several = 0  # the sequence of the newest message with several targets
+        self._notices: deque[_Notice] = deque()  # those kept: no messages
         self._known_since = math.inf  # on the clock: every message that came later is kept
         self._subscribed = math.inf  # on the clock: every message of the channel that came later is known
         self._messages = messages
@@ -82,7 +90,6 @@ class History:
         self._kept: deque[_Kept] = deque()
         self._shelves: dict[Target | None, _Shelf[bytes]] = {}
         self._entry_ids: _Shelf[EntryId] = _Shelf()
-        self._gaps: list[tuple[int, str]] = []  # those for everybody that are kept, with their reasons
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -101,13 +108,14 @@ class History:
         age: float = 0,
         own: str = "",
         expires: float = math.inf,
+        elsewhere: tuple[Target, ...] = (),
     ) -> tuple[str, bytes]:
         """Give the next message its sequence, `latest`, and its id, and keep it. Returns the id and the frame
         that `encode` makes with it.
 
         The message is for `targets`; None: for everybody. It is the log's `entry`, or came by the channel, or
         is a gap that the service declares, for this reason (`own`). `age` is in seconds. It is not replayed
-        after `expires`, on the clock.
+        after `expires`, on the clock. `elsewhere` is that of the notification.
         """
         self.latest = sequence = self.latest + 1
         if entry is not None:
@@ -115,13 +123,13 @@ class History:
             self._entry_ids.entries.append((sequence, entry))
         elif not own:
             self.sources.channel_brought(sequence)
-        elif targets is None:
-            self._gaps.append((sequence, own))
         id = self.sources.text(self.last_entry, sequence)  # noqa: A001
         frame = encode(id)
         size = len(frame) + _ENTRY_BYTES
         places: tuple[Target | None, ...] = _EVERYBODY if targets is None else targets
         kept: Any = (sequence, frame) if expires == math.inf else (sequence, frame, expires)
+        if elsewhere:
+            kept = (sequence, frame, expires, elsewhere)
         index = self._shelves
         for target in places:
             if target is not None:
@@ -133,6 +141,8 @@ class History:
             self._perishable = sequence
         if len(places) > 1:
             self._for_several = sequence
+        if own and places:
+            self._notices.append((sequence, places, own))
         self._bytes += size
         now = self._clock() if self._now is None else self._now
         self._kept.append((sequence, now + self._seconds - age, places, size))
@@ -150,11 +160,12 @@ class History:
         """Until `end_read`, messages count as having come now, and nothing is evicted. Both for each message
         would take as long as the rest of `append`. Returns the time."""
         self._now = now = self._clock()
+        self.read = object()
         return now
 
     def end_read(self) -> None:
         self.evict()
-        self._now = None
+        self._now = self.read = None
 
     def filled_from(self, entry: EntryId, age: float = math.inf) -> None:
         """Every entry of the log after this one, whose `age` is in seconds, will be appended."""
@@ -167,8 +178,8 @@ class History:
         return self._perishable > 0
 
     def now(self) -> float:
-        """The time on its clock."""
-        return self._clock()
+        """The time on its clock: within a read, that of its begin."""
+        return self._clock() if self._now is None else self._now
 
     def subscribed(self) -> None:
         """From now on every message of the channel is appended."""
@@ -194,17 +205,17 @@ class History:
             if entry_ids.entries and entry_ids.oldest[0] == self.floor:
                 self.entry_floor = entry_ids.oldest[1]
                 entry_ids.drop_oldest()
-        while self._gaps and self._gaps[0][0] <= self.floor:
-            del self._gaps[0]
+        while self._notices and self._notices[0][0] <= self.floor:
+            self._notices.popleft()
 
     def restart(self, entry: EntryId, was_at: EntryId) -> None:
         """Drop everything: the log was made anew. It had been read up to `was_at`, and goes on after
         `entry`."""
         self.sources.log_made_anew(entry, was_at)
         self._kept.clear()
+        self._notices.clear()
         self._shelves.clear()
         self._entry_ids = _Shelf()
-        self._gaps.clear()
         self._bytes = 0
         self.floor = self.latest
         self._known_since = self._clock()
@@ -214,44 +225,51 @@ class History:
         """Whether all entries after this one, as far as the log was read, are kept."""
         return self.last_entry is not None and self.entry_floor <= entry <= self.last_entry
 
-    def count(self, follows: Followed, after: int) -> int:
-        """How many messages for those who follow this came after the sequence `after` and are kept."""
+    def count(self, follows: Followed, after: int, skips: frozenset[Target] = _NOTHING) -> int:
+        """How many messages for those who follow this came after the sequence `after` and are kept. `skips`
+        is that of their connection."""
         found = self._newer(follows, after)
-        if self._perishable <= after and (self._for_several <= after or isinstance(follows, str)):
-            return sum([len(shelf.entries) - place for shelf, place in found])
+        notices = len(self._notices_for(follows, after)) if self._notices else 0
+        plain = self._for_several <= after or isinstance(follows, str)
+        if plain and not skips and self._perishable <= after:
+            return sum([len(shelf.entries) - place for shelf, place in found]) - notices
         now = self._clock()
         kept = (entry for shelf, place in found for entry in shelf.entries[place:])
-        return len({entry[0] for entry in kept if not _is_over(entry, now)})
+        return (
+            len({entry[0] for entry in kept if not _is_over(entry, now) and _is_for(entry, skips)}) - notices
+        )
 
-    def kept_for(self, follows: Followed, after: int) -> int:
+    def kept_for(self, follows: Followed, after: int, skips: frozenset[Target] = _NOTHING) -> int:
         """How many messages for those who follow this came after the sequence `after` and are kept, also
-        those whose time is over."""
+        those whose time is over. `skips` is that of their connection."""
         found = self._newer(follows, after)
-        if len(found) < 2 or self._for_several <= after or isinstance(follows, str):
-            count = sum([len(shelf.entries) - place for shelf, place in found])
-        else:
-            count = len({entry[0] for shelf, place in found for entry in shelf.entries[place:]})
-        return count - (len(self._gaps_between(after, self.latest)) if self._gaps else 0)
+        notices = len(self._notices_for(follows, after)) if self._notices else 0
+        if not skips and (self._for_several <= after or isinstance(follows, str)):
+            return sum([len(shelf.entries) - place for shelf, place in found]) - notices
+        kept = (entry for shelf, place in found for entry in shelf.entries[place:])
+        return len({entry[0] for entry in kept if _is_for(entry, skips)}) - notices
 
-    def _gaps_between(self, after: int, through: int) -> tuple[str, ...]:
-        """The reasons of the gaps for everybody in between."""
-        return tuple([reason for sequence, reason in self._gaps if after < sequence <= through])
-
-    def page(self, follows: Followed, after: int, max_bytes: int = PAGE_BYTES) -> Page:
+    def page(
+        self,
+        follows: Followed,
+        after: int,
+        max_bytes: int = PAGE_BYTES,
+        skips: frozenset[Target] = _NOTHING,
+    ) -> Page:
         """The next messages for those who follow this, after the sequence `after`, each once. At least one
-        message, and about `max_bytes`."""
+        message, if there is any, and about `max_bytes`. `skips` is that of their connection."""
         found = self._newer(follows, after)
         frames: list[bytes] = []
         expired = 0
 
         def up_to(through: int) -> Page:
-            gaps = self._gaps_between(after, through) if self._gaps else ()
+            gaps = self._gaps(follows, after, through) if self._notices else []
             return Page(b"".join(frames), through, len(frames) - len(gaps), expired, gaps)
 
         last, now = after, self._clock() if self._perishable > after else -math.inf
         for entry in _in_order(found):
             sequence, frame = entry[0], entry[1]
-            if sequence == last:
+            if sequence == last or (len(entry) > 3 and not _is_for(entry, skips)):
                 continue  # it was reached in another way
             last = sequence
             if len(entry) > 2 and _is_over(entry, now):
@@ -263,16 +281,30 @@ class History:
                 return up_to(sequence if any(shelf.newer(sequence) for shelf, _ in found) else self.latest)
         return up_to(self.latest)
 
-    def rewound(self, follows: Followed, count: int) -> int:
-        """The sequence after which the last `count` messages for those who follow this came, or all that are
-        kept."""
+    def rewound(self, follows: Followed, count: int, skips: frozenset[Target] = _NOTHING) -> int:
+        """The sequence after which the last `count` messages for those who follow this came. If fewer are
+        kept: after which they came, and the notices before them. `skips` is that of their connection."""
+        if not count:
+            return self.latest
+        latest = self.newest(follows, count, skips)
+        if len(latest) < count:
+            latest = sorted([*latest, *self._notices_for(follows, self.floor)])
+        return latest[0] - 1 if latest else self.latest
+
+    def newest(self, follows: Followed, count: int, skips: frozenset[Target] = _NOTHING) -> list[int]:
+        """The sequences of the last `count` messages for those who follow this, or of all that are kept,
+        oldest first."""
         numbers: set[int] = set()
         now = self._clock()
+        notices = frozenset(self._notices_for(follows, self.floor))
         for shelf, _ in self._newer(follows, self.floor):
-            own = (entry[0] for entry in reversed(shelf.entries[shelf.start :]) if not _is_over(entry, now))
+            own = (
+                entry[0]
+                for entry in reversed(shelf.entries[shelf.start :])
+                if entry[0] not in notices and not _is_over(entry, now) and _is_for(entry, skips)
+            )
             numbers.update(islice(own, count))
-        latest = sorted(numbers)[-count:] if count else []
-        return latest[0] - 1 if latest else self.latest
+        return sorted(numbers)[-count:] if count else []
 
     def since(self, seconds: float) -> tuple[int, bool]:
         """The sequence after which the messages of the last `seconds` came, and whether all of them are
@@ -296,13 +328,30 @@ class History:
     def text(self, sequence: int) -> str | None:
         """The id that stands for everything up to `sequence`, or None if it is no longer known."""
         entry = self.at(sequence)
-        return None if self.sources.has_log and entry is None else self.sources.text(entry, sequence)
+        sources = self.sources
+        unknown = entry is None and sources.has_log and sources.partition is None
+        return None if unknown else sources.text(entry, sequence)
 
     def sequence_of(self, entry: EntryId) -> int:
         """The sequence of the last kept message up to the log's entry `entry`, or `floor`."""
         entries = self._entry_ids.entries
         place = bisect_right(entries, entry, self._entry_ids.start, key=itemgetter(1))
         return entries[place - 1][0] if place > self._entry_ids.start else self.floor
+
+    def _notices_for(self, follows: Followed, after: int) -> list[int]:
+        """The kept notices of the service after this sequence, for those who follow this."""
+        mine = {None, *each(follows)}
+        after = max(after, self.floor)
+        return [one for one, places, _ in self._notices if one > after and not mine.isdisjoint(places)]
+
+    def _gaps(self, follows: Followed, after: int, through: int) -> list[str]:
+        """The reasons of the kept notices up to `through`."""
+        mine = {None, *each(follows)}
+        return [
+            reason
+            for one, places, reason in self._notices
+            if after < one <= through and not mine.isdisjoint(places)
+        ]
 
     def _newer(self, follows: Followed, after: int) -> list[tuple[_Shelf[bytes], int]]:
         """The shelves that have something after this sequence, with the place where it begins."""
@@ -333,7 +382,14 @@ def _is_over(entry: tuple[Any, ...], now: float) -> bool:
     return len(entry) > 2 and entry[2] <= now
 
 
+def _is_for(entry: tuple[Any, ...], skips: frozenset[Target]) -> bool:
+    """Whether a connection with these `skips` gets a kept message."""
+    return len(entry) < 4 or skips.isdisjoint(entry[3])
+
+
 _Kept = tuple[int, float, tuple[Target | None, ...], int]
+
+_Notice = tuple[int, tuple[Target | None, ...], str]
 
 
 _EVERYBODY = (None,)

@@ -78,6 +78,7 @@ class Hub:
         *,
         heartbeat_seconds: float,
         snapshot: Snapshot | None = None,
+        receipts: Receipts | None = None,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self.counters = counters
@@ -97,9 +98,11 @@ class Hub:
         self.flushing = False
         """Whether something was taken, and has not been offered to all yet."""
         self._reading = False
+        self.log_lag = 0.0
+        """By how many seconds what was read of the log was behind it when it was read last."""
         self.by_server = 0
         """How many streams an ASGI server writes."""
-        self.receipts = Receipts()
+        self.receipts = Receipts() if receipts is None else receipts
         """Receipts of messages that were published from this node."""
         self._unflushed: list[Receipt] = []
         self._flushing: list[Receipt] = []
@@ -138,7 +141,6 @@ class Hub:
 
         A closed hub closes the connection, which then ends after its greeting.
         """
-        self.counters.streams += 1
         if self.closed:
             connection.close()
             return
@@ -197,9 +199,14 @@ class Hub:
         expires = self._mark(notification).expires
         if expires > self.history.now():
             self.history.append(
-                notification.targets, notification.frame, entry=entry, age=age, expires=expires
+                notification.targets,
+                notification.frame,
+                entry=entry,
+                age=age,
+                expires=expires,
+                elsewhere=notification.elsewhere,
             )
-            self._keep_newest(notification, expires)
+        self._keep_newest(notification, expires)
 
     def begin_read(self) -> None:
         """Until `end_read`, `dispatch` does not wake the flusher, and the clock is not looked at again."""
@@ -224,17 +231,19 @@ class Hub:
         if entry is not None:
             self.counters.from_log += 1
         targets, mark = notification.targets, None
-        if notification.key is None and notification.expires_at is None:
+        elsewhere = notification.elsewhere
+        if notification.key is None and notification.expires_at is None and not elsewhere:
             id, frame = self.history.append(targets, notification.frame, entry=entry)  # noqa: A001
         else:
             mark = self._mark(notification)
             expires = mark.expires
             if expires <= self.history.now():  # nobody gets it
                 self.counters.expired += 1
+                self._keep_newest(notification, expires)
                 self._say_at_flush(receipt, self.history.text(self.history.latest))
                 return False
             id, frame = self.history.append(  # noqa: A001
-                targets, notification.frame, entry=entry, expires=expires
+                targets, notification.frame, entry=entry, expires=expires, elsewhere=elsewhere
             )
             self._keep_newest(notification, expires)
         sequence = self.history.latest
@@ -286,13 +295,16 @@ class Hub:
     def _mark(self, notification: Notification) -> Mark:
         key, expires_at = notification.key, notification.expires_at
         expires = math.inf if expires_at is None else self.history.now() + expires_at - time.time()
-        return Mark(None if key is None else (notification.targets, key), expires)
+        slot = None if key is None else (notification.targets, key)
+        return Mark(slot, expires, elsewhere=notification.elsewhere)
 
     def _keep_newest(self, notification: Notification, expires: float) -> None:
-        """Keep it for snapshots if it is the state of a key."""
+        """Keep it for snapshots if it is the state of a key. One that came too late ends the state before it
+        all the same."""
         if notification.key is not None:
-            part = (self.history.latest, notification.bare_frame(), expires)
-            self.snapshot.put(notification.targets, notification.key, None if notification.forgets else part)
+            is_over = notification.forgets or expires <= self.history.now()
+            part = None if is_over else (self.history.latest, notification.bare_frame(), expires)
+            self.snapshot.put(notification.targets, notification.key, part, notification.elsewhere)
 
     def _wake(self) -> None:
         if not self._reading:

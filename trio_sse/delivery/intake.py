@@ -14,7 +14,7 @@ from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.flusher import settle
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.log_limits import LogLimit
-from trio_sse.delivery.messages import AS_IT_SAYS, Targets
+from trio_sse.delivery.messages import AS_IT_SAYS, Decode, Targets
 
 log = structlog.stdlib.get_logger("trio_sse.delivery.intake")
 _debug = partial(logging.getLogger("trio_sse.delivery.intake").isEnabledFor, logging.DEBUG)
@@ -31,8 +31,9 @@ class Intake:
     Without, each payload is left to the flusher.
     """
 
-    def __init__(self, hub: Hub, max_message_bytes: int) -> None:
+    def __init__(self, hub: Hub, max_message_bytes: int, decode: Decode = messages.decode) -> None:
         self._hub = hub
+        self._decode = decode
         self._max_bytes = max_message_bytes
         self._log_limit = LogLimit(REPORT_SECONDS)
         self._copies = Copies(hub.history.now)
@@ -56,7 +57,7 @@ class Intake:
                 raise messages.MessageError(  # noqa: TRY301
                     "an entry of SSE_REDIS_STREAM without the field `payload`", "no_payload"
                 )
-            notification = messages.decode(payload, self._max_bytes, entry, to)
+            notification = self._decode(payload, self._max_bytes, entry, to)
         except messages.MessageError as error:
             hub.counters.rejected += 1
             add_to(hub.counters.bad, error.kind)

@@ -30,6 +30,9 @@ class Since(NamedTuple):
     at: float
 
 
+NEVER = Since(0, 0.0)
+
+
 class Shard:
     """What one Redis is to be subscribed to, and is. One link serves it at a time."""
 
@@ -52,6 +55,9 @@ class Shard:
         """Those of them that are."""
         self.changed = asyncio.Event()
         """Set while there is something to send."""
+        self.settled = False
+        """Whether it is known that no target it has belongs to another shard. To find out takes as long as
+        the rest of a confirmation."""
         self.refuses = False
         """Whether it has refused a target for now: it is to be asked again a little later."""
 
@@ -99,6 +105,8 @@ class Interest:
         self._unknown = unknown
         self._followed: dict[Target, None] = {}
         self._since: dict[Target, Since] = {}
+        self._latest = NEVER
+        self._read: object | None = None
         self._lingering: dict[Target, int] = {}
         self._ends: dict[int, dict[Target, None]] = {}
         self._waiting: dict[Target, dict[Connection, None]] = {}
@@ -139,6 +147,7 @@ class Interest:
         if missing:
             self._begins[connection] = missing, begin
         else:
+            self._read = None
             begin()
 
     def forget(self, connection: Connection) -> None:
@@ -154,7 +163,7 @@ class Interest:
         """Since when all messages for those who follow this are known. A target that is not subscribed does
         not count: a `gap` will be told when it is."""
         found = [since for target in (*each(follows), ALL) if (since := self._since.get(target)) is not None]
-        return max(found, default=Since(0, 0.0))  # the later the sequence, the later the time
+        return max(found, default=NEVER)  # the later the sequence, the later the time
 
     def hears(self, targets: Iterable[Target] | None) -> bool:
         """Whether a message for one of these, or for everybody (None), comes to this process."""
@@ -172,7 +181,7 @@ class Interest:
         for target in had:
             if target not in self._followed:
                 self._let_go(target)
-            elif self._shard_of(target) is shard:
+            elif shard.settled or self._shard_of(target) is shard:
                 shard.queue[target] = None
             else:
                 self.moved(shard, target)
@@ -194,11 +203,12 @@ class Interest:
         if target in shard.has:
             return
         shard.asked.pop(target, None)
-        shard.queue.pop(target, None)  # it was taken for refused
-        if shard.queue and len(shard.asked) <= WINDOW // 2:
-            shard.changed.set()
+        if shard.queue:
+            shard.queue.pop(target, None)  # it was taken for refused
+            if len(shard.asked) <= WINDOW // 2:
+                shard.changed.set()
         wanted = target in self._followed or target in self._lingering
-        if not wanted or self._shard_of(target) is not shard:
+        if not wanted or not (shard.settled or self._shard_of(target) is shard):
             shard.drop[target] = None
             shard.changed.set()
             self.moved(shard, target)
@@ -208,10 +218,11 @@ class Interest:
         shard.has[target] = None
         if target in shard.owed:
             shard.back[target] = None
-        # An id that was given before is below it, whatever came since.
-        self._since[target] = Since(self._history.skip(), self._history.now())
-        self._let_begin(target)
-        self._tell_owed(shard)
+        self._since[target] = self._from_now()
+        if target in self._waiting:
+            self._let_begin(target)
+        if len(shard.back) == len(shard.owed):
+            self._tell_owed(shard)
 
     def refused(self, shard: Shard, target: Target) -> None:
         """Redis does not subscribe to the target now. It is to be asked again, and streams do not wait for
@@ -288,7 +299,17 @@ class Interest:
             del self._ends[ends]
         return True
 
+    def _from_now(self) -> Since:
+        """An id that was given before is below it, whatever came since. What one read confirms shares it, as
+        no id is given in between unless a message comes or a stream begins."""
+        history = self._history
+        if history.read is None or history.read is not self._read or history.latest != self._latest.sequence:
+            self._read = history.read
+            self._latest = Since(history.skip(), history.now())
+        return self._latest
+
     def _let_begin(self, target: Target) -> None:
+        self._read = None
         for connection in self._waiting.pop(target, ()):
             missing, begin = self._begins.pop(connection)
             if missing == 1:

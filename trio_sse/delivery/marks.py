@@ -20,6 +20,8 @@ class Mark(msgspec.Struct, gc=False, frozen=True):
     """On the hub's clock."""
     notice: str | None = None
     """The kind of a notice of the service that has its place among the messages."""
+    elsewhere: tuple[Target, ...] = ()
+    """See `Notification.elsewhere`."""
 
 
 Part = tuple[int, bytes, float]

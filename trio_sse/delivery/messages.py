@@ -9,7 +9,7 @@ import unicodedata
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -82,6 +82,9 @@ class Notification(msgspec.Struct, frozen=True, gc=False):  # made in a fifth of
     """What all copies of a message have in common that was published to several channels."""
     reply_to: str | None = None
     """The Redis list that asks what became of it."""
+    elsewhere: tuple[Target, ...] = ()
+    """Further targets, of which those who follow them get it from other partitions of the log. ALL: everybody
+    may."""
 
     @property
     def users(self) -> tuple[str, ...] | None:
@@ -92,6 +95,10 @@ class Notification(msgspec.Struct, frozen=True, gc=False):  # made in a fifth of
     def topics(self) -> tuple[str, ...]:
         """The names of the topics among the targets."""
         return tuple([name for one in self.targets or () if (name := topic_name(one)) is not None])
+
+    def within(self, targets: tuple[Target, ...] | None, elsewhere: tuple[Target, ...]) -> Notification:
+        """The same message in one partition of the log."""
+        return msgspec.structs.replace(self, targets=targets, elsewhere=elsewhere)
 
     def frame(self, id: str) -> bytes:  # noqa: A002
         """The event that clients get. `id` is one of this service."""
@@ -138,6 +145,14 @@ _state = msgspec.json.Decoder(_State)
 _seconds: msgspec.json.Decoder[float | None] = msgspec.json.Decoder(float | None)
 _time: msgspec.json.Decoder[float | datetime | None] = msgspec.json.Decoder(float | datetime | None)
 _key: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
+
+
+class Decode(Protocol):
+    """Reads a payload as `decode` does."""
+
+    def __call__(
+        self, payload: bytes, max_bytes: int, entry: EntryId | None = None, to: Targets = AS_IT_SAYS
+    ) -> Notification: ...
 
 
 def decode(
@@ -282,7 +297,8 @@ def with_copy(payload: bytes, copy: str) -> bytes:
 
 def with_expiry(payload: bytes, expires_at: float) -> bytes:
     """A JSON object with this time, which counts beside its `ttl`: that counts from when it is read."""
-    return b'%b,"expires_at":%.3f}' % (payload[: payload.rindex(b"}")], expires_at)
+    at = min(max(expires_at, 0.0), _LAST_MILLISECOND / 1000)  # as a float it may have 300 digits
+    return b'%b,"expires_at":%.3f}' % (payload[: payload.rindex(b"}")], at)
 
 
 def _without_copy(payload: bytes, copy: bytes) -> bytes:

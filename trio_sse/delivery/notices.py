@@ -9,9 +9,13 @@ from typing import Any
 import msgspec
 
 from trio_sse.delivery import sse
-from trio_sse.delivery.messages import utc_now
+from trio_sse.delivery.messages import Notification, utc_now
 
 _encode = msgspec.json.Encoder().encode
+
+GAP = b'{"trio_sse.gap":"redis_reconnected"}'
+"""In Redis in place of a message, on the channel for all or in each partition: whoever passes messages on may
+have lost some."""
 
 RETRY_MILLISECONDS = (2000, 5000)
 """How long a browser waits before it connects again. Spread, so that many do not return at once."""
@@ -73,6 +77,11 @@ def gap(
     if replay_after is not None:
         data["replay_after"] = replay_after
     return service_event("gap", data, id=id)
+
+
+def gap_message() -> Notification:
+    """What GAP is in a log: a message for everybody, so that those who come later find it in its place."""
+    return Notification(None, "gap", _encode({"reason": "redis_reconnected", "dropped": None}))
 
 
 def heartbeat() -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -25,15 +25,48 @@ class Receipt:
     done: trio.Event = field(default_factory=trio.Event)
 
 
+def together(receipts: Sequence[Receipt]) -> Receipt:
+    """What became of a message that came back in several parts: each stream took it from one of them."""
+    if len(receipts) == 1:
+        return receipts[0]
+    whole = Receipt(
+        took=sum(one.took for one in receipts),
+        buffered=sum(one.buffered for one in receipts),
+        dropped=sum(one.dropped for one in receipts),
+    )
+    if all(one.done.is_set() for one in receipts):
+        whole.done.set()
+    return whole
+
+
 class Receipts:
     """Receipts of messages on their way through Redis and back. A message is recognised by its bytes; of
-    equal ones, the first sent comes first."""
+    equal ones, the first sent comes first.
 
-    def __init__(self) -> None:
+    One that comes back several times, from partitions of the log, has a receipt for each: see `at`.
+    """
+
+    def __init__(self, whole: Receipts | None = None) -> None:
         self.expected: dict[bytes, deque[Receipt]] = {}
         """By payload. Only this class changes it."""
-        self.answer: Callable[[Receipt], None] | None = None
+        self._whole = self if whole is None else whole
+        self._places: dict[Hashable, Receipts] = {}
+        self._answer: Callable[[Receipt], None] | None = None
+
+    @property
+    def answer(self) -> Callable[[Receipt], None] | None:
         """Takes a complete receipt that has a `reply_to`. None: messages may not ask for an answer."""
+        return self._whole._answer
+
+    @answer.setter
+    def answer(self, answer: Callable[[Receipt], None] | None) -> None:
+        self._whole._answer = answer
+
+    def at(self, place: Hashable) -> Receipts:
+        """Those of messages that come back from this place, and from no other. Their answers are the same."""
+        if (found := self._places.get(place)) is None:
+            found = self._places[place] = Receipts(self._whole)
+        return found
 
     def __bool__(self) -> bool:
         return bool(self.expected)

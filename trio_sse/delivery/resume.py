@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
 from trio_sse.delivery import notices
 from trio_sse.delivery.connection import Connection
-from trio_sse.delivery.event_ids import EntryId, Position, entry_text, parse
+from trio_sse.delivery.event_ids import EntryId, Position, parse
 from trio_sse.delivery.history import History
 from trio_sse.delivery.interest import Interest, Since
 from trio_sse.delivery.replay import Rest
@@ -104,6 +104,21 @@ class PendingReplay:
 
 _NOW = Start()
 
+Greet = Callable[[Connection, str | None, int], bytes]
+"""Makes the first words of a stream from its position, or None, and the number of messages that follow."""
+
+
+def greeting(heartbeat_seconds: float, connection: Connection, position: str | None, replayed: int) -> bytes:
+    """The first notice of a stream, and its retry time."""
+    return notices.connected(
+        user_of(connection.follows),
+        topics_of(connection.follows),
+        f"{random.getrandbits(64):016x}",
+        heartbeat_seconds,
+        position=position,
+        replayed=replayed,
+    )
+
 
 class Resumer:
     """Lets connections begin. One that memory cannot serve gets a pending replay, which the lookup
@@ -116,8 +131,10 @@ class Resumer:
         heartbeat_seconds: float,
         snapshot: Snapshot | None = None,
         interest: Interest | None = None,
+        greet: Greet | None = None,
     ) -> None:
-        """With an `interest`, a target has messages only while it is subscribed."""
+        """With an `interest`, a target has messages only while it is subscribed. `greet` makes the first
+        words of a stream; else they are those of a stream that comes from here alone."""
         self.pending: dict[Connection, PendingReplay] = {}
         """Those that can be answered now."""
         self.deferred: dict[Connection, PendingReplay] = {}
@@ -126,7 +143,7 @@ class Resumer:
         """Set while there are pending replays."""
         self._history = history
         self._interest = interest
-        self._heartbeat_seconds = heartbeat_seconds
+        self._greet = greet or partial(greeting, heartbeat_seconds)
         self._snapshot = Snapshot(0, 0) if snapshot is None else snapshot  # an empty one is false
 
     def begin(self, connection: Connection, start: Start) -> None:
@@ -149,13 +166,16 @@ class Resumer:
             after, complete = history.since(start.seconds)
             place = FromMemory(after, None if complete else "history_expired")
         else:
-            place = FromMemory(history.rewound(connection.follows, start.rewind))
+            place = FromMemory(history.rewound(connection.follows, start.rewind, connection.skips))
         if isinstance(place, FromMemory):
             if self._interest is not None:
                 place = self._without_hole(start, place, self._interest.since(connection.follows))
             newest = None
             if start.snapshot and start.last_event_id is None:
-                newest = self._snapshot.frames(connection.follows, history.now())
+                # What is newer comes behind it, by itself: each message once, and no state goes back.
+                newest = self._snapshot.frames(
+                    connection.follows, history.now(), connection.skips, until=place.after
+                )
             self._go_on(connection, place, newest=newest)
         else:
             self._add(
@@ -266,18 +286,13 @@ class Resumer:
         behind = b""
         # A client that is cut off in between must resume from an id before what it did not get.
         from_log = replay is not None and (older or rest)
-        position = entry_text(replay.after) if replay and from_log else history.text(after)
+        position = history.sources.entry_text(replay.after) if replay and from_log else history.text(after)
         said = b""
         if greet:
-            said = notices.connected(
-                user_of(connection.follows),
-                topics_of(connection.follows),
-                f"{random.getrandbits(64):016x}",
-                self._heartbeat_seconds,
-                position=None if gap or newest is not None else position,
-                replayed=(replay.count if replay else 0)
-                + (history.count(connection.follows, after) if after < history.latest else 0),
-            )
+            replayed = replay.count if replay else 0
+            if after < history.latest:
+                replayed += history.count(connection.follows, after, connection.skips)
+            said = self._greet(connection, None if gap or newest is not None else position, replayed)
         told = notices.gap(gap, None, id=None if from_log else position) if gap else b""
         if newest is not None:
             # Up to here the client has no id: cut off before, it gets the whole snapshot once more.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trio_sse.delivery.event_ids import EntryId, Position, entry_text
+from trio_sse.delivery.partitions import Partition, part_text, place_text
 
 
 class Sources:
@@ -13,10 +14,12 @@ class Sources:
     gives ids a second time. Each rule returns the reason of the `gap` to declare, or None.
     """
 
-    __slots__ = ("_behind", "_doubtful", "caught_up_at", "channel_since", "has_log", "process")
+    __slots__ = ("_behind", "_doubtful", "caught_up_at", "channel_since", "has_log", "partition", "process")
 
-    def __init__(self, process: str, *, has_log: bool = False) -> None:
+    def __init__(self, process: str, *, has_log: bool = False, partition: Partition | None = None) -> None:
         self.process = process
+        self.partition = partition
+        """Of which partition of a log this is all. None: it has none."""
         self.has_log = has_log
         """Whether ids are those of a log."""
         self.channel_since: int | None = None
@@ -48,8 +51,16 @@ class Sources:
         after, until = self._doubtful or (goes_on, was_at)
         self._doubtful = (min(after, goes_on), max(until, was_at))
 
+    def entry_text(self, entry: EntryId | None) -> str:
+        """The id of the log's entry. None: it is not known."""
+        if self.partition is not None:
+            return place_text([(self.partition, part_text(self.partition, entry))])
+        return entry_text(entry or (0, 0))
+
     def text(self, entry: EntryId | None, sequence: int) -> str:
         """The id of everything up to `sequence`, where `entry` is the last one of the log."""
+        if self.partition is not None:  # nothing comes by a channel
+            return self.entry_text(entry)
         if entry is None:
             return f"{self.process}.{sequence}"
         if self.channel_since is None or sequence < self.channel_since:

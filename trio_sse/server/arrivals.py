@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -15,7 +16,7 @@ from hypercorn.config import Config
 from trio_sse.access.problem import Refused
 from trio_sse.server.fleet import Fleet, Stream
 from trio_sse.server.http1 import plain_request, whole_response
-from trio_sse.server.poller import Poller
+from trio_sse.server.poller import BUDGET_SECONDS, Poller
 from trio_sse.server.requests import is_for_a_stream, opening_of, peer_of
 from trio_sse.server.secure import READ as READ_SECURE
 from trio_sse.server.secure import SecureStream
@@ -60,7 +61,7 @@ class Silent:
             arrival.cut()
 
     async def expire(self) -> None:
-        """Cut connections at their deadlines, until cancelled."""
+        """Tell connections of their deadlines, until cancelled."""
         while True:
             oldest = next(iter(self._waiting), None)
             if oldest is None:
@@ -69,7 +70,16 @@ class Silent:
             elif oldest.deadline > trio.current_time():
                 await trio.sleep_until(oldest.deadline)
             else:
-                oldest.cut()
+                self._tell_overdue()
+                await trio.lowlevel.checkpoint()
+
+    def _tell_overdue(self) -> None:
+        """Tell those whose deadline is over. Thousands may be: for BUDGET_SECONDS at most."""
+        until, now = time.perf_counter() + BUDGET_SECONDS, trio.current_time()
+        while (oldest := next(iter(self._waiting), None)) is not None and oldest.deadline <= now:
+            oldest.overdue()
+            if time.perf_counter() >= until:
+                return
 
 
 class Arrival:
@@ -88,6 +98,9 @@ class Arrival:
 
     def readable(self) -> None:
         self._arrivals.read(self)
+
+    def overdue(self) -> None:
+        self._arrivals.overdue(self)
 
     def cut(self) -> None:
         self._arrivals.cut(self)
@@ -198,6 +211,17 @@ class Arrivals:
         if fd >= 0:
             self._poller.forget(fd)
             os.close(fd)
+
+    def overdue(self, arrival: Arrival) -> None:
+        """Close a connection whose time is over. It is read once more: when very many come at once, the
+        client may have said in time what there was no time to read."""
+        waited = arrival.silent
+        try:
+            if not self.read(arrival) and arrival.silent is waited:
+                self.cut(arrival)
+        except Exception as error:  # noqa: BLE001  it ends this one alone
+            self.cut(arrival)
+            self._poller.broken(error)
 
     def close(self) -> None:
         """Close all that have sent nothing."""

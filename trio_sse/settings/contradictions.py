@@ -6,7 +6,7 @@ import re
 import ssl
 from collections.abc import Iterator, Mapping
 
-from trio_sse.settings.model import MIN_SECRET_BYTES, MIN_TOKEN_BYTES, Settings, env_name
+from trio_sse.settings.model import MAX_PARTITIONS, MIN_SECRET_BYTES, MIN_TOKEN_BYTES, Settings, env_name
 
 _SINGLE = {
     "redis_host": "REDIS_HOST",
@@ -37,13 +37,12 @@ def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str
     if settings.redis_cluster:
         if settings.redis_sentinels:
             yield "REDIS_CLUSTER and REDIS_SENTINELS both say where Redis is: leave one out."
-        if not settings.by_key:
+        if not (settings.by_key or settings.partitioned):
             yield (
                 "REDIS_CLUSTER is routed by key, not shared: leave SSE_REDIS_ROUTING out, or name one node "
                 "of the cluster as REDIS_HOST, which has the shared channel too."
             )
-    if settings.by_key and settings.redis_stream is not None:
-        yield "SSE_REDIS_ROUTING=by-key has channels alone: leave SSE_REDIS_STREAM out."
+    yield from _of_stream(settings)
     if settings.redis_sentinels or settings.redis_cluster:
         if settings.redis_url is not None and has_address:
             yield (
@@ -74,6 +73,36 @@ def of_redis(settings: Settings, environment: Mapping[str, str]) -> Iterator[str
             )
 
 
+def _of_stream(settings: Settings) -> Iterator[str]:
+    if settings.partitioned:
+        if settings.redis_stream is None:
+            yield "SSE_STREAM_PARTITIONS has no effect without SSE_REDIS_STREAM: set both or none."
+        if settings.redis_routing == "by-key":
+            yield (
+                "SSE_REDIS_ROUTING=by-key has channels, and SSE_STREAM_PARTITIONS has none: leave one out."
+            )
+        if settings.redis_cluster and "{" in (settings.redis_stream or ""):
+            yield "SSE_REDIS_STREAM has a {, by which all its partitions would be at one node: leave it out."
+        if settings.redis_stream_before is not None:
+            (key, number), (before, number_before) = settings.stream_layouts
+            if number_before > MAX_PARTITIONS:
+                yield (
+                    f"SSE_REDIS_STREAM_BEFORE has more than {MAX_PARTITIONS} partitions. If the number is a "
+                    f"part of its name, write {settings.redis_stream_before}/0."
+                )
+            if number == number_before:
+                yield "SSE_REDIS_STREAM_BEFORE and SSE_STREAM_PARTITIONS have one number: it must be another."
+            if key == before and number_before:
+                yield "SSE_REDIS_STREAM_BEFORE has the keys of SSE_REDIS_STREAM: name the new one otherwise."
+    elif settings.redis_stream_before is not None:
+        yield "SSE_REDIS_STREAM_BEFORE has no effect without SSE_STREAM_PARTITIONS: set both or none."
+    elif settings.by_key and settings.redis_stream is not None:
+        yield (
+            "SSE_REDIS_ROUTING=by-key and REDIS_CLUSTER have channels alone: leave SSE_REDIS_STREAM out, or "
+            "set SSE_STREAM_PARTITIONS."
+        )
+
+
 def remarks(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
     """One line for each setting that has no effect and does no harm."""
     if settings.redis_url is not None:
@@ -94,6 +123,8 @@ def remarks(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]
         yield "SSE_LIMITS_SHARED: no effect without a limit, such as SSE_MAX_CONNECTIONS_PER_USER"
     if "limits_without_redis" in settings.model_fields_set and not settings.limits_shared:
         yield "SSE_LIMITS_WITHOUT_REDIS: no effect without SSE_LIMITS_SHARED=true"
+    if settings.canary_seconds and settings.partitioned:
+        yield "SSE_CANARY_SECONDS: no effect with SSE_STREAM_PARTITIONS, where nothing is subscribed"
     if settings.rebalance and settings.redis_stream is None:
         yield (
             "SSE_REBALANCE without SSE_REDIS_STREAM: each client that is moved gets a `gap`, for the process "
@@ -175,7 +206,7 @@ def _of_ours(settings: Settings) -> Iterator[str]:
     if settings.presence_topic is not None and not settings.presence:
         yield "SSE_PRESENCE_TOPIC has no effect without SSE_PRESENCE=true: set both or none."
     lists = settings.reply_lists
-    for key in ("trio_sse:", settings.redis_stream):
+    for key in ("trio_sse:", settings.redis_stream, *[layout[0] for layout in settings.stream_layouts[1:]]):
         if lists is not None and key is not None and (key.startswith(lists) or lists.startswith(key)):
             yield (
                 f"SSE_REPLY_LISTS={lists!r} covers {key!r}, which publishers must not write to: choose "

@@ -40,6 +40,8 @@ REDIS_PORT = 6379
 _BOUND = re.compile(r"([^=]+=*)=([^=].*)")
 _HEADER_NAME = re.compile(r"[-!#$%&'+.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2, but for *
 
+MAX_PARTITIONS = 1024
+
 MIN_SECRET_BYTES = 32
 MIN_TOKEN_BYTES = 16
 
@@ -117,6 +119,21 @@ class Settings(BaseSettings):
         None,
         "Redis stream to read beside the channel, from which nothing is lost",
         "a key",
+    )
+    stream_partitions: int = _number(
+        "SSE_STREAM_PARTITIONS",
+        0,
+        "over how many keys the Redis stream is spread: <stream>:{0}, <stream>:{1} … instead of the channel; "
+        "0: it is one key",
+        0,
+        MAX_PARTITIONS,
+    )
+    redis_stream_before: str | None = _setting(
+        "SSE_REDIS_STREAM_BEFORE",
+        None,
+        "the stream that this one replaces, and its partitions: it is read too",
+        "a key, or a key and a number such as notes/8",
+        pattern=r"^.*[^/](/[0-9]{1,4})?$",
     )
     heartbeat_seconds: float = _setting(
         "SSE_HEARTBEAT_SECONDS",
@@ -255,7 +272,7 @@ class Settings(BaseSettings):
     stream_length: int = _number(
         "SSE_STREAM_LENGTH",
         100_000,
-        "about how many entries POST /publish leaves in SSE_REDIS_STREAM",
+        "about how many entries POST /publish leaves in SSE_REDIS_STREAM, or in each of its partitions",
         1,
         1_000_000_000,
     )
@@ -403,7 +420,8 @@ class Settings(BaseSettings):
     redis_cluster: Annotated[tuple[str, ...], NoDecode] = _setting(
         "REDIS_CLUSTER",
         (),
-        "nodes of a cluster, some or all, instead of host and port; it is routed by key",
+        "nodes of a cluster, some or all, instead of host and port; it is routed by key, unless "
+        "SSE_STREAM_PARTITIONS is set",
         "a comma list of host or host:port, with rediss:// in front for TLS, such as 10.0.0.1:7000,10.0.0.2",
     )
     redis_sentinels: Annotated[tuple[str, ...], NoDecode] = _setting(
@@ -535,7 +553,25 @@ class Settings(BaseSettings):
         """Whether each user and topic has a channel of its own. In a cluster they have unless the operator
         says otherwise."""
         chosen = "redis_routing" in self.model_fields_set
-        return self.redis_routing == "by-key" or (bool(self.redis_cluster) and not chosen)
+        cluster = bool(self.redis_cluster) and not self.partitioned and not chosen
+        return self.redis_routing == "by-key" or cluster
+
+    @property
+    def partitioned(self) -> bool:
+        """Whether messages come by a Redis stream in several keys, and not by channels."""
+        return self.stream_partitions > 0
+
+    @property
+    def stream_layouts(self) -> tuple[tuple[str, int], ...]:
+        """Key and partitions of the stream in several keys, and of the one that it replaces, if any. The
+        latter may have 0: it is one key."""
+        found = [(self.redis_stream or "", self.stream_partitions)]
+        if self.redis_stream_before is not None:
+            key, slash, number = self.redis_stream_before.rpartition("/")
+            found.append(
+                (key, int(number)) if slash and number.isdecimal() else (self.redis_stream_before, 0)
+            )
+        return tuple(found)
 
     @property
     def redis_is_configured(self) -> bool:

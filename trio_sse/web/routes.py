@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 from trio_sse.access.admission import STREAM_PATH
 from trio_sse.access.cors import GUARDS, cors_headers, preflight_headers, wrong_host
 from trio_sse.access.problem import Refused
-from trio_sse.settings import UNIX
+from trio_sse.settings import UNIX, Settings
 from trio_sse.web.bodies import MAX_BODY, Body
 from trio_sse.web.replies import problem_reply
 from trio_sse.web.serving import serving
@@ -79,12 +79,20 @@ async def page() -> Response:
     told = {
         "root-path": str(request.scope.get(ROOT_PATH, settings.root_path)),
         "redis-channel": settings.redis_channel,
-        "redis-routing": "cluster" if settings.redis_cluster else "by-key" if settings.by_key else "shared",
+        "redis-routing": _routing(settings),
     }
     html = _PAGE.read_bytes()
     for name, value in told.items():
         html = html.replace(_TOLD % (name.encode(), b""), _TOLD % (name.encode(), escape(value).encode()))
     return Response(html, 200, headers, content_type="text/html; charset=utf-8")
+
+
+def _routing(settings: Settings) -> str:
+    """How the page is to send a message: see `redisCommand` in it."""
+    if settings.partitioned:
+        at = f"-c {settings.redis_stream}" if settings.redis_cluster else str(settings.redis_stream)
+        return f"partitions {settings.stream_partitions} {settings.redis_database} {at}"
+    return "cluster" if settings.redis_cluster else "by-key" if settings.by_key else "shared"
 
 
 @blueprint.app_errorhandler(HTTPException)

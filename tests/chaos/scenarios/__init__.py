@@ -8,6 +8,7 @@ from tests.chaos.scenarios import clocks, service_gone  # isort: skip
 from tests.chaos.scenarios import clients_away  # isort: skip
 from tests.chaos.scenarios import last_look  # isort: skip
 from tests.chaos.scenarios import clusters  # isort: skip
+from tests.chaos.scenarios import many_processes  # isort: skip
 
 __all__ = [
     "SCENARIOS",
@@ -16,6 +17,7 @@ __all__ = [
     "clusters",
     "failover",
     "last_look",
+    "many_processes",
     "redis_away",
     "service_gone",
 ]

@@ -68,7 +68,7 @@ def _add(fault: str, name: str, client: str, *sources: Source, **settings: str) 
 
 
 CUT = "connections cut at random, Redis killed again and again"
-_add(CUT, "last_look", OURS, "channel", "stream", "both", "by key")
+_add(CUT, "last_look", OURS, "channel", "stream", "both", "by key", "partitions")
 _add(
     f"{CUT}; SSE_HISTORY_MESSAGES=50",
     "last_look_without_memory",

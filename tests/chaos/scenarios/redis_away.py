@@ -13,7 +13,7 @@ FROZEN_SECONDS = 20
 """Longer than a PING every 5 s and 10 s of patience for its PONG."""
 
 
-@scenario("Redis killed (SIGKILL) and started again", "channel", "stream", "both", "by key")
+@scenario("Redis killed (SIGKILL) and started again", "channel", "stream", "both", "by key", "partitions")
 async def redis_killed(bench: Bench) -> None:
     await bench.assemble()
     for _ in range(2 if bench.quick else 8):
@@ -36,7 +36,13 @@ async def redis_frozen(bench: Bench) -> None:
     await bench.traffic(1)
 
 
-@scenario("the connections to Redis half-open: nothing comes, nobody says so", "channel", "stream", "by key")
+@scenario(
+    "the connections to Redis half-open: nothing comes, nobody says so",
+    "channel",
+    "stream",
+    "by key",
+    "partitions",
+)
 async def half_open(bench: Bench) -> None:
     bench.redis = await bench.start_redis()
     proxy = Proxy(bench.redis.port)
@@ -51,7 +57,7 @@ async def half_open(bench: Bench) -> None:
         await bench.flows_again()
 
 
-@scenario("CLIENT KILL of the service's connections", "channel", "stream", "both", "by key")
+@scenario("CLIENT KILL of the service's connections", "channel", "stream", "both", "by key", "partitions")
 async def client_kill(bench: Bench) -> None:
     await bench.assemble()
     for kind in ("pubsub", "normal") * (1 if bench.quick else 5):

@@ -42,7 +42,7 @@ async def worker_killed(bench: Bench) -> None:
         await bench.flows_again()
 
 
-@scenario("the service killed and started again", "channel", "stream", "both", "by key")
+@scenario("the service killed and started again", "channel", "stream", "both", "by key", "partitions")
 async def service_killed(bench: Bench) -> None:
     await bench.assemble()
     for _ in range(1 if bench.quick else 5):
