@@ -17,6 +17,7 @@ from trio_sse.access.problem import Refused, refused
 from trio_sse.access.request import DEFAULT_USER, Fields, StreamRequest, bearer, read_request
 from trio_sse.access.tokens import Denied, Identity, Verifier
 from trio_sse.access.topics import configured
+from trio_sse.counters import add_to
 from trio_sse.delivery import notices
 from trio_sse.delivery.log_limits import LogLimit
 from trio_sse.delivery.resume import Start
@@ -29,6 +30,9 @@ STREAM_PATH = "/sse"
 _MAX_TOKENS = 8
 """How many tokens of one request are verified, at most."""
 
+
+_REASONS = {400: "bad_request", 401: "unauthorized", 403: "forbidden", 421: "misdirected"}
+"""Of refusals, by status. With any other one the client is to come back later."""
 
 REPORT_SECONDS = 60
 """Least seconds between two log lines about pages that did not fill in their user id."""
@@ -77,6 +81,8 @@ class Admission:
         self.limits = Limits(settings)
         self.ask: Ask | None = None
         """Asks all processes, if their limits are shared."""
+        self.refusals: dict[str, int] = {}
+        """How many requests got no stream, by reason."""
         self._settings = settings
         self._verifier = Verifier(settings) if settings.auth == "jwt" else None
         self._public = configured("SSE_PUBLIC_TOPICS", settings.public_topics)
@@ -101,6 +107,14 @@ class Admission:
 
         Limits are checked here. The stream is counted when it is opened.
         """
+        answer = await self._admit(query, headers, peer)
+        return self._counted(answer) if isinstance(answer, Refused) else answer
+
+    def _counted(self, refusal: Refused) -> Refused:
+        add_to(self.refusals, _REASONS.get(refusal.status, "overloaded"))
+        return refusal
+
+    async def _admit(self, query: bytes, headers: Fields, peer: Callable[[], str]) -> Accepted | Refused:
         request = read_request(query, headers, self._settings)
         if isinstance(request, Refused):
             return request
@@ -119,6 +133,10 @@ class Admission:
     def admit_now(self, query: bytes, headers: Fields, peer: Callable[[], str]) -> Accepted | Refused | None:
         """As `admit`, without waiting. None: keys have to be fetched first, or other processes to be asked:
         `admit` has to decide."""
+        answer = self._admit_now(query, headers, peer)
+        return self._counted(answer) if isinstance(answer, Refused) else answer
+
+    def _admit_now(self, query: bytes, headers: Fields, peer: Callable[[], str]) -> Accepted | Refused | None:
         request = read_request(query, headers, self._settings)
         if isinstance(request, Refused):
             return request
