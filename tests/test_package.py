@@ -117,7 +117,7 @@ BELOW = {
     "access": {"delivery", "version"},
     "broker": {"delivery"},
     "server": {"access", "delivery", "service"},
-    "web": {"access", "broker", "delivery", "server", "service"},
+    "web": {"access", "broker", "delivery", "server", "service", "version"},
     "commands": {"access", "broker", "delivery", "logs", "options", "server", "version"},
 }
 """For each folder what it may import beside itself and SHARED. Imports point downwards."""
