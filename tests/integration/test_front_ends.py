@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,7 @@ async def test_it_tells_what_comes_and_comes_back(
     with log.open("wb") as output:
         async with trio.open_nursery() as nursery:
             process = await nursery.start(
-                lambda task_status: trio.run_process(
-                    command, cwd=tmp_path, stdout=output, stderr=output, check=False, task_status=task_status
-                )
+                partial(trio.run_process, command, cwd=tmp_path, stdout=output, stderr=output, check=False)
             )
             await eventually(lambda: service.connections == 1, "it reads", 30)
             publish(user_id=1, message="parcel shipped")
