@@ -1,5 +1,5 @@
-"""Lays out the pages of the docs site: README, docs/, benchmarks and changelog, where they are in the repository,
-so that their links hold in both places. Adds a page about the HTTP interface, from its OpenAPI document.
+"""Lays out the pages of the docs site: README, docs/, benchmarks and changelog, as they lie in the repository, so
+that their links hold in both places. Adds a page about the HTTP interface, from its OpenAPI document.
 
 Called with the folder to fill, which is made anew.
 """
@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,10 @@ def lay_out(folder: Path) -> None:
     shutil.copyfile(OPENAPI, folder / "openapi.json")
     folder.joinpath("docs", "http.md").write_text(http_page(json.loads(OPENAPI.read_text())))
     for page in folder.rglob("*.md"):
-        page.write_text(_LINK.sub(lambda link: _link(link, page), page.read_text()))
+        page.write_text(_LINK.sub(partial(_link, page), page.read_text()))
 
 
-def _link(link: re.Match[str], page: Path) -> str:
+def _link(page: Path, link: re.Match[str]) -> str:
     """The link, or its text alone if it leads to a file that is no part of the site, such as a test."""
     picture, text, path, _ = link.groups()
     if not path or re.match(r"[a-z]+:", path) or page.parent.joinpath(path).is_file():
