@@ -1,4 +1,4 @@
-"""Lays out the pages of the docs site: README, docs/, benchmarks and changelog, as they lie in the repository.
+"""Lays out the pages of the docs site: README, docs/, benchmarks, changelog, as they lie in the repository.
 So their links hold in both places. Adds a page about the HTTP interface, from its OpenAPI document.
 
 Called with the folder to fill, which is made anew.
