@@ -116,7 +116,7 @@ def test_what_compose_sets_are_settings_and_caddy_knows_the_services() -> None:
     services = compose()["services"]
     known = {str(field.validation_alias) for field in Settings.model_fields.values()}
     assert services["sse-1"]["environment"].keys() <= known
-    upstreams = services["caddy"]["environment"]["SSE_UPSTREAMS"].split()
+    upstreams = services["caddy"]["environment"]["CADDY_UPSTREAMS"].split()
     assert upstreams == ["sse-1:8085", "sse-2:8085"]
     used = set(re.findall(r"\{\$(\w+)", DEPLOY.joinpath("Caddyfile").read_text()))
     assert used == services["caddy"]["environment"].keys()

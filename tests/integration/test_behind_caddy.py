@@ -47,8 +47,8 @@ def caddy(directory: Path, *upstreams: int) -> Iterator[int]:
     port = free_port()
     environment = {
         "HOME": str(directory),
-        "SSE_SITE": f":{port}",
-        "SSE_UPSTREAMS": " ".join(f"127.0.0.1:{upstream}" for upstream in upstreams),
+        "CADDY_SITE": f":{port}",
+        "CADDY_UPSTREAMS": " ".join(f"127.0.0.1:{upstream}" for upstream in upstreams),
     }
     command = [tool("caddy"), "run", "--config", str(CADDYFILE), "--adapter", "caddyfile"]
     with directory.joinpath("caddy.log").open("wb") as log:
