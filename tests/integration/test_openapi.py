@@ -24,7 +24,7 @@ CONFIGURATION = """
 [[operations]]
 include-name = "GET /presence"
 checks.positive_data_acceptance.expected-statuses = [200, 400, 431]
-checks.negative_data_rejection.expected-statuses = [400, 431]
+checks.negative_data_rejection.expected-statuses = [400, 401, 431]
 
 [[operations]]
 include-name = "GET /sse"
