@@ -123,6 +123,15 @@ def test_prometheus_finds_the_port_that_the_service_has() -> None:
     assert ports[port["targetPort"]] == int(environment(EVERYTHING)["SSE_METRICS_PORT"])
 
 
+def test_prometheus_has_the_token_that_the_service_asks_for() -> None:
+    endpoint = "ServiceMonitor", "x-trio-sse"
+    (plain,) = rendered(EVERYTHING)[endpoint]["spec"]["endpoints"]
+    assert "authorization" not in plain
+    secrets = {"SSE_METRICS_TOKEN": {"secret": "metrics", "key": "token"}}
+    (asking,) = rendered({**EVERYTHING, "secrets": secrets})[endpoint]["spec"]["endpoints"]
+    assert asking["authorization"]["credentials"] == {"name": "metrics", "key": "token"}
+
+
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
