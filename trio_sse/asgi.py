@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import resource
 import signal
 from collections.abc import Awaitable, Callable, Iterable
@@ -17,8 +18,10 @@ import structlog
 import trio
 from trio_asyncio import aio_as_trio
 
-from trio_sse import logs
 from trio_sse.access.problem import problem
+from trio_sse.logs import configure
+from trio_sse.logs.libraries import adopted
+from trio_sse.logs.pipe import Pipe
 from trio_sse.server.certificates import Certificates, hangup_is_unattended
 from trio_sse.server.containment import Contained, innermost
 from trio_sse.server.front import Front
@@ -88,7 +91,7 @@ class Application:
         except SettingsError as error:
             await _refuse(scope, receive, send, "\n".join(["wrong settings:", *error.lines]))
             return
-        logs.configure(settings)
+        lines = configure(settings)
         for notice in settings.notices:
             log.warning(notice)
         app.service.admission.warn_if_open()
@@ -99,9 +102,9 @@ class Application:
         _calm_garbage_collector()
         _allow_many_files()
         if loop is None:
-            failure = await self._live(app, scope, receive, send)
+            failure = await self._live(app, lines, scope, receive, send)
         else:
-            failure = await _on_trio(loop, partial(self._live, app), scope, receive, send)
+            failure = await _on_trio(loop, partial(self._live, app, lines), scope, receive, send)
         if failure is not None:
             await send(failure)
         elif self.crashed:
@@ -110,7 +113,9 @@ class Application:
             if not self._signals:
                 signal.raise_signal(signal.SIGTERM)
 
-    async def _live(self, app: App, scope: Scope, receive: Receive, send: Send) -> Message | None:
+    async def _live(
+        self, app: App, lines: logging.Handler, scope: Scope, receive: Receive, send: Send
+    ) -> Message | None:
         """Run the service until the server stops it. Returns the message that reports a failure, or None. The
         caller must send it from the server's own loop: Hypercorn's asyncio worker checks for it at once."""
         failure: Message | None = None
@@ -140,8 +145,16 @@ class Application:
                 if hangup_is_unattended():
                     await nursery.start(certificates.listen)
                 nursery.start_soon(certificates.watch)
+                if isinstance(lines, Pipe):
+                    nursery.start_soon(lines.keep_up)
                 await nursery.start(front.run)
-                with installing.installed(), bounded_heads(), certificates.installed(), front.installed():
+                with (
+                    adopted(lines, log.getEffectiveLevel()),
+                    installing.installed(),
+                    bounded_heads(),
+                    certificates.installed(),
+                    front.installed(),
+                ):
                     await app(scope, receive_after_connections, send_unless_failed)  # type: ignore[arg-type]
                 nursery.cancel_scope.cancel()
         except Exception as error:

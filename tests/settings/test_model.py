@@ -74,6 +74,7 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "direct": ("SSE_DIRECT", True),
     "log_format": ("SSE_LOG_FORMAT", "console"),
     "log_level": ("SSE_LOG_LEVEL", "info"),
+    "log_streams": ("SSE_LOG_STREAMS", False),
     "redis_host": ("REDIS_HOST", "127.0.0.1"),
     "redis_port": ("REDIS_PORT", 6379),
     "redis_username": ("REDIS_USERNAME", None),

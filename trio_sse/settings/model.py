@@ -381,6 +381,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "SSE_LOG_LEVEL", "info", "least important lines shown", "debug, info, warning or error"
     )
+    log_streams: bool = _setting(
+        "SSE_LOG_STREAMS", False, "a log line for each stream that ends", "true or false"
+    )
     redis_host: str = _setting("REDIS_HOST", "127.0.0.1", "Redis host", "an address or a host name")
     redis_port: int = _number("REDIS_PORT", 6379, "Redis port", 1, 65535)
     redis_username: str | None = _setting("REDIS_USERNAME", None, "Redis user (ACL)", "a name")
