@@ -72,6 +72,7 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "max_message_bytes": ("SSE_MAX_MESSAGE_BYTES", 65536),
     "workers": ("SSE_WORKERS", 1),
     "direct": ("SSE_DIRECT", True),
+    "doctor": ("SSE_DOCTOR", False),
     "log_format": ("SSE_LOG_FORMAT", "console"),
     "log_level": ("SSE_LOG_LEVEL", "info"),
     "log_streams": ("SSE_LOG_STREAMS", False),

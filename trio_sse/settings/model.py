@@ -375,6 +375,12 @@ class Settings(BaseSettings):
     direct: bool = _setting(
         "SSE_DIRECT", True, "serve streams on their own sockets, past Hypercorn and Quart", "true or false"
     )
+    doctor: bool = _setting(
+        "SSE_DOCTOR",
+        False,
+        "serve /doctor, a page that measures what proxies do to streams",
+        "true or false",
+    )
     log_format: Literal["console", "json"] = _setting(
         "SSE_LOG_FORMAT", "console", "how log lines look", "console or json"
     )
