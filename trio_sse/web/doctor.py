@@ -128,20 +128,19 @@ class MeasuringBody(ResponseBody):
         self._doctor.open -= 1
 
     async def _frames(self) -> AsyncIterator[bytes]:
-        ends = trio.current_time() + self._seconds
+        due = trio.current_time()
+        ends = due + self._seconds
         yield _frame("begin", **self._begin)
-        while (left := ends - trio.current_time()) > 0:
-            if await self._over(min(self._pause, left)):
+        while due < ends:
+            due = min(due + self._pause, ends)
+            if await self._over_before(due):
                 return
-            if trio.current_time() < ends:
-                yield _frame("tick")
-        yield _frame("end")
+            yield _frame("tick" if due < ends else "end")
 
-    async def _over(self, seconds: float) -> bool:
-        """Wait. Returns whether the stream is to end before its time."""
-        until = trio.current_time() + seconds
-        while (left := until - trio.current_time()) > 0:
-            with trio.move_on_after(min(left, TICK_SECONDS)):
+    async def _over_before(self, deadline: float) -> bool:
+        """Wait. Returns whether the stream is to end before the deadline."""
+        while (now := trio.current_time()) < deadline:
+            with trio.move_on_at(min(deadline, now + TICK_SECONDS)):
                 await self._ended.wait()
             if self._ended.is_set() or self._service.hub.draining:
                 return True
