@@ -136,6 +136,9 @@ def apache_by_the_docs(directory: Path, back: int, cert: Path, key: Path) -> tup
     return f"Listen 127.0.0.1:{port}\n<VirtualHost *:{port}>\n{tls}{lines}{page}</VirtualHost>\n", port
 
 
+SILENT = ("haproxy", "apache")
+"""Those that say nothing of themselves, so that the user has to."""
+
 BY_THE_DOCS = {
     proxies.nginx: nginx_by_the_docs,
     proxies.caddy: caddy_by_the_docs,
@@ -191,7 +194,7 @@ def test_behind_proxies_as_they_are_what_is_wrong_is_found(
             stack.enter_context(proxy(directory, text, port))
             pages[proxy.__name__] = open_page(f"http://127.0.0.1:{port}")
         for name, page in pages.items():
-            measure(page, "haproxy" if name == "haproxy" else "")  # it says nothing of itself
+            measure(page, name if name in SILENT else "")
         expected = {
             "nginx": {"idle": "warn", "host": "warn", "address": "warn"},
             "caddy": {"address": "warn"},
