@@ -184,10 +184,10 @@ class Admission:
             if request.unfilled is not None:
                 self._report_unfilled(request.unfilled, user_id)
         address = ""
-        if self.limits.any:
+        if self.limits.any or self._settings.log_streams:
             address = client_address(peer(), request.fields, self._settings.trusted_proxies)
-            if overloaded := self.limits.excess(user_id, address):
-                return self._later(request, overloaded)
+        if self.limits.any and (overloaded := self.limits.excess(user_id, address)):
+            return self._later(request, overloaded)
         headers = _STREAM_HEADERS + request.cors
         return Accepted(user_id, request.start, headers, address, seconds, topics=topics)
 

@@ -130,6 +130,16 @@ class Connection:
         """Whether the stream has ended, or is about to when what waits has been taken."""
         return self.state is _CLOSED or self.state is _LEFT
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether messages wait for the client."""
+        return self._channel is not None
+
+    @property
+    def untold(self) -> int:
+        """Messages that were dropped, and of which no gap has told yet."""
+        return self._owed.dropped if self._owed is not None else 0
+
     def attach(self, outlet: Outlet) -> None:
         """Let `outlet` send the stream. It ends at once if the connection was closed before."""
         self._outlet = outlet

@@ -92,6 +92,11 @@ class SocketOutlet:
         """Write the head of the response and the first bytes of its body, if there are any yet."""
         self._write(head + sse.chunk(body) if body and self._chunked else head + body)
 
+    @property
+    def timed_out(self) -> bool:
+        """Whether the client was cut off because it took nothing."""
+        return self._deadline == _TIMED_OUT
+
     def give_back(self) -> int:
         """Write nothing from now on, and end the task. Returns the descriptor for the caller to close;
         negative when it was given back before."""
@@ -188,6 +193,7 @@ class SocketOutlet:
                 if is_unacknowledged(self.fd):
                     began = now
                     continue
+            self._deadline = _TIMED_OUT
             abort(self.fd)
             self._owner.ended(self)
             return False
@@ -207,6 +213,7 @@ class SocketOutlet:
 
 _NOTHING = memoryview(b"")
 _GIVEN_BACK = -1
+_TIMED_OUT = -math.inf
 
 
 def _write_last(fd: int, data: bytes) -> None:

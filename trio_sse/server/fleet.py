@@ -115,7 +115,8 @@ class Fleet:
         if fd < 0:
             return
         self._poller.forget(fd)
-        self._service.release(cast(Connection, outlet.backlog))
+        why = "write_timeout" if outlet.timed_out else "left"
+        self._service.release(cast(Connection, outlet.backlog), why)
         os.close(fd)
         self._size -= 1
         if not self._size:
