@@ -15,10 +15,11 @@ from trio_sse.delivery.batch import NEWEST, Batch
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import PAGE_BYTES, History
 from trio_sse.delivery.marks import Mark, Part
-from trio_sse.delivery.outlet import Outlet
+from trio_sse.delivery.outlet import Outlet, SocketOutlet
 from trio_sse.delivery.owed import Owed
 from trio_sse.delivery.replay import Replay, Rest
 from trio_sse.delivery.states import State
+from trio_sse.delivery.stream_record import StreamRecord
 from trio_sse.delivery.targets import Followed, Target
 
 HEARTBEAT = "heartbeat"
@@ -89,6 +90,7 @@ class Connection:
         "_owed",
         "_replay",
         "follows",
+        "record",
         "since",
         "slot",
         "state",
@@ -103,6 +105,8 @@ class Connection:
         it."""
         self.state = _WAITING
         """Only `_become` changes it."""
+        self.record: StreamRecord | None = None
+        """What is remembered of it, if anything is. It hears of nothing that a socket takes at once."""
         self._common = common
         self._channel: Channel | None = None  # while messages wait
         self._outlet: Outlet | None = None
@@ -128,6 +132,11 @@ class Connection:
     def closed(self) -> bool:
         """Whether the stream has ended, or is about to when what waits has been taken."""
         return self.state is _CLOSED or self.state is _LEFT
+
+    @property
+    def behind(self) -> int | None:
+        """Bytes that were written for the client and that it has not acknowledged. None: not known."""
+        return self._outlet.behind if isinstance(self._outlet, SocketOutlet) else None
 
     def attach(self, outlet: Outlet) -> None:
         """Let `outlet` send the stream. It ends at once if the connection was closed before."""
@@ -170,6 +179,8 @@ class Connection:
         """
         if self.closed:
             return
+        if self.record is not None:
+            self.record.ends(last_words=last_words)
         if self.state is not _LIVE:
             if self._replay is not None:
                 last_words = self._replay.preface + last_words
@@ -292,6 +303,8 @@ class Connection:
                 return page
         self._become(_LIVE)
         self._replay = None
+        if self.record is not None:
+            self.record.is_live(self.since)
         return page + self._joined([])
 
     def _wait(self) -> None:
@@ -326,6 +339,8 @@ class Connection:
         if count and self.state is _LIVE and self._owed is not None:
             self._owed.drop(batch.last, after=self.since, count=count)
             self._common.counters.dropped += count
+            if self.record is not None:
+                self.record.drops(batch.sequences[place], batch.last, count)
         for sequence, receipt in (batch.receipts or {}).items():
             if sequence > batch.sequences[place - 1]:
                 receipt.dropped += 1
@@ -345,6 +360,10 @@ class Connection:
                 owed = self._owed = Owed()
             room = len(owed.latest) < MOST_SLOTS and owed.state_bytes + len(frame) <= MOST_STATE_BYTES
             if room or mark.slot in owed.latest:
+                if self.record is not None:
+                    if (older := owed.latest.get(mark.slot)) is not None:
+                        self.record.supersedes(older[0])
+                    self.record.waits(sequence)
                 common.counters.superseded += owed.keep(mark.slot, part)
                 self.since = sequence
                 return True
@@ -357,14 +376,20 @@ class Connection:
         except trio.WouldBlock:
             if common.disconnect:
                 common.counters.disconnected += 1
+                if self.record is not None:
+                    self.record.ends("slow_client")
                 self.close()
                 return False
             if owed is None:
                 owed = self._owed = Owed()
             owed.drop(sequence, after=self.since)
             common.counters.dropped += 1
+            if self.record is not None:
+                self.record.drops(sequence, sequence, 1)
             return False
         self.since = sequence
+        if self.record is not None:
+            self.record.waits(sequence)
         if owed is not None:
             owed.was_said()
             if not owed.latest:
@@ -383,6 +408,12 @@ class Connection:
         now = common.history.now()
         frames = [frame for _, frame, expires in parts if expires > now]
         common.counters.expired += len(parts) - len(frames)
+        if (record := self.record) is not None:
+            if len(frames) < len(parts):
+                for sequence, _, expires in parts:
+                    if expires <= now:
+                        record.expires(sequence)
+            record.takes()
         return b"".join(frames)
 
 

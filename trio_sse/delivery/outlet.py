@@ -12,7 +12,7 @@ import trio
 
 from trio_sse.delivery import sse
 from trio_sse.delivery.batch import Batch
-from trio_sse.sockets import is_unacknowledged
+from trio_sse.sockets import is_unacknowledged, unacknowledged
 
 
 class Backlog(Protocol):
@@ -91,6 +91,16 @@ class SocketOutlet:
     def begin(self, head: bytes, body: bytes) -> None:
         """Write the head of the response and the first bytes of its body, if there are any yet."""
         self._write(head + sse.chunk(body) if body and self._chunked else head + body)
+
+    @property
+    def behind(self) -> int:
+        """Bytes that were taken and that the client has not acknowledged."""
+        return len(self._rest) + (unacknowledged(self.fd) if self.fd >= 0 else 0)
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the client was cut off because it took nothing."""
+        return self._deadline == _TIMED_OUT
 
     def give_back(self) -> int:
         """Write nothing from now on, and end the task. Returns the descriptor for the caller to close;
@@ -188,6 +198,7 @@ class SocketOutlet:
                 if is_unacknowledged(self.fd):
                     began = now
                     continue
+            self._deadline = _TIMED_OUT
             abort(self.fd)
             self._owner.ended(self)
             return False
@@ -207,6 +218,7 @@ class SocketOutlet:
 
 _NOTHING = memoryview(b"")
 _GIVEN_BACK = -1
+_TIMED_OUT = -math.inf
 
 
 def _write_last(fd: int, data: bytes) -> None:
