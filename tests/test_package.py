@@ -116,8 +116,9 @@ BELOW = {
     "delivery": set[str](),
     "access": {"delivery", "version"},
     "broker": {"delivery"},
+    "admin": {"access", "broker", "delivery"},
     "server": {"access", "delivery", "service"},
-    "web": {"access", "broker", "delivery", "server", "service"},
+    "web": {"access", "admin", "broker", "delivery", "server", "service"},
     "commands": {"access", "broker", "delivery", "logs", "options", "server", "version"},
 }
 """For each folder what it may import beside itself and SHARED. Imports point downwards."""
@@ -128,6 +129,7 @@ MAY_KNOW = {
     "delivery": {"asyncio"},
     "access": set[str](),
     "broker": {"redis", "trio_asyncio", "asyncio"},
+    "admin": set[str](),
     "server": {"hypercorn", "trio_asyncio", "h11", "h2", "asyncio"},
     "web": {"quart", "quart_trio"},
     "commands": {"redis", "asyncio"},

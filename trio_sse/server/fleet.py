@@ -115,7 +115,10 @@ class Fleet:
         if fd < 0:
             return
         self._poller.forget(fd)
-        self._service.release(cast(Connection, outlet.backlog))
+        connection = cast(Connection, outlet.backlog)
+        if outlet.timed_out and connection.record is not None:
+            connection.record.ends("write_timeout")
+        self._service.release(connection)
         os.close(fd)
         self._size -= 1
         if not self._size:

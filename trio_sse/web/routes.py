@@ -29,7 +29,7 @@ _TOLD = b'<meta name="%b" content="%b">'
 """Where the page is told of the service: empty as long as the page is only a file."""
 
 # The page is one file. Anything else that it tries to load does not belong to it.
-_PAGE_POLICY = (
+PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
@@ -84,7 +84,7 @@ def _peer() -> str:
 @blueprint.get("/")
 async def page() -> Response:
     """The test page."""
-    headers = {"content-security-policy": _PAGE_POLICY, "cache-control": "no-cache"}
+    headers = {"content-security-policy": PAGE_POLICY, "cache-control": "no-cache"}
     settings = serving().settings
     told = {
         "root-path": str(request.scope.get(ROOT_PATH, settings.root_path)),
