@@ -131,8 +131,10 @@ async def test_whoever_may_only_publish_cannot_end_streams(start: Services, valk
             body = b'{"kind":"end","sender":"x","at":%d,"nonce":"n","what":{"user":"ann"}}' % time.time()
             for payload in (body, b"0" * 64 + b" " + body, b"", b"\xff" * 1000):
                 assert client.publish(f"{service.channel}:control", payload) == 1
+        await eventually(lambda: "a command is not obeyed" in service.log, "it came")
         service.publish("ann", n=1)
         assert (await stream.notification())["n"] == 1
+    service.stop()
     assert service.log.count("a command is not obeyed") == 1, "one line, however many there are"
 
 
