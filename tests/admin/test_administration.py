@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.support.inside import Client, open_stream, settings, until
 from tests.support.log import BackEnd
@@ -21,6 +22,7 @@ from trio_sse.admin.administration import Administration, TooManyError
 from trio_sse.admin.reports import Ending
 from trio_sse.broker import control
 from trio_sse.broker.publisher import UnavailableError
+from trio_sse.broker.revoked_tokens import Revoked
 from trio_sse.delivery.resume import Start
 from trio_sse.service import Service
 
@@ -153,6 +155,28 @@ async def test_a_revoked_token_opens_no_stream_anywhere_and_its_streams_end(
     later = with_tokens(port)
     async with running(later):
         assert isinstance(admitted(later, given), Refused), "one that starts later knows it too"
+
+
+async def test_a_stream_that_needed_no_token_stays_whatever_is_revoked(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "BEAT_SECONDS", 0.05)
+    service = with_tokens(port, public_topics="news")
+    async with running(service):
+        answer = service.admission.admit_now(b"topic=news", (), lambda: "192.0.2.1")
+        assert isinstance(answer, Accepted)
+        with (
+            open_stream(service, answer) as connection,
+            open_stream(service, let_in(service, token(sub="ann"))) as other,
+        ):
+            await administration(service).revoke(Ending(issued_before=time.time()), 3600)
+            assert other.closed
+            revoked = administration(service)._revoked
+            assert revoked is not None
+            await revoked.add(Revoked(None, None, time.time() + 5), 3600, 10)  # by somebody else
+            await until(lambda: service.admission.revocations and len(service.admission.revocations) == 1)
+            await wait_all_tasks_blocked()
+            assert not connection.closed
 
 
 async def test_a_stream_that_was_let_in_before_and_opens_after_ends_at_once(

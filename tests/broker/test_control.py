@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -182,3 +183,22 @@ async def test_at_a_cluster_too(masters: Cluster) -> None:
     processes = [Process(name, config, cluster) for name in ("a", "b", "c")]
     async with running(*processes):  # each begins at another master
         assert await processes[0].answers() == [["b", "which"], ["c", "which"]]
+
+
+async def test_all_go_by_the_clock_of_redis(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Process("a", settings_of(port))
+    async with running(one):
+        await one.answers()
+    monkeypatch.setattr(module, "time", _LateClock)
+    late = Process("b", settings_of(port))
+    assert late.control.now() < time.time() - 3000
+    async with running(late):
+        assert abs(late.control.now() - time.time()) < 60
+
+
+class _LateClock:
+    @staticmethod
+    def time() -> float:
+        return time.time() - 3600

@@ -15,6 +15,7 @@ from tests.broker.test_control import settings_of
 from tests.support.inside import until
 from tests.support.log import BackEnd
 from trio_sse.broker import control as module
+from trio_sse.broker import revoked_tokens
 from trio_sse.broker.control import Control
 from trio_sse.broker.link import ERRORS
 from trio_sse.broker.revoked_tokens import Revoked, RevokedTokens
@@ -107,3 +108,14 @@ async def test_without_redis_it_is_not_revoked() -> None:
     one = Process("a", 1)
     with pytest.raises(ERRORS):
         await one.tokens.add(ONE, 3600, 10)
+
+
+async def test_they_are_read_again_as_soon_as_redis_is_back(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(revoked_tokens, "RELOAD_BEATS", 1_000_000)
+    async with running(Process("a", port)) as one:
+        assert one.loads == 1
+        one.tokens.lost()
+        await until(lambda: one.loads == 2)

@@ -29,8 +29,8 @@ def answer(**story: Any) -> dict[str, Any]:
     }
     id = story.pop("id", None)  # noqa: A001
     asked = {"nodes": [NODE], "missing": [], "problem": None, **story.pop("asked", {})}
-    by_key = story.pop("by_key", False)
-    return {"user_id": "ann", "id": id, "by_key": by_key, "asked": asked, "story": {**empty, **story}}
+    apart = story.pop("apart", False)
+    return {"user_id": "ann", "id": id, "apart": apart, "asked": asked, "story": {**empty, **story}}
 
 
 def said(**story: Any) -> list[str]:
@@ -72,9 +72,9 @@ def test_what_the_answer_does_not_cover_comes_next() -> None:
     ]
 
 
-def test_by_key_a_message_may_have_reached_nobody() -> None:
-    assert any(line.startswith("By key") for line in said(by_key=True))
-    assert not any(line.startswith("By key") for line in said())
+def test_apart_a_message_may_have_reached_nobody() -> None:
+    assert any(line.startswith("A message reaches") for line in said(apart=True))
+    assert not any(line.startswith("A message reaches") for line in said())
 
 
 def test_a_message_and_what_became_of_it_for_each_stream() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.inside import joined, new_hub
 from trio_sse.delivery.outcomes import Outcome, outcome
+from trio_sse.delivery.partitions import Partition
 from trio_sse.delivery.recorder import NO_SEQUENCE, MessageRecord
 from trio_sse.delivery.stream_record import (
     DROPPED,
@@ -28,6 +29,7 @@ def message(sequence: int = 10, **more: Any) -> MessageRecord:
         "at": 1000.0,
         "entry": None,
         "from_log": False,
+        "partition": None,
         "targets": ("ann",),
         "fingerprint": 1,
         "size": 2,
@@ -129,3 +131,30 @@ def test_what_had_expired_when_it_came() -> None:
 def test_what_is_not_known_any_more() -> None:
     assert outcome(record(forgotten=10), message(), NOW).code == "forgotten"
     assert outcome(record(forgotten=10), message(11), NOW).code == "taken"
+
+
+def test_in_partitions_what_counts_is_what_the_one_of_the_message_has() -> None:
+    here, other = Partition(8, 1), Partition(8, 2)
+    stream = record()
+    for partition, since in ((here, 20), (other, 3)):
+        strand = joined(new_hub(), "ann")
+        strand.since = since
+        part = stream.part(partition, strand, "ann")
+        part.after = part.live = 2
+    assert outcome(stream, message(partition=here), NOW).code == "taken"
+    assert outcome(stream, message(partition=other), NOW).code == "catching_up"
+    stream.parts[here].waiting = [10]
+    assert outcome(stream, message(partition=here), NOW).code == "waiting"
+    assert outcome(stream, message(partition=Partition(8, 5)), NOW).code == "catching_up"
+    stream.ends("auth_expired")
+    stream.leaves()
+    assert stream.parts[other].last == 3
+    assert outcome(stream, message(partition=here), NOW).code == "unsent"
+
+
+def test_a_part_that_ended_by_itself_says_why_the_stream_did() -> None:
+    stream = record()
+    part = stream.part(Partition(8, 1), joined(new_hub(), "ann"), "ann")
+    part.ends("slow_client")
+    stream.ends()
+    assert stream.why == "slow_client"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
+
+import msgspec
 
 from tests.support.inside import Client, flush_now, joined, new_hub, note
 from trio_sse.delivery.connection import Connection
@@ -84,6 +87,21 @@ def test_a_newer_one_of_the_key_takes_the_place() -> None:
     sent(hub, 1, key="price")
     assert events(record) == [("superseded", 1, 1, 1)]
     assert record.waiting == [2]
+
+
+def test_what_expires_while_it_waits_is_known() -> None:
+    now = 0.0
+    hub = new_hub(clock=lambda: now)
+    connection, record = recorded(hub)
+    client = Client(connection)
+    client.busy = True
+    hub.dispatch(msgspec.structs.replace(note("1"), expires_at=time.time() + 5))
+    hub.dispatch(note("1"))
+    flush_now(hub)
+    assert record.waiting == [1, 2]
+    now = 10.0
+    client.catch_up()
+    assert events(record) == [("expired", 1, 1, 1), ("waited", 2, 2, 1)]
 
 
 def test_the_oldest_events_are_forgotten_and_that_is_known() -> None:

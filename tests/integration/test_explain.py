@@ -19,6 +19,8 @@ from tests.support.process import Service, Services
 from tests.support.tokens import SECRET, token
 from tests.support.valkeys import breakable
 from tests.support.variants import TRIO_SSE, script
+from trio_sse.delivery.partitions import Layout
+from trio_sse.delivery.targets import topic
 
 pytestmark = pytest.mark.integration
 
@@ -441,3 +443,41 @@ async def test_with_a_log_all_processes_have_one_id(start: Services, valkey: int
         assert (await told(one, "ledger", "taken", entry.decode()))["stream"]
     with redis.Redis(port=valkey, db=1) as client:
         client.delete("explained-log")
+
+
+async def test_with_a_log_in_partitions_too(start: Services, valkey: int) -> None:
+    settings = {
+        **SETTINGS,
+        "SSE_REDIS_STREAM": "parted",
+        "SSE_STREAM_PARTITIONS": "4",
+        "SSE_REDIS_CHANNEL": "parted",
+    }
+    one, other = start(**settings), start(**settings)
+    wait_for(one, 2)
+    layout = Layout("parted", 4)
+    follows = "/sse?user_id=ann&topic=t0&topic=t1&topic=t2&topic=t3"
+    with redis.Redis(port=valkey, db=1) as client:
+
+        def publish(**message: object) -> None:
+            target = str(message["user_id"]) if "user_id" in message else topic(str(message["topic"]))
+            client.xadd(layout.name(layout.of(target)), {"payload": json.dumps(message)})
+
+        async with streaming(other.port, target=follows, receive_buffer=4096) as stream:
+            for n in range(4):
+                publish(topic=f"t{n}")
+                event = await stream.event()
+                found = await told(one, "ann", "taken", event.id)
+                assert found["stream"] == stream.connected.json["connection_id"]
+            [seen] = explain(one, "ann")["story"]["streams"]
+            assert (seen["state"], seen["topics"]) == ("live", ["t0", "t1", "t2", "t3"])
+            for _ in range(300):
+                publish(user_id="ann", message=BIG)
+                if "dropped" in explain(one, "ann")["story"]["streams"][0]:
+                    break
+            await told(one, "ann", "dropped")
+            stream.reset()
+        await eventually(lambda: explain(one, "ann")["story"]["streams"][0].get("why") == "left", "it left")
+        publish(user_id="ann", message="late")
+        await told(one, "ann", "not_connected")
+        for key in client.scan_iter("parted:*"):
+            client.delete(key)

@@ -69,7 +69,7 @@ class Explanation(msgspec.Struct):
     at: float
     story: Story
     asked: Asked
-    by_key: bool
+    apart: bool
     """A message reaches only processes where somebody follows what it is for."""
 
 
@@ -79,8 +79,8 @@ class View(msgspec.Struct):
     at: float
     processes: list[Overview]
     asked: Asked
-    by_key: bool
-    """Else each process counts all messages."""
+    apart: bool
+    """Each process counts the messages that it got. Else each counts all."""
 
 
 class Outcome(msgspec.Struct):
@@ -106,7 +106,7 @@ class Administration:
         problem: Callable[[], str | None],
     ) -> None:
         """`problem` says why no messages can arrive now."""
-        self._settings = settings
+        self._apart = settings.by_key or settings.partitioned
         self._hub = hub
         self._recorder = recorder
         self._revocations = revocations
@@ -143,7 +143,7 @@ class Administration:
                 answers, heard = await self._ask(EXPLAIN, again, Report)
                 reports[1:] = answers
         told = story(user, id, reports)
-        return Explanation(user, id, time.time(), told, self._asked(heard), self._settings.by_key)
+        return Explanation(user, id, time.time(), told, self._asked(heard), self._apart)
 
     async def view(self) -> View:
         """What all processes do now, or did a moment ago: several viewers share it."""
@@ -151,7 +151,7 @@ class Administration:
             if self._view is None or time.time() - self._view.at > VIEW_SECONDS / 2:
                 own = await self._overview()
                 answers, heard = await self._ask(VIEW, None, Overview)
-                self._view = View(time.time(), [own, *answers], self._asked(heard), self._settings.by_key)
+                self._view = View(time.time(), [own, *answers], self._asked(heard), self._apart)
             return self._view
 
     async def disconnect(self, ending: Ending) -> Outcome:

@@ -24,6 +24,7 @@ from trio_sse.broker.control import Node
 from trio_sse.delivery.event_ids import Position, entry_text, parse
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.outcomes import outcome
+from trio_sse.delivery.partitions import Place, parse_place, part_text, place_text
 from trio_sse.delivery.recorder import NO_SEQUENCE, MessageRecord, Recorder, Refusal
 from trio_sse.delivery.stream_record import DROPPED, EXPIRED, SUPERSEDED, WAITED, StreamRecord
 from trio_sse.delivery.targets import each, topic_name, topics_of, user_of
@@ -85,19 +86,25 @@ class Explainer:
             same = await found(newest_first, partial(_is_same, question))
             return [min(same, key=lambda one: abs(one.at - question.at))] if same else []
         if question.id is not None:
-            position = parse(question.id)
-            return [] if position is None else await found(newest_first, partial(self._is_at, position), 1)
+            position, place = parse(question.id), parse_place(question.id)
+            return await found(newest_first, partial(self._is_at, position, place), 1)
         targets = {question.user, *(one for record in records for one in each(record.follows))}
         return await found(
             newest_first, lambda one: one.targets is None or not targets.isdisjoint(one.targets), MOST
         )
 
-    def _is_at(self, position: Position, message: MessageRecord) -> bool:
+    def _is_at(self, position: Position | None, place: Place | None, message: MessageRecord) -> bool:
+        if message.partition is not None:  # the id of a stream may name a place in several
+            return place is not None and place.parts.get(message.partition) == message.entry
+        if position is None:
+            return False
         if position.process == self._hub.history.sources.process:
             return message.sequence == position.sequence
         return position.process is None and message.from_log and message.entry == position.entry
 
     def _id_of(self, message: MessageRecord) -> str:
+        if message.partition is not None:
+            return place_text([(message.partition, part_text(message.partition, message.entry))])
         if message.sequence != NO_SEQUENCE:
             return self._hub.history.sources.text(message.entry, message.sequence)
         return entry_text(message.entry) if message.from_log and message.entry is not None else ""
@@ -136,14 +143,14 @@ class Explainer:
 
 
 def stream_report(record: StreamRecord, node: Node) -> StreamReport:
-    events = record.events or ()
-    connection = record.connection
+    strands, connection = record.strands, record.connection
+    events = [event for one in strands for event in one.events or ()]
     if record.ended is not None:
         state = "ended"
-    elif record.live is not None:
+    elif all(one.live is not None for one in strands):
         state = "live"
     else:
-        state = "beginning" if record.after is None else "catching_up"
+        state = "beginning" if any(one.after is None for one in strands) else "catching_up"
     return StreamReport(
         record.id,
         user_of(record.follows),
@@ -155,11 +162,11 @@ def stream_report(record: StreamRecord, node: Node) -> StreamReport:
         record.ended,
         record.why or None,
         record.resumed,
-        record.replayed,
-        record.gap,
-        record.live_at,
-        len(record.waiting),
-        record.waiting_since,
+        sum([one.replayed for one in strands]),
+        next((one.gap for one in strands if one.gap is not None), None),
+        max([one.live_at or 0 for one in strands]) or None,
+        sum([len(one.waiting) for one in strands]),
+        min([one.waiting_since for one in strands if one.waiting_since is not None], default=None),
         connection.behind if connection is not None else None,
         sum([one.number for one in events if one.what == DROPPED]),
         sum([one.number for one in events if one.what == SUPERSEDED]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import time
 
 import trio
@@ -26,7 +27,7 @@ _LOOK_SECONDS = 0.01
 async def overview(node: Node, hub: Hub, recorder: Recorder, problem: str | None) -> Overview:
     """Takes a twentieth of a second, to see how late the event loop is."""
     late = await _loop_seconds()
-    waiting = await found(recorder.open.values(), lambda record: bool(record.waiting))
+    waiting = await found(recorder.open.values(), _waits)
     targets = hub.targets
     topics = [target for target in targets if topic_name(target) is not None]
     most = heapq.nlargest(MOST_TOPICS, topics, hub.count)
@@ -64,6 +65,10 @@ async def _loop_seconds() -> float:
     return late
 
 
+def _waits(record: StreamRecord) -> bool:
+    return any(one.waiting for one in record.strands)
+
+
 def _patience(record: StreamRecord) -> float:
     """The longer something waits, the larger."""
-    return -(record.waiting_since or 0.0)
+    return -min([one.waiting_since or math.inf for one in record.strands])

@@ -99,8 +99,8 @@ def _doubts(answer: Fields, asked: Fields, story: Fields) -> Iterator[str]:
         f"{_count(len(asked['nodes']), 'process', 'processes')} asked; messages are known since "
         f"{_at(story['messages_since'])}, streams that ended since {_at(story['streams_since'])}"
     )
-    if answer["by_key"] and not story["messages"]:
-        yield "By key, a message reaches only processes where somebody follows what it is for"
+    if answer["apart"] and not story["messages"]:
+        yield "A message reaches only processes where somebody follows what it is for"
 
 
 def _message(told: Fields) -> Iterator[str]:

@@ -23,6 +23,7 @@ from trio_sse.broker.publisher import UnavailableError
 from trio_sse.delivery.event_ids import parse
 from trio_sse.delivery.messages import user_id_problem
 from trio_sse.delivery.notices import service_event
+from trio_sse.delivery.partitions import parse_place
 from trio_sse.service import Service
 from trio_sse.web.replies import json_reply, problem_reply, try_again
 from trio_sse.web.routes import PAGE_POLICY, ROOT_PATH
@@ -92,7 +93,7 @@ async def explain() -> Response:
         return problem_reply(400, "neither user_id nor id")
     if user is not None and (problem := user_id_problem(user)):
         return problem_reply(400, problem)
-    if id is not None and parse(id) is None:
+    if id is not None and parse(id) is None and parse_place(id) is None:
         return problem_reply(400, "id is no event id of this service, such as 1795462559402-0")
     return json_reply(encoded(await _administration(service).explain(user, id)))
 
