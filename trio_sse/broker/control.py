@@ -21,10 +21,10 @@ from redis.exceptions import ResponseError
 from trio_sse.broker.attempts import Attempts
 from trio_sse.broker.cluster_map import Address, ClusterMap
 from trio_sse.broker.envelopes import ANSWER, EnvelopeError, Envelopes, Message
-from trio_sse.broker.errors import of_redis
+from trio_sse.broker.errors import advice, of_redis
 from trio_sse.broker.feed import keep_pinging
 from trio_sse.broker.key_links import KeyLinks
-from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, Link, answer_within, open_link
+from trio_sse.broker.link import CONNECT_SECONDS, ERRORS, Link, answer_within, call, open_link
 from trio_sse.delivery.log_limits import LogLimit
 from trio_sse.settings import Settings
 
@@ -81,6 +81,33 @@ Obey = Callable[[str, msgspec.Raw], Awaitable[object]]
 """Does what a command of this kind says, and returns the answer. Runs in Trio."""
 
 
+def keys_of(channel: str) -> str:
+    """How the keys begin that belong to a control channel: all in one slot."""
+    return f"trio_sse:control:{{{channel}}}:"
+
+
+async def trial(settings: Settings, links: KeyLinks, mark: str, keep_seconds: int) -> None:
+    """Do all that belongs to a control channel, with a key and a channel of its own. asyncio only. Raises one
+    of ERRORS."""
+    key = f"{keys_of(settings.redis_channel)}{mark}".encode()
+    await links.call(key, "ZADD", key, 1, "a")
+    await links.call(key, "EXPIRE", key, keep_seconds)
+    await links.call(key, "ZSCORE", key, "a")
+    await links.call(key, "ZRANGEBYSCORE", key, 0, 1)
+    await links.call(key, "ZCARD", key)
+    await links.call(key, "ZREMRANGEBYSCORE", key, 0, 0)
+    await links.call(key, "ZREM", key, "a")
+    channel = f"{settings.redis_channel}:control"
+    async with open_link(settings) as link, answer_within(CONNECT_SECONDS):
+        for command in (
+            ("TIME",),
+            ("PUBLISH", f"{channel}:{mark}", ""),
+            ("SUBSCRIBE", channel),
+            ("SUBSCRIBE", f"{channel}:{mark}"),
+        ):
+            await call(link, *command)
+
+
 class Control:
     """The control channel `<SSE_REDIS_CHANNEL>:control`, and for answers to this process one of its own below
     it. `beside` runs at each beat with a working link, in asyncio, and raises one of ERRORS; `lost` is called
@@ -101,7 +128,7 @@ class Control:
         assert settings.admin_token is not None
         self.me = Node(process, socket.gethostname(), os.getpid())
         self.links = KeyLinks(settings, cluster)
-        self.keys = f"trio_sse:control:{{{settings.redis_channel}}}:"
+        self.keys = keys_of(settings.redis_channel)
         """How the keys begin that belong to it: all in one slot."""
         self._settings = settings
         self._obey = obey
@@ -112,7 +139,13 @@ class Control:
         self._channel = f"{settings.redis_channel}:control"
         self._offset = 0.0  # of the clock of Redis
         self._envelopes = Envelopes(settings.admin_token.get_secret_value(), process, self.now)
-        self._attempts = Attempts(settings, settings.redis_address, purpose="control channel")
+        told = f"Redis at {settings.redis_address}: "
+        self._attempts = Attempts(
+            settings,
+            settings.redis_address,
+            lambda error: told + advice(error, settings, rights="SSE_ADMIN_TOKEN"),
+            purpose="control channel",
+        )
         self._seeds = itertools.cycle([(one.host, one.port) for one in settings.cluster_servers] or [None])
         self._at: Address | None = None
         self._up = False
