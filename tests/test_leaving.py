@@ -213,6 +213,6 @@ async def test_who_was_catching_up_from_the_log_is_gone_at_once(
 def _blocked(service: Service) -> bool:
     """Whether somebody was given a page that is not the last, and takes no more."""
     return any(
-        connection._replay and connection._replay.rest and not connection._replay.older
+        connection.catching_up and (replay := connection._replay) and replay.rest and not replay.older
         for connection in service.hub.connections
     )

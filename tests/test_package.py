@@ -117,8 +117,9 @@ BELOW = {
     "access": {"delivery", "version"},
     "broker": {"delivery"},
     "admin": {"access", "broker", "delivery"},
+    "metrics": {"version"},
     "server": {"access", "delivery", "service"},
-    "web": {"access", "admin", "broker", "delivery", "server", "service"},
+    "web": {"access", "admin", "broker", "delivery", "server", "service", "version"},
     "commands": {"access", "broker", "delivery", "logs", "options", "server", "version"},
 }
 """For each folder what it may import beside itself and SHARED. Imports point downwards."""
@@ -130,6 +131,7 @@ MAY_KNOW = {
     "access": set[str](),
     "broker": {"redis", "trio_asyncio", "asyncio"},
     "admin": set[str](),
+    "metrics": set[str](),
     "server": {"hypercorn", "trio_asyncio", "h11", "h2", "asyncio"},
     "web": {"quart", "quart_trio"},
     "commands": {"redis", "asyncio"},

@@ -167,3 +167,54 @@ async def test_without_unix_sockets_it_says_so_and_goes_on(monkeypatch: pytest.M
 def test_other_services_have_other_names() -> None:
     assert module._started(os.getpid()) != module._started(os.getppid())
     assert module._started(os.getpid()).count("-") == 2
+
+
+async def test_whoever_is_asked_something_else_answers_that() -> None:
+    first, second, third = Worker(), Worker(), Worker()
+    for number, worker in enumerate((second, third)):
+        worker.siblings.answers["double"] = (lambda n: lambda body: bytes([n]) + 2 * body)(number)
+    async with working(first, second, third):
+        answers, silent = await first.siblings.ask("double", b"ab")
+        assert (sorted(answers), silent) == ([b"\0abab", b"\1abab"], set())
+        answers, silent = await second.siblings.ask("double", b"ab")
+        assert (sorted(answers), silent) == ([b"", b"\1abab"], set())
+
+
+async def test_what_is_told_arrives_without_a_wait() -> None:
+    first, second = Worker(), Worker()
+    told: list[bytes] = []
+
+    def hear(body: bytes) -> bytes:
+        told.append(body)
+        return b""
+
+    second.siblings.answers["told"] = hear
+    async with working(first, second):
+        first.siblings.tell("told", b"x" * 100_000)
+        await wait_all_tasks_blocked()
+    assert told == [b"x" * 100_000]
+
+
+async def test_one_that_is_there_and_does_not_turn_is_silent_since_the_first_question(
+    autojump_clock: MockClock,
+) -> None:
+    first, second = Worker(), Worker()
+    async with working(first, second):
+        assert await first.siblings.silence() == 0
+        with socket.socket(socket.AF_UNIX) as stuck:
+            stuck.bind(first.siblings._name.rpartition("/")[0] + "/7")
+            stuck.listen(0)
+            assert await first.siblings.silence() == 0
+            await trio.sleep(4)
+            assert await first.siblings.silence() == pytest.approx(4)
+            await trio.sleep(4)  # as many wait by now as may
+            assert await first.siblings.silence() == pytest.approx(8)
+        assert await first.siblings.silence() == 0
+
+
+async def test_what_is_no_question_is_not_answered() -> None:
+    worker = Worker()
+    async with working(worker), await trio.open_unix_socket(worker.siblings._name) as stream:
+        await stream.send_all(b"\xc1")
+        await stream.send_eof()
+        assert await stream.receive_some() == b""

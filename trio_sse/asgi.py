@@ -7,6 +7,7 @@ import asyncio
 import gc
 import resource
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ from trio_sse.server.containment import Contained, innermost
 from trio_sse.server.front import Front
 from trio_sse.server.http1 import bounded_heads
 from trio_sse.server.http2 import installing
+from trio_sse.server.metrics_port import metrics_listener, serve_metrics
 from trio_sse.service import Service
 from trio_sse.settings import Settings, SettingsError, load
 from trio_sse.stopping import unattended
@@ -84,6 +86,7 @@ class Application:
     async def _lifespan(self, loop: Any, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             settings = self._settings or load()
+            metrics = _metrics_listener(settings)
             self._app = app = App(Service(settings))
         except SettingsError as error:
             await _refuse(scope, receive, send, "\n".join(["wrong settings:", *error.lines]))
@@ -99,9 +102,9 @@ class Application:
         _calm_garbage_collector()
         _allow_many_files()
         if loop is None:
-            failure = await self._live(app, scope, receive, send)
+            failure = await self._live(app, metrics, scope, receive, send)
         else:
-            failure = await _on_trio(loop, partial(self._live, app), scope, receive, send)
+            failure = await _on_trio(loop, partial(self._live, app, metrics), scope, receive, send)
         if failure is not None:
             await send(failure)
         elif self.crashed:
@@ -110,7 +113,9 @@ class Application:
             if not self._signals:
                 signal.raise_signal(signal.SIGTERM)
 
-    async def _live(self, app: App, scope: Scope, receive: Receive, send: Send) -> Message | None:
+    async def _live(
+        self, app: App, metrics: socket.socket | None, scope: Scope, receive: Receive, send: Send
+    ) -> Message | None:
         """Run the service until the server stops it. Returns the message that reports a failure, or None. The
         caller must send it from the server's own loop: Hypercorn's asyncio worker checks for it at once."""
         failure: Message | None = None
@@ -141,6 +146,8 @@ class Application:
                     await nursery.start(certificates.listen)
                 nursery.start_soon(certificates.watch)
                 await nursery.start(front.run)
+                if metrics is not None:
+                    nursery.start_soon(serve_metrics, service, metrics)
                 with installing.installed(), bounded_heads(), certificates.installed(), front.installed():
                     await app(scope, receive_after_connections, send_unless_failed)  # type: ignore[arg-type]
                 nursery.cancel_scope.cancel()
@@ -158,6 +165,17 @@ class Application:
         # Returning is enough: the server answers 500, or closes the connection if the answer has begun.
         with Contained(app.service.counters, "a request"):
             await app(scope, receive, send)  # type: ignore[arg-type]
+
+
+def _metrics_listener(settings: Settings) -> socket.socket | None:
+    """Raises SettingsError."""
+    try:
+        return metrics_listener(settings)
+    except OSError as error:
+        reason = error.strerror or error
+        raise SettingsError(
+            [f"cannot listen on port {settings.metrics_port}: {reason} (SSE_METRICS_PORT)"]
+        ) from None
 
 
 worker = Application(by_settings=True)

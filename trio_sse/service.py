@@ -17,7 +17,7 @@ from trio_sse.broker.presence import Presence
 from trio_sse.broker.publisher import Publisher
 from trio_sse.broker.replies import Replies
 from trio_sse.broker.source import Source
-from trio_sse.counters import Counters
+from trio_sse.counters import Counters, add_to
 from trio_sse.delivery import sse
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import HEARTBEAT, Common, Connection
@@ -35,10 +35,14 @@ from trio_sse.delivery.resume import Resumer
 from trio_sse.delivery.snapshot import Snapshot
 from trio_sse.delivery.stream_record import StreamRecord
 from trio_sse.delivery.targets import followed
+from trio_sse.descriptors import descriptors
+from trio_sse.metrics.gathering import Metrics
+from trio_sse.metrics.report import Totals, totals_of
 from trio_sse.rebalancing import Rebalancing
 from trio_sse.settings import Settings
 from trio_sse.siblings import Counts, Siblings
 from trio_sse.stopping import Stopping
+from trio_sse.turning import STUCK_SECONDS, Turning
 
 AUTH_EXPIRED_SECONDS = 2.0
 """Seconds over which clients with an expired token spread their reconnects."""
@@ -98,6 +102,11 @@ class Service:
         # From one channel for all, each worker gets each message.
         same = () if settings.by_key or settings.partitioned else ("published", "rejected")
         self.siblings = Siblings(self._counts, same)
+        same = () if settings.by_key or settings.partitioned else ("messages_received:", "bad_messages:")
+        self.metrics = Metrics(self._process, self._totals, self._gauges, self.siblings, same)
+        """What all workers count, for Prometheus."""
+        self.turning = Turning(self.counters.loop_lag)
+        self._canary = source.canary
         self.presence: Presence | None = None
         if settings.presence:
             self.presence = Presence(settings, self.hub, source.cluster, self.publisher)
@@ -127,18 +136,22 @@ class Service:
                 await nursery.start(flush_forever, self.hub)
                 await nursery.start(beat_forever, self.hub)
                 await nursery.start(self.lifetimes.run)
+                await nursery.start(self.turning.run)
                 nursery.start_soon(self.admission.run)
                 await nursery.start(self.siblings.run)
                 await nursery.start(self.subscriber.run)
                 if self.census is not None:
                     await nursery.start(self.census.run)
                     nursery.start_soon(Rebalancing(self.hub, self.settings.rebalance, self.census).run)
+                if self._canary is not None:
+                    await nursery.start(self._canary.run, self.subscriber)
                 for beside in (self.positions, self.presence, self._replies, self.administration):
                     if beside is not None:
                         await nursery.start(beside.run)
                 task_status.started()
         finally:
             self.hub.close()
+            self.metrics.end()
 
     def open(self, accepted: Accepted) -> Connection:
         """Open an admitted stream, which takes a place in the limits and in the hub until `release`. If it
@@ -181,12 +194,31 @@ class Service:
     def not_ready(self) -> str | None:
         """Why the service should get no clients now, or None. For the log only: it contains the address of
         Redis."""
-        return "stopping" if self.hub.draining else self.subscriber.problem
+        return None if (reason := self._not_ready()) is None else reason[1]
 
     @property
     def not_ready_code(self) -> str:
         """The code of `not_ready()`, which anybody may read."""
-        return "stopping" if self.hub.draining else self.subscriber.problem_code
+        return "" if (reason := self._not_ready()) is None else reason[0]
+
+    async def stuck(self) -> tuple[str, str] | None:
+        """A code and a reason, both fit for public answers, if the event loop of a worker does not turn."""
+        if (late := self.turning.late) >= STUCK_SECONDS:
+            return "loop_stuck", f"the event loop has not turned for {late:.0f} s"
+        if (silence := await self.siblings.silence()) >= STUCK_SECONDS:
+            return "worker_stuck", f"a worker has not answered for {silence:.0f} s"
+        return None
+
+    def _not_ready(self) -> tuple[str, str] | None:
+        if self.hub.draining:
+            return "stopping", "stopping"
+        if problem := self.subscriber.problem:
+            return self.subscriber.problem_code, problem
+        if self._canary is not None and (problem := self._canary.problem):
+            return "canary_lost", problem
+        if (files := descriptors()).short:
+            return "no_descriptors", f"{files.open} of {files.limit} files are open"
+        return None
 
     def _lanes(self, partitioning: Partitioning | None) -> Lanes | None:
         """The partitions of the log that are read here, if it has any."""
@@ -232,6 +264,24 @@ class Service:
     def _counts(self) -> Counts:
         return Counts(len(self.hub), frozenset(self.hub.users), self.counters.snapshot())
 
+    def _totals(self) -> Totals:
+        return totals_of(self.counters, self.admission.refusals)
+
+    def _gauges(self) -> Totals:
+        files = descriptors()
+        lanes = () if self.lanes is None else self.lanes.lanes.values()
+        hubs = [self.hub, *(lane.hub for lane in lanes)]
+        return {
+            "streams": len(self.hub),
+            "keys": self.hub.keys,
+            "ready": self.not_ready() is None,
+            "redis_up": self.subscriber.problem is None,
+            "log_lag_seconds": max(hub.log_lag for hub in hubs),
+            "pending_bytes": sum(hub.pending_bytes for hub in hubs),
+            "open_files": files.open,
+            "max_open_files": files.limit,
+        }
+
     def _take_place(self, connection: Connection, accepted: Accepted) -> None:
         limits, hub = self.admission.limits, self.hub
         last_words = accepted.last_words
@@ -241,6 +291,7 @@ class Service:
             last_words = last_words or overloaded_words(why)
         if last_words:
             self.counters.overloaded += 1
+            add_to(self.admission.refusals, "overloaded")
             connection.end(last_words)
             return
         revocations = self.admission.revocations
@@ -254,6 +305,7 @@ class Service:
             return
         if hub.draining:
             limits.end(connection)
+            add_to(self.admission.refusals, "draining")
             connection.end(farewell("draining", 2 * self.settings.drain_seconds))
             return
         if limits.any and not reserved:

@@ -1,4 +1,4 @@
-"""The workers of one service: each tells the others, at a Unix socket, what it counts.
+"""The workers of one service: each answers the questions of the others at a Unix socket.
 
 The sockets are abstract (unix(7)): they end with their processes and leave nothing behind. Their names have
 the main process in them, which all workers have in common, whichever command started it.
@@ -52,7 +52,14 @@ class Counts(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
+TURN_SECONDS = 0.5
+"""A worker that has not answered after so long is looked at again the next time that somebody asks."""
+
+Answer = Callable[[bytes], bytes]
+"""Makes the answer to a question of one kind. Must not wait."""
+
 _decode = msgspec.msgpack.Decoder(Counts).decode
+_question = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
 
 
 class Siblings:
@@ -60,9 +67,15 @@ class Siblings:
     that each worker counts for all of them."""
 
     def __init__(self, own: Callable[[], Counts], same: Container[str] = ()) -> None:
+        self.answers: dict[str, Answer] = {
+            "counts": lambda _: msgspec.msgpack.encode(own()),
+            "turn": lambda _: b"here",
+        }
+        """By the kind of question. To be filled before `run`."""
         self._own = own
         self._same = same
         self._name = ""
+        self._silent_since: dict[str, float] = {}
         self._turn = trio.Lock()
         self._asked = -1.0
         self._all: Counts | None = None
@@ -95,43 +108,79 @@ class Siblings:
                 self._all = await self._ask_all()
             return self._all
 
+    async def silence(self) -> float:
+        """For how many seconds another worker has been there and has answered nobody here. Nobody asks in
+        between, so it counts from the first question without an answer."""
+        _, silent = await self.ask("turn", seconds=TURN_SECONDS)
+        now = trio.current_time()
+        self._silent_since = {name: self._silent_since.get(name, now) for name in silent}
+        return now - min(self._silent_since.values(), default=now)
+
+    async def ask(
+        self, kind: str, body: bytes = b"", *, seconds: float = ANSWER_SECONDS
+    ) -> tuple[list[bytes], set[str]]:
+        """The answers of the others to a question, and who has not answered in time."""
+        answers: list[bytes] = []
+        others, silent = self._connect()
+        question = msgspec.msgpack.encode((kind, body))
+
+        async def ask(name: str, sock: socket.socket) -> None:
+            silent.add(name)
+            async with trio.SocketStream(trio.socket.from_stdlib_socket(sock)) as stream:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await stream.send_all(question)
+                    await stream.send_eof()
+                    answers.append(b"".join([part async for part in stream]))
+            silent.remove(name)
+
+        with trio.move_on_after(seconds):
+            async with trio.open_nursery() as nursery:
+                for name, sock in others.items():
+                    nursery.start_soon(ask, name, sock)
+        return answers, silent
+
+    def tell(self, kind: str, body: bytes) -> None:
+        """Tell the others something, as far as that takes no waiting. Nobody answers."""
+        for sock in self._connect()[0].values():
+            with sock, contextlib.suppress(OSError):
+                sock.sendall(msgspec.msgpack.encode((kind, body)))
+
     async def _answer(self, stream: trio.SocketStream) -> None:
-        with trio.move_on_after(ANSWER_SECONDS), contextlib.suppress(trio.BrokenResourceError):
+        broken = (trio.BrokenResourceError, msgspec.MsgspecError)
+        with trio.move_on_after(ANSWER_SECONDS), contextlib.suppress(*broken):
             async with stream:
                 if _is_ours(stream.socket):
-                    await stream.send_all(msgspec.msgpack.encode(self._own()))
+                    kind, body = _question(b"".join([part async for part in stream]))
+                    if (answer := self.answers.get(kind)) is not None:
+                        await stream.send_all(answer(body))
 
     async def _ask_all(self) -> Counts:
         found: list[Counts] = []
-
-        async def ask(sock: socket.socket) -> None:
-            async with trio.SocketStream(trio.socket.from_stdlib_socket(sock)) as stream:
-                with contextlib.suppress(trio.BrokenResourceError, msgspec.MsgspecError):
-                    parts = [part async for part in stream]
-                    found.append(_decode(b"".join(parts)))
-
-        with trio.move_on_after(ANSWER_SECONDS):
-            async with trio.open_nursery() as nursery:
-                for sock in self._connected():
-                    nursery.start_soon(ask, sock)
+        answers, _ = await self.ask("counts")
+        for answer in answers:
+            with contextlib.suppress(msgspec.MsgspecError):
+                found.append(_decode(answer))
         return reduce(partial(Counts.with_those_of, same=self._same), found, self._own())
 
-    def _connected(self) -> Iterator[socket.socket]:
-        """A connection to each of the others."""
-        family = self._name.rpartition("/")[0]
-        for name in _names(family):
+    def _connect(self) -> tuple[dict[str, socket.socket], set[str]]:
+        """A connection to each of the others, by its name, and who is there and takes none."""
+        connected: dict[str, socket.socket] = {}
+        busy: set[str] = set()
+        for name in _names(self._name.rpartition("/")[0]) if self._name else ():
             if name != self._name:
                 sock = socket.socket(socket.AF_UNIX)
                 sock.setblocking(False)
                 try:
                     sock.connect(name)
-                    ours = _is_ours(sock)
-                except OSError:  # nobody is there, or one that is too busy
-                    ours = False
-                if ours:
-                    yield sock
-                else:
-                    sock.close()
+                    if _is_ours(sock):
+                        connected[name] = sock
+                        continue
+                except BlockingIOError:  # nobody accepts, and as many wait as may
+                    busy.add(name)
+                except OSError:  # nobody is there
+                    pass
+                sock.close()
+        return connected, busy
 
 
 def _first_free(parent: int) -> tuple[str, socket.socket]:

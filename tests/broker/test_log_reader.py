@@ -128,7 +128,7 @@ async def test_at_the_start_memory_is_filled_from_the_stream_within_its_bounds(
         back_end.xadd(KEY, {"payload": payload(number, padding=3000)}, id=entry)
     async with reading(port, **bounds) as service:
         assert len(service.history) == len(kept)
-        page, _ = service.history.page("ann", 0, 10**6)
+        page, *_ = service.history.page("ann", 0, 10**6)
         assert [json.loads(part[6:])["number"] for part in page.split(b"\n") if b"data: " in part] == kept
         client = came(service, "0-0")
         await until(lambda: 6 in told(client))

@@ -22,6 +22,7 @@ from tests.chaos.witness import Witness
 from tests.support.client import connect
 from tests.support.clusters import Cluster, cluster
 from tests.support.process import Service, Services
+from tests.support.scraped import samples, total, undeclared
 
 Source = Literal["channel", "stream", "both", "by key", "partitions", "cluster", "cluster log"]
 Resource = TypeVar("Resource")
@@ -35,6 +36,7 @@ LANES: Mapping[Source, tuple[Lane, ...]] = {
     "cluster": ("channel",),
     "cluster log": ("stream",),
 }
+METRICS_TOKEN = "a-token-for-the-metrics"
 CLUSTERS: tuple[Source, ...] = ("cluster", "cluster log")
 PARTITIONED: tuple[Source, ...] = ("partitions", "cluster log")
 PROBE_SECONDS = 0.1
@@ -137,7 +139,7 @@ class Bench:
         directory.mkdir()
         start = Services(directory, None if self.source in CLUSTERS else self.redis.port)
         self._stack.callback(start.close)
-        settings = {"SSE_REDIS_CHANNEL": CHANNEL, **settings}
+        settings = {"SSE_REDIS_CHANNEL": CHANNEL, "SSE_METRICS_TOKEN": METRICS_TOKEN, **settings}
         if "stream" in self.lanes:
             settings["SSE_REDIS_STREAM"] = STREAM
         if self.source in PARTITIONED:
@@ -246,6 +248,29 @@ class Bench:
                     while not (not self.publisher.backlog and self._has_reached(probe)):
                         await trio.sleep(0.01)
                     reached = True
+
+    def balance(self) -> list[str]:
+        """What is wrong with what the services that are left say of what was published to their streams. One
+        that was there all the time has delivered what clients saw: more, where connections were cut.
+        Blocks."""
+        wrong = []
+        for service in self.services:
+            if service.running:
+                answer = service.get("/metrics", headers={"Authorization": f"Bearer {METRICS_TOKEN}"})
+                found = samples(answer.body.decode())
+                if undeclared(found) or not found["published_to_streams_total",]:
+                    wrong.append(f"the balance is not exact: {found}")
+                told = (total(found, "delivered_total"), total(found, "gaps_total"))
+                if len(self.services) == 1 and not (told[0] >= self.seen[0] and told[1] >= self.seen[1]):
+                    wrong.append(f"clients saw {self.seen} messages and gaps, and {told} were counted")
+        return wrong
+
+    @property
+    def seen(self) -> tuple[int, int]:
+        """How many messages and gaps all clients together have seen."""
+        sights = [sight for client in self.clients for sight in client.sights]
+        gaps = sum(isinstance(sight, Gap) for sight in sights)
+        return len(sights) - gaps, gaps
 
     def count(self, clients: Iterable[Witness] | None = None) -> Count:
         total = Count()

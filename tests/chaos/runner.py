@@ -58,10 +58,11 @@ async def _play(result: Result, quick: bool) -> None:
                     bench = Bench(result.source, quick=quick, directory=Path(directory), nursery=nursery)
                     await scenario.play(bench)
                     await bench.settle()
+                    unbalanced = await trio.to_thread.run_sync(bench.balance)
                     nursery.cancel_scope.cancel()
             result.count = bench.count()
             result.seconds = max(bench.seconds, default=None)
-            result.problem = _judge(result, bench)
+            result.problem = _judge(result, bench, unbalanced)
         except BaseExceptionGroup as group:
             left_out = group.subgroup(LeftOutError)
             rest = group.split((LeftOutError, trio.Cancelled))[1]
@@ -85,10 +86,10 @@ async def _play(result: Result, quick: bool) -> None:
     result.took = time.monotonic() - began
 
 
-def _judge(result: Result, bench: Bench) -> str:
+def _judge(result: Result, bench: Bench, unbalanced: list[str]) -> str:
     """What is wrong with what was counted, or ""."""
     count = result.count
-    wrong = []
+    wrong = list(unbalanced)
     if not count.published:
         wrong.append("nothing was published")
     if not count.exact:

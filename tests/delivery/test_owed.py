@@ -8,7 +8,7 @@ from trio_sse.delivery.owed import Owed
 
 
 def said(owed: Owed, history: History) -> bytes:
-    parts = owed.said(history, before=99)
+    parts = owed.said(history, 99, {})
     assert [sequence for sequence, _, _ in parts] == sorted(sequence for sequence, _, _ in parts)
     return b"".join(frame for _, frame, _ in parts)
 

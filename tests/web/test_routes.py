@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import trio
 from quart.testing.client import QuartClient
-from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from tests.support.inside import (
@@ -47,61 +46,6 @@ async def test_the_page_may_load_nothing_but_itself(client: QuartClient) -> None
     assert response.content_type == "text/html; charset=utf-8"
     assert "default-src 'none'" in response.headers["content-security-policy"]
     assert b"EventSource" in await response.get_data()
-
-
-async def test_healthz_says_that_the_loop_turns(client: QuartClient) -> None:
-    response = await client.get("/healthz")
-    assert (response.status_code, await response.get_json()) == (200, {"status": "ok"})
-    assert response.headers["cache-control"] == "no-store"
-
-
-async def test_readyz_tells_why_no_messages_can_come(client: QuartClient) -> None:
-    response = await client.get("/readyz")
-    assert response.status_code == 503
-    told = await problem(response)
-    assert (told["detail"], told["code"]) == ("Redis was not tried yet (redis_not_tried)", "redis_not_tried")
-
-
-@pytest.mark.parametrize(
-    ("values", "code"),
-    [
-        ({"redis_port": 1}, "redis_unreachable"),
-        ({"redis_username": "s3cret", "redis_password": "s3cret"}, "redis_refused"),
-        ({"redis_sentinels": "127.0.0.1:1", "redis_sentinel_master": "s3cret"}, "redis_unreachable"),
-    ],
-)
-async def test_readyz_does_not_tell_strangers_where_redis_is(
-    valkey: int, values: dict[str, Any], code: str
-) -> None:
-    given = {"redis_host": "127.0.0.1", "redis_port": valkey, **values}
-    service = Service(settings(**given))
-    with capture_logs() as lines:
-        async with App(service).test_app() as running:
-            response = await running.test_client().get("/readyz")
-            body = str(await response.get_data(as_text=True))
-    assert response.status_code == 503
-    assert (await problem(response))["code"] == code
-    for secret in ("127.0.0.1", "REDIS_", "s3cret", str(given["redis_port"]) + ":"):
-        assert secret not in body
-    (line,) = [line for line in lines if line["event"] == "no Redis, trying again"]
-    assert "REDIS_" in line["problem"]
-
-
-async def test_readyz_tells_that_the_service_stops(client: QuartClient, service: Service) -> None:
-    service.hub.close()
-    assert (await problem(await client.get("/readyz")))["detail"] == "stopping"
-
-
-async def test_readyz_counts_connections_and_users_while_subscribed(valkey: int) -> None:
-    service = Service(settings(redis_host="127.0.0.1", redis_port=valkey))
-    async with App(service).test_app() as running:
-        async with requested(service) as stream:
-            await stream.until(lambda request: b"connected" in request.body)
-            response = await running.test_client().get("/readyz")
-        told = await response.get_json()
-        assert response.status_code == 200
-        assert told["status"] == "ready"
-        assert (told["connections"], told["users"], told["totals"]["streams"]) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("POST", "/sse", 405)])

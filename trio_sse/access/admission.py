@@ -19,6 +19,7 @@ from trio_sse.access.request import DEFAULT_USER, Fields, StreamRequest, bearer,
 from trio_sse.access.revocations import Revocations
 from trio_sse.access.tokens import Denied, Identity, Verifier
 from trio_sse.access.topics import configured
+from trio_sse.counters import add_to
 from trio_sse.delivery import notices
 from trio_sse.delivery.log_limits import LogLimit
 from trio_sse.delivery.recorder import Refusal
@@ -36,6 +37,9 @@ _MAX_TOKENS = 8
 REVOKED_PATIENCE_SECONDS = 30.0
 """How long what is known of revoked tokens is good enough while Redis is away, with
 SSE_REVOKED_WITHOUT_REDIS=closed."""
+
+_REASONS = {400: "bad_request", 401: "unauthorized", 403: "forbidden", 421: "misdirected"}
+"""Of refusals, by status. With any other one the client is to come back later."""
 
 REPORT_SECONDS = 60
 """Least seconds between two log lines about pages that did not fill in their user id."""
@@ -93,6 +97,8 @@ class Admission:
         """Hears of each request that gets no stream, and why."""
         if settings.admin_token is not None and settings.auth == "jwt":
             self.revocations = Revocations()
+        self.refusals: dict[str, int] = {}
+        """How many requests got no stream, by reason."""
         self._settings = settings
         self._verifier = Verifier(settings, self.revocations) if settings.auth == "jwt" else None
         self._public = configured("SSE_PUBLIC_TOPICS", settings.public_topics)
@@ -148,6 +154,8 @@ class Admission:
     def _tell(
         self, answer: Accepted | Refused, query: bytes, headers: Fields, peer: Callable[[], str]
     ) -> None:
+        if isinstance(answer, Refused):
+            add_to(self.refusals, _REASONS.get(answer.status, "overloaded"))
         if self.refused is not None and (isinstance(answer, Refused) or answer.last_words):
             self.refused(refusal_of(answer, query, headers, peer(), self._settings))
 

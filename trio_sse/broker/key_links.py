@@ -20,10 +20,12 @@ Command = tuple[str | int | bytes, ...]
 
 
 class KeyLinks:
-    """Opens a link when there is a command for it, and keeps it until it fails."""
+    """Opens a link when there is a command for it, and keeps it until it fails. Without `database` it selects
+    none: for commands on channels."""
 
-    def __init__(self, settings: Settings, cluster: ClusterMap | None) -> None:
+    def __init__(self, settings: Settings, cluster: ClusterMap | None, *, database: bool = True) -> None:
         self._settings = settings
+        self._database = database
         self._cluster = cluster
         self._links: dict[Address | None, _KeptLink] = {}
         # Slots that have moved, as a master said, until the map has them in their place.
@@ -49,7 +51,7 @@ class KeyLinks:
         """The answers to commands at one server, or the errors with which it refuses them. Raises one of
         ERRORS if there is no answer."""
         if (link := self._links.get(address)) is None:
-            link = self._links[address] = _KeptLink(self._settings, address)
+            link = self._links[address] = _KeptLink(self._settings, address, database=self._database)
         return await link.calls(commands)
 
     def address_of(self, key: bytes) -> Address | None:
@@ -74,9 +76,10 @@ class KeyLinks:
 class _KeptLink:
     """One link. Its users take turns."""
 
-    def __init__(self, settings: Settings, at: Address | None) -> None:
+    def __init__(self, settings: Settings, at: Address | None, *, database: bool) -> None:
         self._settings = settings
         self._at = at
+        self._database = database
         self._turn = asyncio.Lock()
         self._opened: open_link | None = None
         self._link: Link | None = None
@@ -85,7 +88,7 @@ class _KeptLink:
         async with self._turn:
             try:
                 if self._link is None:
-                    self._opened = open_link(self._settings, database=True, at=self._at)
+                    self._opened = open_link(self._settings, database=self._database, at=self._at)
                     self._link = await self._opened.__aenter__()
                 async with answer_within(ANSWER_SECONDS):
                     answers = await _answers(self._link, commands)

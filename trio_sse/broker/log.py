@@ -108,12 +108,13 @@ async def read_info(link: Link, key: str) -> Info:
     """Read `Info`. A missing key is an empty log. Raises one of link.ERRORS."""
     async with answer_within(CONNECT_SECONDS):
         try:
-            return _info(await call(link, "XINFO", "STREAM", key))
+            return info_of(await call(link, "XINFO", "STREAM", key))
         except ResponseError as error:
-            return _info(error)
+            return info_of(error)
 
 
-def _info(answer: Any) -> Info:
+def info_of(answer: Any) -> Info:
+    """What Redis answers to `XINFO STREAM`. Raises the error that it is, unless the log is empty."""
     if isinstance(answer, ResponseError):
         if "no such key" in str(answer).lower():
             return Info((0, 0), None, 0, 0)
@@ -151,7 +152,7 @@ async def read_after(link: Link, key: str, after: EntryId, pace: Pace) -> tuple[
         raise found
     raws = found[0][1] if found else []
     pace.saw(raws)
-    return _info(about), [_entry(raw) for raw in raws]
+    return info_of(about), [_entry(raw) for raw in raws]
 
 
 async def read_back(link: Link, key: str, end: EntryId, start: EntryId, pace: Pace) -> list[Entry]:

@@ -162,6 +162,7 @@ class LogReader:
                 place.advance(entry)
                 self._hub.history.read_up_to(entry)
         self._resumer.reached(place.last)
+        self._hub.log_lag = max(0, info.last[0] - place.last[0]) / 1000
         return self._pace.full
 
     async def answer_pending(self) -> None:

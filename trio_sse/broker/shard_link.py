@@ -13,6 +13,7 @@ from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, MovedError, TryAgainError
 
 from trio_sse.broker.attempts import Attempts
+from trio_sse.broker.canary import Canary
 from trio_sse.broker.channels import Channels, targets_of
 from trio_sse.broker.cluster_map import Address
 from trio_sse.broker.echoes import Echoes
@@ -46,6 +47,7 @@ class Parts(NamedTuple):
     intake: Intake
     interest: Interest
     channels: Channels
+    canary: Canary | None = None
 
 
 class ShardLink:
@@ -77,7 +79,7 @@ class ShardLink:
         takes = {
             self._verbs[0]: self._confirmed,
             self._verbs[1]: self._unsubscribed,
-            sharded + b"message": self._message,
+            sharded + b"message": self._message if parts.canary is None else self._message_or_canary,
         }
         self._feed = Feed(parts.hub, parts.intake, takes, refused=self._refused)
         self._master: str | None = None
@@ -167,6 +169,10 @@ class ShardLink:
         # Another node may serve the slot now. Which, Redis says when it is asked.
         if (target := self._parts.channels.target_of(response[1])) is not None:
             self._parts.interest.unsubscribed(self.shard, target)
+
+    def _message_or_canary(self, response: list[Any]) -> None:
+        if self._parts.canary is None or not self._parts.canary.takes(response[2]):
+            self._message(response)
 
     def _message(self, response: list[Any]) -> None:
         _, channel, payload = response

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import trio
 
+from trio_sse.broker.canary import Canary
 from trio_sse.broker.channels import Channels
 from trio_sse.broker.cluster_map import ClusterMap
 from trio_sse.broker.cluster_subscriber import ClusterSubscriber
@@ -48,12 +49,14 @@ class AnySubscriber(Protocol):
 
 class Source:
     """What the settings make of Redis. Only SSE_REDIS_ROUTING=by-key has an `interest` and `channels`, only
-    SSE_STREAM_PARTITIONS a `partitioning`, and only REDIS_CLUSTER a `cluster`."""
+    SSE_STREAM_PARTITIONS a `partitioning`, only REDIS_CLUSTER a `cluster`, and only SSE_CANARY_SECONDS a
+    `canary`."""
 
     partitioning: Partitioning | None = None
     interest: Interest | None = None
     channels: Channels | None = None
     cluster: ClusterMap | None = None
+    canary: Canary | None = None
 
     def __init__(self, settings: Settings, hub: Hub) -> None:
         self._settings = settings
@@ -72,6 +75,8 @@ class Source:
                 self.cluster = ClusterMap(self.channels.of)
             shard_of = self.cluster.shard_of if self.cluster else lambda _: self._shard
             self.interest = Interest(hub.history, shard_of, hub.announce_gap_to, hub.snapshot.forget)
+        if settings.canary_seconds and not settings.partitioned:
+            self.canary = Canary(settings, hub.history, self.cluster, self.interest)
 
     def heard(self, notification: Notification) -> list[Receipts]:
         """The receipts that will know a message when it comes back to this process: one for each copy that
@@ -89,8 +94,9 @@ class Source:
         if lanes is not None:
             return PartitionSubscriber(settings, lanes, hub.counters, self.cluster)
         if self.interest is None or self.channels is None:
-            return Subscriber(settings, hub, resumer)
-        parts = Parts(settings, hub, Intake(hub, settings.max_message_bytes), self.interest, self.channels)
+            return Subscriber(settings, hub, resumer, canary=self.canary)
+        intake = Intake(hub, settings.max_message_bytes)
+        parts = Parts(settings, hub, intake, self.interest, self.channels, self.canary)
         if self.cluster is not None:
             return ClusterSubscriber(parts, self.cluster)
         return KeySubscriber(parts, self._shard)

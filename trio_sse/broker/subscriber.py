@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import Any
 
 import structlog
@@ -11,6 +12,7 @@ import trio
 import trio_asyncio
 
 from trio_sse.broker.attempts import Attempts
+from trio_sse.broker.canary import Canary
 from trio_sse.broker.errors import IS_REPLICA
 from trio_sse.broker.feed import PING_SECONDS, PONG_SECONDS, Feed
 from trio_sse.broker.link import CONNECT_SECONDS, Link, answer_within, open_link, replicates
@@ -32,6 +34,7 @@ class Subscriber:
         hub: Hub,
         resumer: Resumer,
         *,
+        canary: Canary | None = None,
         ping_seconds: float = PING_SECONDS,
         pong_seconds: float = PONG_SECONDS,
     ) -> None:
@@ -41,7 +44,7 @@ class Subscriber:
         self._feed = Feed(
             hub,
             self._intake,
-            {b"message": self._message},
+            {b"message": self._message if canary is None else partial(self._message_or, canary)},
             ping_seconds=ping_seconds,
             pong_seconds=pong_seconds,
         )
@@ -117,6 +120,10 @@ class Subscriber:
             self._hub.counters.redis_reconnects += 1
             if self._log_reader is None or self._hub.history.sources.channel_since is not None:
                 self._hub.announce_gap("redis_reconnected")
+
+    def _message_or(self, canary: Canary, response: list[Any]) -> None:
+        if not canary.takes(response[2]):
+            self._message(response)
 
     def _message(self, response: list[Any]) -> None:
         payload = response[2]

@@ -30,7 +30,7 @@ class AsgiOutlet:
         """When it was closed."""
 
     def take(self, batch: Batch) -> bool:
-        if not self._parked:
+        if not self._waits():
             return False
         self._parked = False
         # Straight to the waiting task: no slot is used.
@@ -38,9 +38,13 @@ class AsgiOutlet:
         return True
 
     def pull(self) -> None:
-        if self._parked:
+        if self._waits():
             self._parked = False
             self._channel.send_nowait(())
+
+    def _waits(self) -> bool:
+        """Whether the task waits. One that has just been cancelled does not, and has not been told yet."""
+        return self._parked and self._channel.statistics().tasks_waiting_receive > 0
 
     def close(self) -> None:
         self._parked = False

@@ -26,7 +26,8 @@ class Batch(msgspec.Struct, gc=False):  # one is made for most messages, so it h
     """By sequence, for messages that were published from this node. None if there are none."""
     marks: dict[int, Mark] | None = None
     """By sequence, for messages that have one. None if there are none."""
-    _data: bytes = b""
+    joined: bytes = b""
+    """`data`, once somebody has read it."""
     _chunk: bytes = b""
 
     @classmethod
@@ -70,6 +71,16 @@ class Batch(msgspec.Struct, gc=False):  # one is made for most messages, so it h
         """The sequence of the newest frame."""
         return self.sequences[-1]
 
+    @property
+    def messages(self) -> int:
+        """How many of the frames are messages, and no notices of the service."""
+        marks = self.marks
+        if marks is None:
+            return len(self.frames)
+        return len(self.frames) - sum(
+            [one in marks and marks[one].notice is not None for one in self.sequences]
+        )
+
     def add(
         self, frame: bytes, sequence: int, receipt: Receipt | None = None, mark: Mark | None = None
     ) -> None:
@@ -84,9 +95,9 @@ class Batch(msgspec.Struct, gc=False):  # one is made for most messages, so it h
     @property
     def data(self) -> bytes:
         """All frames as one write."""
-        if not self._data:
-            self._data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
-        return self._data
+        if not self.joined:
+            self.joined = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        return self.joined
 
     @property
     def chunk(self) -> bytes:

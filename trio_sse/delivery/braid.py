@@ -41,13 +41,13 @@ class Strand(Connection):
     def skips(self) -> frozenset[Target]:
         return self._skips
 
-    def offer(self, batch: Batch) -> None:
-        if self._skips and batch.marks:
-            own = self._own(batch, self._skips)
-            if own is None:
-                return
-            batch = own
-        super().offer(batch)
+    def offer(self, batch: Batch) -> bool:
+        if not (self._skips and batch.marks) or (own := self._own(batch, self._skips)) is batch:
+            return super().offer(batch)
+        self._common.counters.balance.published -= batch.messages - (own.messages if own is not None else 0)
+        if own is not None and super().offer(own):
+            self._took(own)
+        return False
 
     @staticmethod
     def _own(batch: Batch, skips: frozenset[Target]) -> Batch | None:
@@ -206,7 +206,11 @@ class Braid(Connection):
             return False
         if len(self._strands) == 1:
             return self._outlet.take(batch)
-        return self._outlet.take(_Renamed(batch.frames, batch.sequences, braid=self, partition=partition))
+        renamed = _Renamed(batch.frames, batch.sequences, braid=self, partition=partition)
+        if not self._outlet.take(renamed):
+            return False
+        self._common.counters.bytes_sent += len(renamed.joined)  # nobody reads the bytes of `batch`
+        return True
 
     def pull(self) -> None:
         """A strand has something."""
@@ -275,6 +279,6 @@ class _Renamed(Batch, gc=False):
 
     @property
     def data(self) -> bytes:
-        if not self._data:
-            self._data = self.braid.renamed(self.partition, b"".join(self.frames))
-        return self._data
+        if not self.joined:
+            self.joined = self.braid.renamed(self.partition, b"".join(self.frames))
+        return self.joined

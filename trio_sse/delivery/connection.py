@@ -10,8 +10,9 @@ from typing import Protocol
 
 import trio
 
-from trio_sse.counters import Counters
+from trio_sse.counters import Counters, add_to
 from trio_sse.delivery.batch import NEWEST, Batch
+from trio_sse.delivery.due import Due
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import PAGE_BYTES, History
 from trio_sse.delivery.marks import Mark, Part
@@ -110,7 +111,7 @@ class Connection:
         self._common = common
         self._channel: Channel | None = None  # while messages wait
         self._outlet: Outlet | None = None
-        self._replay: Replay | None = None  # while it catches up
+        self._replay: Replay | None = None  # from `begin` until it is live
         self._owed: Owed | None = None
 
     @property
@@ -154,9 +155,12 @@ class Connection:
         *,
         at: EntryId | None = None,
         rest: Rest | None = None,
+        behind: bytes = b"",
+        gap: bool = False,
     ) -> None:
-        """Send the preface, then the frames in `older`, then the `rest` that is in the log, then every
-        message after the sequence `after`, which is the log's entry `at`.
+        """Send the preface, then the messages in `older` and the words `behind` them, then the `rest` that is
+        in the log, then every message after the sequence `after`, which is the log's entry `at`. `gap`:
+        whether the preface declares what is missing before that.
 
         It is called again when the connection falls behind what is kept, and for each page of `rest`. A
         connection that the hub closed before sends the preface and ends.
@@ -167,9 +171,16 @@ class Connection:
         else:
             self._become(_CATCHING_UP)
             self.since = after
-            self._replay = Replay(preface, older, rest, at or self._common.history.at(after))
+            common = self._common
+            due = Due() if self._replay is None else self._replay.due
+            due.goes_on(common.counters.balance, common.history, self, after, gap=gap)
+            self._replay = Replay(preface, older, rest, at or common.history.at(after), due, behind)
         if self._outlet is not None:
             self._outlet.pull()
+
+    def told_gap(self, reason: str) -> None:
+        """The preface of `begin` is to have a gap."""
+        add_to(self._common.counters.gaps, reason)
 
     def end(self, last_words: bytes = b"") -> None:
         """Send `last_words`, and close.
@@ -184,6 +195,7 @@ class Connection:
         if self.state is not _LIVE:
             if self._replay is not None:
                 last_words = self._replay.preface + last_words
+                self._replay.due.ends(self._common.counters.balance)
             self._replay = self._owed = None
             self._common.recovery.forget(self)
         self._become(_CLOSED)
@@ -194,25 +206,51 @@ class Connection:
         if self._outlet is not None:
             self._outlet.close()
 
-    def offer(self, batch: Batch) -> None:
-        """Take the messages of `batch` that are newer than `since`. Never waits."""
+    def offer(self, batch: Batch) -> bool:
+        """Take the messages of `batch` that are newer than `since`. Never waits.
+
+        Whoever offers counts all of `batch` as published to this stream, and if this returns True, as taken
+        at once. Whatever else becomes of it is counted here.
+        """
         if self.state is not _LIVE:
-            if batch.receipts and not self.closed:
-                for receipt in batch.receipts.values():
-                    receipt.buffered += 1  # it is part of the replay
-            return
-        if batch.first <= self.since:
+            self._pass_by(batch)
+            return False
+        whole = True
+        if batch.sequences[0] <= self.since:
             newer = batch.after(self.since)
+            self._common.counters.balance.published -= batch.messages - (newer.messages if newer else 0)
             if newer is None:
-                return
-            batch = newer
+                return False
+            batch, whole = newer, False
         if self._outlet is not None and self._outlet.take(batch):
-            self.since = batch.last
+            self.since = batch.sequences[-1]
             if batch.receipts:
                 for receipt in batch.receipts.values():
                     receipt.took += 1
+            if whole:
+                return True
+            self._took(batch)
         else:
             self._queue_all(batch)
+        return False
+
+    def _pass_by(self, batch: Batch) -> None:
+        """It is not live. If it is about to be, `batch` is part of its replay."""
+        balance, replay = self._common.counters.balance, self._replay
+        balance.published -= batch.messages
+        if batch.receipts and not self.closed:
+            for receipt in batch.receipts.values():
+                receipt.buffered += 1
+        if replay is not None and (newer := batch.after(replay.due.up_to)) is not None:
+            replay.due.comes(balance, newer.last, newer.messages)
+
+    def _took(self, batch: Batch) -> None:
+        counters = self._common.counters
+        counters.balance.direct += batch.messages
+        counters.bytes_sent += len(batch.data)
+        for sequence, mark in (batch.marks or {}).items():
+            if mark.notice is not None and sequence >= batch.first:
+                add_to(counters.gaps, mark.notice)
 
     def tell(self, kind: str, batch: Batch) -> None:
         """Send a notice. While the client is behind, the latest of each kind waits.
@@ -228,15 +266,20 @@ class Connection:
     def take_waiting(self) -> bytes:
         """What waits, in order, a page at most while catching up. b"" when nothing does."""
         if self.state is _WAITING or self.state is _CATCHING_UP:
-            return self._page()
-        parts: list[Part] = []
-        if self._channel is not None:
-            try:
-                while True:
-                    parts += self._channel[1].receive_nowait()
-            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-                pass
-        return self._joined(parts)
+            data = self._page()
+        else:
+            parts: list[Part] = []
+            messages = 0  # each of them is one item of the channel
+            if self._channel is not None:
+                try:
+                    while True:
+                        parts += self._channel[1].receive_nowait()
+                        messages += 1
+                except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+                    pass
+            data = self._joined(parts, messages)
+        self._common.counters.bytes_sent += len(data)
+        return data
 
     def close(self) -> None:
         """End the stream without a notice. What waits may still be taken. Calling it again is harmless."""
@@ -252,8 +295,19 @@ class Connection:
         if self.state is _CLOSED:
             self._become(_LEFT)
         self._common.recovery.forget(self)
+        if left := self._waiting:
+            self._common.counters.balance.stream_ended += left
+            self._common.counters.balance.owed -= left
         self._outlet = self._owed = None
         self.caught_up()
+
+    @property
+    def _waiting(self) -> int:
+        """How many messages wait for the client."""
+        waiting = 0 if self._owed is None else len(self._owed.latest)
+        if self._channel is not None:
+            waiting += self._channel[0].statistics().current_buffer_used
+        return waiting
 
     def open_channel(self) -> Channel:
         """The memory channel in which messages wait: the present one, or a new one."""
@@ -276,28 +330,36 @@ class Connection:
 
     def _page(self) -> bytes:
         data = self._owed.notices.pop(HEARTBEAT, b"") if self._owed is not None else b""
-        while self._replay is not None:
+        while self._replay is not None and self.state is _CATCHING_UP:
             if part := self._part(self._replay):
                 return data + part
         return data
 
     def _part(self, replay: Replay) -> bytes:
         """The next part of the replay. b"" if it is not in memory yet, or if all has been taken."""
-        history = self._common.history
+        history, balance, due = self._common.history, self._common.counters.balance, replay.due
+        older = len(replay.older)
         page = replay.page()
+        if older:
+            due.from_log(balance, older - len(replay.older))
         if len(page) >= PAGE_BYTES:
             return page
         if replay.rest is not None:
-            self._wait()
+            self._become(_WAITING)
             self._common.recovery.fetch(self, replay.rest)
             return page
         if self.since < history.floor:
-            self._wait()
+            self._become(_WAITING)
             self._common.recovery.fell_behind(self, replay.at)
             return page
         if self.since < history.latest:  # a new client has missed nothing
-            kept, self.since = history.page(self.follows, self.since, skips=self.skips)
-            page += kept
+            due.catches_up(balance, history, self)
+            kept = history.page(self.follows, self.since, skips=self.skips)
+            due.from_memory(balance, kept)
+            for reason in kept.gaps:
+                add_to(self._common.counters.gaps, reason)
+            self.since = kept.through
+            page += kept.data
             if self.since < history.latest:
                 replay.at = history.at(self.since)
                 return page
@@ -305,15 +367,14 @@ class Connection:
         self._replay = None
         if self.record is not None:
             self.record.is_live(self.since)
-        return page + self._joined([])
-
-    def _wait(self) -> None:
-        self._become(_WAITING)
-        self._replay = None
+        due.is_complete(balance, history)
+        return page + self._joined([], 0)
 
     def _say(self, kind: str, batch: Batch) -> None:
         if self._outlet is None or not self._outlet.take(batch):
             self._keep_notice(kind, batch.data)
+        else:
+            self._common.counters.bytes_sent += len(batch.data)
 
     def _keep_notice(self, kind: str, frame: bytes) -> None:
         if self._owed is None:
@@ -338,22 +399,28 @@ class Connection:
         count = len(batch.sequences) - place
         if count and self.state is _LIVE and self._owed is not None:
             self._owed.drop(batch.last, after=self.since, count=count)
-            self._common.counters.dropped += count
+            self._drop(count)
             if self.record is not None:
                 self.record.drops(batch.sequences[place], batch.last, count)
+        elif self.state is not _LIVE:
+            self._common.counters.balance.stream_ended += count
         for sequence, receipt in (batch.receipts or {}).items():
             if sequence > batch.sequences[place - 1]:
                 receipt.dropped += 1
 
     def _queue(self, frame: bytes, sequence: int, mark: Mark | None) -> bool:
         """Let it wait. Returns whether there was room."""
+        owed, common = self._owed, self._common
+        balance = common.counters.balance
         if self.state is not _LIVE:  # an earlier frame of the same batch had no room
+            balance.stream_ended += mark is None or mark.notice is None
             return False
         if mark is not None and mark.notice is not None:
+            if owed is None or mark.notice not in owed.notices:
+                add_to(common.counters.gaps, mark.notice)
             self._keep_notice(mark.notice, frame)
             self.since = sequence
             return True
-        owed, common = self._owed, self._common
         part = (sequence, frame, math.inf if mark is None else mark.expires)
         if mark is not None and mark.slot is not None:
             if owed is None:
@@ -364,13 +431,17 @@ class Connection:
                     if (older := owed.latest.get(mark.slot)) is not None:
                         self.record.supersedes(older[0])
                     self.record.waits(sequence)
-                common.counters.superseded += owed.keep(mark.slot, part)
+                if owed.keep(mark.slot, part):
+                    common.counters.superseded += 1
+                    balance.superseded += 1
+                else:
+                    balance.owed += 1
                 self.since = sequence
                 return True
         channel = self._channel or self.open_channel()
         parts: tuple[Part, ...] = (part,)
         if owed is not None and _has_room(channel):  # what is owed may be much
-            parts = (*owed.said(common.history, sequence), part)
+            parts = (*owed.said(common.history, sequence, common.counters.gaps), part)
         try:
             channel[0].send_nowait(parts)
         except trio.WouldBlock:
@@ -378,16 +449,18 @@ class Connection:
                 common.counters.disconnected += 1
                 if self.record is not None:
                     self.record.ends("slow_client")
+                balance.stream_ended += 1
                 self.close()
                 return False
             if owed is None:
                 owed = self._owed = Owed()
             owed.drop(sequence, after=self.since)
-            common.counters.dropped += 1
+            self._drop(1)
             if self.record is not None:
                 self.record.drops(sequence, sequence, 1)
             return False
         self.since = sequence
+        balance.owed += 1
         if self.record is not None:
             self.record.waits(sequence)
         if owed is not None:
@@ -396,18 +469,31 @@ class Connection:
                 self._owed = None
         return True
 
-    def _joined(self, parts: list[Part]) -> bytes:
-        """`parts` and all that is owed, in order, without what has expired."""
+    def _drop(self, count: int) -> None:
+        counters = self._common.counters
+        counters.dropped += count
+        counters.balance.dropped += count
+
+    def _joined(self, parts: list[Part], messages: int) -> bytes:
+        """`parts`, of which so many are messages, and all that is owed, in order, without what has
+        expired."""
         common, owed = self._common, self._owed
+        counters = common.counters
         if owed is not None:
             self._owed = None
             if owed.latest:
                 parts += owed.latest.values()
-            parts += owed.said(common.history, NEWEST)
+                messages += len(owed.latest)
+            parts += owed.said(common.history, NEWEST, counters.gaps)
             parts.sort(key=_sequence)
         now = common.history.now()
         frames = [frame for _, frame, expires in parts if expires > now]
-        common.counters.expired += len(parts) - len(frames)
+        if messages:
+            over = len(parts) - len(frames)
+            counters.expired += over
+            counters.balance.expired += over
+            counters.balance.buffered += messages - over
+            counters.balance.owed -= messages
         if (record := self.record) is not None:
             if len(frames) < len(parts):
                 for sequence, _, expires in parts:

@@ -15,6 +15,9 @@ from typing import NamedTuple
 EntryId = tuple[int, int]
 """An entry of the log: milliseconds and a number within them. Ordered as Redis orders them."""
 
+FIRST_MILLISECOND = 1_000_000_000_000
+"""A lower id is not a time, which would be in the year 2001: the publisher chose it."""
+
 MAX_LENGTH = 100
 """Characters. No id of this service is longer."""
 

@@ -6,6 +6,7 @@ import time
 
 import trio
 
+from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.hub import Hub
 
 BUDGET_SECONDS = 0.001
@@ -25,9 +26,20 @@ def settle(hub: Hub) -> None:
     if hub.flushing or hub.pending.is_set() or hub.offers(OFFERS_AT_ONCE) > OFFERS_AT_ONCE:
         hub.pending.set()
         return
+    published = direct = sent = 0
     for batch, connections in hub.take():
+        taken = 0
         for connection in connections:
-            connection.offer(batch)
+            taken += connection.offer(batch)
+        if batch.marks is None:
+            messages = len(batch.frames)
+        else:
+            messages = batch.messages
+            hub.told(batch, taken)
+        published += messages * len(connections)
+        direct += messages * taken
+        sent += len(batch.joined) * taken
+    hub.offered(published, direct, sent)
     hub.flushed()
 
 
@@ -46,12 +58,27 @@ async def flush(hub: Hub) -> None:
     """One flush. Takes a checkpoint at least every BUDGET_SECONDS; always takes one."""
     turn_ends = time.perf_counter() + BUDGET_SECONDS
     offers = 0
+    if trio.current_time() >= hub.delays.due:
+        hub.delays.wanted = True
     for batch, connections in hub.take():
+        taken, counted = 0, offers
         for connection in connections:
-            connection.offer(batch)
+            taken += connection.offer(batch)
             offers += 1
             if offers % _OFFERS_BETWEEN_LOOKS == 0 and time.perf_counter() >= turn_ends:
+                _count(hub, batch, offers - counted, taken)
+                taken, counted = 0, offers
                 await trio.lowlevel.checkpoint()
                 turn_ends = time.perf_counter() + BUDGET_SECONDS
+        _count(hub, batch, offers - counted, taken)
     hub.flushed()
     await trio.lowlevel.checkpoint()
+
+
+def _count(hub: Hub, batch: Batch, offers: int, taken: int) -> None:
+    """A batch was offered to so many connections, and so many took all of it at once. To be called without a
+    checkpoint after the offers."""
+    messages = batch.messages
+    hub.offered(messages * offers, messages * taken, len(batch.joined) * taken)
+    if batch.marks is not None:
+        hub.told(batch, taken)

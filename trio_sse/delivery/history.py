@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from operator import itemgetter
 from sys import getsizeof
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.partitions import Partition
@@ -29,6 +29,20 @@ _INDEX_BYTES = 240
 
 
 _NOTHING = frozenset[Target]()
+
+
+class Page(NamedTuple):
+    """A part of what is kept for those who follow something."""
+
+    data: bytes
+    through: int
+    """The sequence up to which it reaches: `latest` at the end of what is kept."""
+    messages: int
+    """How many messages it has."""
+    expired: int
+    """How many it left out, because their time is over."""
+    gaps: list[str]
+    """The reasons of the gaps among them."""
 
 
 class History:
@@ -64,7 +78,7 @@ class History:
         """The present read, while there is one: nothing but what it brought happens until it ends."""
         self._perishable = 0  # the sequence of the newest message that expires
         self._for_several = 0  # the sequence of the newest message with several targets
-        self._notices: deque[tuple[int, tuple[Target | None, ...]]] = deque()  # those kept: no messages
+        self._notices: deque[_Notice] = deque()  # those kept: no messages
         self._known_since = math.inf  # on the clock: every message that came later is kept
         self._subscribed = math.inf  # on the clock: every message of the channel that came later is known
         self._messages = messages
@@ -92,7 +106,7 @@ class History:
         *,
         entry: EntryId | None = None,
         age: float = 0,
-        own: bool = False,
+        own: str = "",
         expires: float = math.inf,
         elsewhere: tuple[Target, ...] = (),
     ) -> tuple[str, bytes]:
@@ -100,8 +114,8 @@ class History:
         that `encode` makes with it.
 
         The message is for `targets`; None: for everybody. It is the log's `entry`, or came by the channel, or
-        is a notice of the service (`own`). `age` is in seconds. It is not replayed after `expires`, on the
-        clock. `elsewhere` is that of the notification.
+        is a gap that the service declares, for this reason (`own`). `age` is in seconds. It is not replayed
+        after `expires`, on the clock. `elsewhere` is that of the notification.
         """
         self.latest = sequence = self.latest + 1
         if entry is not None:
@@ -128,7 +142,7 @@ class History:
         if len(places) > 1:
             self._for_several = sequence
         if own and places:
-            self._notices.append((sequence, places))
+            self._notices.append((sequence, places, own))
         self._bytes += size
         now = self._clock() if self._now is None else self._now
         self._kept.append((sequence, now + self._seconds - age, places, size))
@@ -142,11 +156,12 @@ class History:
         self.latest += 1
         return self.latest
 
-    def begin_read(self) -> None:
+    def begin_read(self) -> float:
         """Until `end_read`, messages count as having come now, and nothing is evicted. Both for each message
-        would take as long as the rest of `append`."""
-        self._now = self._clock()
+        would take as long as the rest of `append`. Returns the time."""
+        self._now = now = self._clock()
         self.read = object()
+        return now
 
     def end_read(self) -> None:
         self.evict()
@@ -156,6 +171,11 @@ class History:
         """Every entry of the log after this one, whose `age` is in seconds, will be appended."""
         self.entry_floor = entry
         self._known_since = self._clock() - age
+
+    @property
+    def any_expire(self) -> bool:
+        """Whether any message so far had a time after which it is of no use."""
+        return self._perishable > 0
 
     def now(self) -> float:
         """The time on its clock: within a read, that of its begin."""
@@ -219,30 +239,47 @@ class History:
             len({entry[0] for entry in kept if not _is_over(entry, now) and _is_for(entry, skips)}) - notices
         )
 
+    def kept_for(self, follows: Followed, after: int, skips: frozenset[Target] = _NOTHING) -> int:
+        """How many messages for those who follow this came after the sequence `after` and are kept, also
+        those whose time is over. `skips` is that of their connection."""
+        found = self._newer(follows, after)
+        notices = len(self._notices_for(follows, after)) if self._notices else 0
+        if not skips and (self._for_several <= after or isinstance(follows, str)):
+            return sum([len(shelf.entries) - place for shelf, place in found]) - notices
+        kept = (entry for shelf, place in found for entry in shelf.entries[place:])
+        return len({entry[0] for entry in kept if _is_for(entry, skips)}) - notices
+
     def page(
         self,
         follows: Followed,
         after: int,
         max_bytes: int = PAGE_BYTES,
         skips: frozenset[Target] = _NOTHING,
-    ) -> tuple[bytes, int]:
-        """The next messages for those who follow this, after the sequence `after`, each once, and the
-        sequence up to which they reach: `latest` at the end of what is kept. At least one message, if there
-        is any, and about `max_bytes`. `skips` is that of their connection."""
+    ) -> Page:
+        """The next messages for those who follow this, after the sequence `after`, each once. At least one
+        message, if there is any, and about `max_bytes`. `skips` is that of their connection."""
         found = self._newer(follows, after)
-        frames = []
+        frames: list[bytes] = []
+        expired = 0
+
+        def up_to(through: int) -> Page:
+            gaps = self._gaps(follows, after, through) if self._notices else []
+            return Page(b"".join(frames), through, len(frames) - len(gaps), expired, gaps)
+
         last, now = after, self._clock() if self._perishable > after else -math.inf
         for entry in _in_order(found):
             sequence, frame = entry[0], entry[1]
-            if sequence == last or (len(entry) > 2 and (_is_over(entry, now) or not _is_for(entry, skips))):
-                continue  # it was reached in another way, or is of no use any more
+            if sequence == last or (len(entry) > 3 and not _is_for(entry, skips)):
+                continue  # it was reached in another way
             last = sequence
+            if len(entry) > 2 and _is_over(entry, now):
+                expired += 1
+                continue
             frames.append(frame)
             max_bytes -= len(frame)
             if max_bytes <= 0:
-                through = sequence if any(shelf.newer(sequence) for shelf, _ in found) else self.latest
-                return b"".join(frames), through
-        return b"".join(frames), self.latest
+                return up_to(sequence if any(shelf.newer(sequence) for shelf, _ in found) else self.latest)
+        return up_to(self.latest)
 
     def rewound(self, follows: Followed, count: int, skips: frozenset[Target] = _NOTHING) -> int:
         """The sequence after which the last `count` messages for those who follow this came. If fewer are
@@ -305,7 +342,16 @@ class History:
         """The kept notices of the service after this sequence, for those who follow this."""
         mine = {None, *each(follows)}
         after = max(after, self.floor)
-        return [one for one, places in self._notices if one > after and not mine.isdisjoint(places)]
+        return [one for one, places, _ in self._notices if one > after and not mine.isdisjoint(places)]
+
+    def _gaps(self, follows: Followed, after: int, through: int) -> list[str]:
+        """The reasons of the kept notices up to `through`."""
+        mine = {None, *each(follows)}
+        return [
+            reason
+            for one, places, reason in self._notices
+            if after < one <= through and not mine.isdisjoint(places)
+        ]
 
     def _newer(self, follows: Followed, after: int) -> list[tuple[_Shelf[bytes], int]]:
         """The shelves that have something after this sequence, with the place where it begins."""
@@ -342,6 +388,8 @@ def _is_for(entry: tuple[Any, ...], skips: frozenset[Target]) -> bool:
 
 
 _Kept = tuple[int, float, tuple[Target | None, ...], int]
+
+_Notice = tuple[int, tuple[Target | None, ...], str]
 
 
 _EVERYBODY = (None,)

@@ -10,9 +10,10 @@ from typing import Protocol
 
 import trio
 
-from trio_sse.counters import Counters
+from trio_sse.counters import Counters, add_to
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.connection import HEARTBEAT, Connection
+from trio_sse.delivery.delays import Delays
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import History
 from trio_sse.delivery.marks import Mark
@@ -98,6 +99,8 @@ class Hub:
         self.flushing = False
         """Whether something was taken, and has not been offered to all yet."""
         self._reading = False
+        self.log_lag = 0.0
+        """By how many seconds what was read of the log was behind it when it was read last."""
         self.by_server = 0
         """How many streams an ASGI server writes."""
         self.recorder: Recorder | None = None
@@ -107,6 +110,9 @@ class Hub:
         self._unflushed: list[Receipt] = []
         self._flushing: list[Receipt] = []
         self._taken: trio.Event | None = None
+        self.delays = Delays(counters.delays, clock)
+        """How long messages take."""
+        self._offered = 0  # in the present flush
         self._wheel = Wheel(heartbeat_seconds, clock)
         self._size = 0
         # Most users have one connection, which stands here without a dict around it.
@@ -122,6 +128,11 @@ class Hub:
     def connections(self) -> list[Connection]:
         found = chain.from_iterable(map(_each, self._followers.values()))
         return list(dict.fromkeys(found) if self._several else found)
+
+    @property
+    def keys(self) -> int:
+        """How many users and topics are followed."""
+        return len(self._followers)
 
     @property
     def users(self) -> list[str]:
@@ -218,7 +229,8 @@ class Hub:
     def begin_read(self) -> None:
         """Until `end_read`, `dispatch` does not wake the flusher, and the clock is not looked at again."""
         self._reading = True
-        self.history.begin_read()
+        if self.history.begin_read() >= self.delays.due:
+            self.delays.wanted = True
 
     def end_read(self) -> None:
         """What was dispatched since `begin_read` is now to be flushed: see `flusher.settle`."""
@@ -234,6 +246,8 @@ class Hub:
         connection here is to get it.
         """
         self.counters.received += 1
+        if entry is not None:
+            self.counters.from_log += 1
         targets, mark = notification.targets, None
         elsewhere = notification.elsewhere
         if notification.key is None and notification.expires_at is None and not elsewhere:
@@ -348,6 +362,8 @@ class Hub:
             self._taken = None
         self.pending_bytes = 0
         self.flushing = True
+        if self.delays.waiting is not None:
+            self.delays.take()
         deliveries: list[Delivery] = []
         if for_all is None:
             for target, batch in for_target.items():
@@ -389,13 +405,34 @@ class Hub:
             deliveries.append((batch, tuple(connections)))
         return deliveries
 
+    def offered(self, published: int, direct: int, sent: int) -> None:
+        """Offers were made of so many messages, each counted once for each connection. So many were taken at
+        once, in so many bytes. To be called without a checkpoint after the offers."""
+        balance = self.counters.balance
+        balance.published += published
+        balance.direct += direct
+        self.counters.bytes_sent += sent
+        self._offered += published
+
+    def told(self, batch: Batch, taken: int) -> None:
+        """So many connections have taken this batch at once, and the gaps in it."""
+        for mark in (batch.marks or {}).values():
+            if mark.notice is not None:
+                add_to(self.counters.gaps, mark.notice, taken)
+
     def flushed(self) -> None:
         """All that was taken has been offered."""
         self.flushing = False
+        if offered := self._offered:
+            self._offered = 0
+            self.counters.flushes[offered.bit_length()] += 1
+            self.counters.flushed += offered
+        if self.delays.flying is not None:
+            self.delays.end()
         for receipt in self._flushing:
             receipt.done.set()
-            if receipt.reply_to is not None and self.receipts.answer is not None:
-                self.receipts.answer(receipt)
+            if receipt.reply_to is not None and self.receipts.answer is not None and receipt.streams:
+                self.receipts.answer(receipt)  # else all have left, or get it from another partition
         self._flushing.clear()
 
     def announce_gap_to(self, reason: str, targets: Iterable[Target]) -> None:
@@ -407,13 +444,14 @@ class Hub:
             return
         if self.recorder is not None:
             self.recorder.trouble("gap", reason)
-        _, frame = self.history.append((), lambda position: gap(reason, None, id=position), own=True)
+        _, frame = self.history.append((), lambda position: gap(reason, None, id=position), own=reason)
         if self._gather(targets, frame, self.history.latest, None, Mark(notice=reason)):
             self.pending_bytes += len(frame)
             self.pending.set()
             notice = Batch.notice(frame)
             for connection in dict.fromkeys(chain.from_iterable(map(self.followers, targets))):
-                if connection.state is not State.LIVE:
+                if connection.state is not State.LIVE and not connection.closed:
+                    add_to(self.counters.gaps, reason)
                     connection.tell(reason, notice)
 
     def followers(self, target: Target) -> tuple[Connection, ...]:
@@ -425,7 +463,7 @@ class Hub:
         missing, and how many is not known. Clients that resume later find it in its place."""
         if self.recorder is not None:
             self.recorder.trouble("gap", reason)
-        _, frame = self.history.append(None, lambda position: gap(reason, None, id=position), own=True)
+        _, frame = self.history.append(None, lambda position: gap(reason, None, id=position), own=reason)
         if self._size:
             self._gather_for_all(frame, self.history.latest, None, Mark(notice=reason))
             self.pending_bytes += len(frame)

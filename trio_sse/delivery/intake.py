@@ -7,6 +7,7 @@ from functools import partial
 
 import structlog
 
+from trio_sse.counters import add_to
 from trio_sse.delivery import messages
 from trio_sse.delivery.copies import Copies
 from trio_sse.delivery.event_ids import EntryId
@@ -54,12 +55,15 @@ class Intake:
         hub = self._hub
         try:
             if payload is None:
-                raise messages.MessageError("an entry of SSE_REDIS_STREAM without the field `payload`")  # noqa: TRY301
+                raise messages.MessageError(  # noqa: TRY301
+                    "an entry of SSE_REDIS_STREAM without the field `payload`", "no_payload"
+                )
             notification = self._decode(payload, self._max_bytes, entry, to)
         except messages.MessageError as error:
             hub.counters.rejected += 1
             if hub.recorder is not None:
                 hub.recorder.bad_message(str(error), payload or b"")
+            add_to(hub.counters.bad, error.kind)
             self._report(str(error), payload or b"")
             return
         if notification.copy is not None and not self._copies.is_new(notification.copy):
@@ -82,6 +86,8 @@ class Intake:
         # Of several processes most have nobody for a message. To find out that the line is not wanted takes
         # structlog, with the users, three times as long as all else.
         if here:
+            if hub.delays.wanted:
+                hub.delays.begin(payload, entry)
             return
         if receipt is not None:
             receipt.reply_to = None  # who is elsewhere is no business of this node

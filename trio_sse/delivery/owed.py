@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
+from trio_sse.counters import add_to
 from trio_sse.delivery.history import History
 from trio_sse.delivery.marks import Part, Slot
 from trio_sse.delivery.notices import gap
@@ -62,9 +63,10 @@ class Owed:
         self._newest = part[0]
         return older is not None
 
-    def said(self, history: History, before: int) -> list[Part]:
+    def said(self, history: History, before: int, gaps: dict[str, int]) -> list[Part]:
         """The gaps and the notices, as they stand before the message `before`. A gap has the place of the
-        last message that is missing there: a client that is cut off behind it resumes after that one."""
+        last message that is missing there: a client that is cut off behind it resumes after that one. Counts
+        them in `gaps`."""
         said: list[Part] = []
         self._join_lost()
         for lost in self._lost:
@@ -72,6 +74,8 @@ class Owed:
             id = history.text(lost.last)  # noqa: A001
             frame = gap("slow_client", lost.count, id=id, replay_after=replay_after)
             said.append((lost.last, frame, math.inf))
+        if self._lost:
+            add_to(gaps, "slow_client", len(self._lost))
         if self.notices:
             said.append((before, b"".join(self.notices.values()), math.inf))
         return said

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from trio_sse.delivery.due import Due
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import PAGE_BYTES
 
@@ -29,14 +30,27 @@ _NONE: deque[bytes] = deque(maxlen=0)  # nearly every client has nothing in the 
 
 
 class Replay:
-    """What comes before memory: a preface, frames from the log, and the rest that is still in the log."""
+    """What comes before memory: a preface, messages from the log or of a snapshot, words behind them, and the
+    rest that is still in the log. `due` is what memory is to give after all that."""
 
-    __slots__ = ("at", "older", "preface", "rest")
+    __slots__ = ("at", "behind", "due", "older", "preface", "rest")
 
-    def __init__(self, preface: bytes, older: Iterable[bytes], rest: Rest | None, at: EntryId | None) -> None:
+    def __init__(
+        self,
+        preface: bytes,
+        older: Iterable[bytes],
+        rest: Rest | None,
+        at: EntryId | None,
+        due: Due,
+        behind: bytes = b"",
+    ) -> None:
         self.preface = preface
         """The greeting and the gap, until they are taken."""
         self.older = deque(older) if older else _NONE
+        """Messages, each one frame."""
+        self.behind = behind
+        """What stands behind all of them, until it is taken."""
+        self.due = due
         self.rest = rest
         self.at = at
         """The log's entry that the connection has reached in memory. None if that is not known."""
@@ -48,4 +62,7 @@ class Replay:
         while self.older and size < PAGE_BYTES:
             parts.append(self.older.popleft())
             size += len(parts[-1])
+        if not self.older and size < PAGE_BYTES:
+            parts.append(self.behind)
+            self.behind = b""
         return b"".join(parts)

@@ -284,6 +284,7 @@ class Resumer:
         history = self._history
         after, gap = place
         older: list[bytes] = replay.older if replay else newest or []
+        behind = b""
         # A client that is cut off in between must resume from an id before what it did not get.
         from_log = replay is not None and (older or rest)
         position = history.sources.entry_text(replay.after) if replay and from_log else history.text(after)
@@ -299,6 +300,8 @@ class Resumer:
         told = notices.gap(gap, None, id=None if from_log else position) if gap else b""
         if newest is not None:
             # Up to here the client has no id: cut off before, it gets the whole snapshot once more.
-            older = [*newest, notices.snapshot(len(newest), None if gap else position), told]
+            behind = notices.snapshot(len(newest), None if gap else position) + told
             told = b""
-        connection.begin(said + told, after, older, at=at, rest=rest)
+        if gap:
+            connection.told_gap(gap)
+        connection.begin(said + told, after, older, at=at, rest=rest, behind=behind, gap=gap is not None)

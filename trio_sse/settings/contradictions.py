@@ -128,6 +128,8 @@ def remarks(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]
         yield f"{', '.join(map(env_name, useless))}: no effect without SSE_AUTH=jwt"
     if "limits_without_redis" in settings.model_fields_set and not settings.limits_shared:
         yield "SSE_LIMITS_WITHOUT_REDIS: no effect without SSE_LIMITS_SHARED=true"
+    if settings.canary_seconds and settings.partitioned:
+        yield "SSE_CANARY_SECONDS: no effect with SSE_STREAM_PARTITIONS, where nothing is subscribed"
     if settings.rebalance and settings.redis_stream is None:
         yield (
             "SSE_REBALANCE without SSE_REDIS_STREAM: each client that is moved gets a `gap`, for the process "
@@ -201,16 +203,24 @@ def _of_ours(settings: Settings) -> Iterator[str]:
             "(`openssl rand -hex 16` makes one)."
         )
     if (admin := settings.admin_token) is not None:
-        token = admin.get_secret_value()
-        if len(token.encode()) < MIN_TOKEN_BYTES:
+        own = admin.get_secret_value()
+        if len(own.encode()) < MIN_TOKEN_BYTES:
             yield (
                 f"SSE_ADMIN_TOKEN is too short: at least {MIN_TOKEN_BYTES} bytes "
                 "(`openssl rand -hex 16` makes one)."
             )
-        if not (token.isascii() and token.isprintable() and " " not in token):
+        if not (own.isascii() and own.isprintable() and " " not in own):
             yield "SSE_ADMIN_TOKEN has characters that no header field can have: printable ASCII, no space."
-        if token in settings.publish_token_list:
+        if own in settings.publish_token_list:
             yield "SSE_ADMIN_TOKEN is one of SSE_PUBLISH_TOKENS: whoever may publish could end streams."
+    token = settings.metrics_token
+    if token is not None and len(token.get_secret_value().encode()) < MIN_TOKEN_BYTES:
+        yield (
+            f"SSE_METRICS_TOKEN is too short: at least {MIN_TOKEN_BYTES} bytes "
+            "(`openssl rand -hex 16` makes one)."
+        )
+    if settings.metrics_port and settings.metrics_port == settings.port:
+        yield "SSE_METRICS_PORT and SSE_PORT are one port: choose another one, or SSE_METRICS_TOKEN instead."
     if settings.presence_topic is not None and not settings.presence:
         yield "SSE_PRESENCE_TOPIC has no effect without SSE_PRESENCE=true: set both or none."
     lists = settings.reply_lists

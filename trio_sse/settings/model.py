@@ -110,8 +110,8 @@ class Settings(BaseSettings):
     redis_routing: Literal["shared", "by-key"] = _setting(
         "SSE_REDIS_ROUTING",
         "shared",
-        "one channel for all, or one for each user and topic: <channel>:user:42, <channel>:topic:news, "
-        "<channel>:all",
+        "one channel for all, or one for each user and topic: notifications:user:42, "
+        "notifications:topic:news, notifications:all",
         "shared or by-key",
     )
     redis_stream: str | None = _setting(
@@ -367,6 +367,23 @@ class Settings(BaseSettings):
         (),
         "proxies whose Forwarded or X-Forwarded-For tells the client's address",
         "a comma list of addresses and networks such as 10.0.0.0/8,::1; unix: the peer at a Unix socket",
+    )
+    metrics_token: SecretStr | None = _setting(
+        "SSE_METRICS_TOKEN",
+        None,
+        "token for GET /metrics, and for the counts of GET /readyz",
+        "at least 16 bytes",
+    )
+    metrics_port: int = _number(
+        "SSE_METRICS_PORT", 0, "port of its own for GET /metrics; 0: none", 0, 65535, "a number"
+    )
+    canary_seconds: float = _seconds(
+        "SSE_CANARY_SECONDS",
+        0.0,
+        "how often the service publishes a message to itself, and is not ready if it does not come back; "
+        "0: never",
+        0,
+        3600,
     )
     tls_cert: str | None = _setting(
         "SSE_TLS_CERT",

@@ -14,7 +14,7 @@ from trio_sse.access.cors import GUARDS, cors_headers, preflight_headers, wrong_
 from trio_sse.access.problem import Refused
 from trio_sse.settings import UNIX, Settings
 from trio_sse.web.bodies import MAX_BODY, Body
-from trio_sse.web.replies import json_reply, problem_reply
+from trio_sse.web.replies import problem_reply
 from trio_sse.web.serving import serving
 from trio_sse.web.stream_body import StreamBody
 
@@ -33,16 +33,6 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-
-
-_NOT_READY = {
-    "stopping": "stopping",
-    "redis_not_tried": "Redis was not tried yet (redis_not_tried)",
-    "redis_unreachable": "Redis is not reachable (redis_unreachable): the log says why",
-    "redis_refused": "Redis refuses the service (redis_refused): the log says why",
-    "redis_subscribing": "subscribing at Redis again (redis_subscribing)",
-    "redis_silent": "Redis does not answer (redis_silent)",
-}
 
 
 @blueprint.before_app_request
@@ -103,45 +93,6 @@ def _routing(settings: Settings) -> str:
         at = f"-c {settings.redis_stream}" if settings.redis_cluster else str(settings.redis_stream)
         return f"partitions {settings.stream_partitions} {settings.redis_database} {at}"
     return "cluster" if settings.redis_cluster else "by-key" if settings.by_key else "shared"
-
-
-@blueprint.get("/healthz")
-async def healthz() -> Response:
-    """200 while the event loop runs."""
-    return _for_any_page(json_reply({"status": "ok"}))
-
-
-@blueprint.get("/readyz")
-async def readyz() -> Response:
-    """200 while messages can arrive, else 503 and the reason, of this worker; counts of all workers. Anybody
-    may ask, so the answer does not say where Redis is; the log does. `publish`: whether there is POST
-    /publish."""
-    service = serving()
-    publish = bool(service.settings.publish_token_list)
-    if service.not_ready():
-        code = service.not_ready_code
-        more = {"code": code, "publish": publish}
-        return _for_any_page(problem_reply(503, _NOT_READY[code], more=more))
-    counts = await service.siblings.counts()
-    return _for_any_page(
-        json_reply(
-            {
-                "status": "ready",
-                "workers": counts.workers,
-                "connections": counts.connections,
-                "users": len(counts.users),
-                "publish": publish,
-                "totals": counts.totals,
-            }
-        )
-    )
-
-
-def _for_any_page(response: Response) -> Response:
-    """Let any page see that there is an answer, so that it can tell a service that is down from one that
-    refuses its origin. Only CORS lets a page read the answer."""
-    response.headers["cross-origin-resource-policy"] = "cross-origin"
-    return response
 
 
 @blueprint.app_errorhandler(HTTPException)

@@ -1,0 +1,30 @@
+"""Open files of this process: each stream is one."""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import NamedTuple
+
+RESERVE = 16
+"""With fewer left the process is not ready: the next streams go to another one, while this one can still say
+so."""
+
+
+class Descriptors(NamedTuple):
+    open: int
+    limit: int
+    """How many may be open: the soft limit."""
+
+    @property
+    def short(self) -> bool:
+        """Whether hardly any is left."""
+        return self.limit - self.open < RESERVE
+
+
+def descriptors() -> Descriptors:
+    """How many files are open now."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    # Since Linux 6.2 it has a size: that many. Before it has none, and they must be counted.
+    count = os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))
+    return Descriptors(count, limit)
