@@ -75,7 +75,8 @@ def test_help_names_the_commands(flag: str) -> None:
 def test_help_of_a_command_names_every_setting_but_the_secrets(command: str) -> None:
     output = " ".join(run(command, "--help").output.split())
     for field in Settings.model_fields:
-        secret = "password" in field or field in ("jwt_secret", "jwt_secret_previous", "publish_tokens")
+        tokens = ("jwt_secret", "jwt_secret_previous", "publish_tokens", "admin_token", "metrics_token")
+        secret = "password" in field or field in tokens
         assert bool(re.search(rf"--{field.replace('_', '-')}[ ,]", output)) is not secret
         assert (f"[{env_name(field)}," in output) is not secret
     assert "[SSE_PORT, default 8085]" in output

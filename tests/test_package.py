@@ -117,9 +117,10 @@ BELOW = {
     "delivery": set[str](),
     "access": {"delivery", "version"},
     "broker": {"delivery"},
+    "admin": {"access", "broker", "delivery"},
     "metrics": {"version"},
     "server": {"access", "delivery", "service"},
-    "web": {"access", "broker", "delivery", "server", "service", "version"},
+    "web": {"access", "admin", "broker", "delivery", "server", "service", "version"},
     "commands": {"access", "broker", "delivery", "logs", "options", "server", "version"},
 }
 """For each folder what it may import beside itself and SHARED. Imports point downwards."""
@@ -131,6 +132,7 @@ MAY_KNOW = {
     "delivery": {"asyncio"},
     "access": set[str](),
     "broker": {"redis", "trio_asyncio", "asyncio"},
+    "admin": set[str](),
     "metrics": set[str](),
     "server": {"hypercorn", "trio_asyncio", "h11", "h2", "asyncio"},
     "web": {"quart", "quart_trio"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from pathlib import Path
 
 import pytest
 import trio
@@ -16,6 +17,7 @@ from trio_sse.sockets import (
     bound_dead_peer,
     is_unacknowledged,
     spreading,
+    unacknowledged,
     widen,
 )
 
@@ -90,6 +92,11 @@ def test_a_unix_socket_has_no_such_peer() -> None:
         assert not is_unacknowledged(near.fileno())
 
 
+def test_what_is_no_socket_has_nothing_to_acknowledge() -> None:
+    with Path(__file__).open("rb") as file:
+        assert unacknowledged(file.fileno()) == 0
+
+
 async def test_a_peer_that_reads_nothing_has_acknowledged_what_was_sent() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
@@ -102,3 +109,4 @@ async def test_a_peer_that_reads_nothing_has_acknowledged_what_was_sent() -> Non
             while True:
                 os.write(near.fileno(), bytes(100_000))
         await until(lambda: not is_unacknowledged(near.fileno()))  # acknowledgements may be delayed
+        assert unacknowledged(near.fileno()) > 0, "and not what could not be sent"

@@ -1,4 +1,5 @@
-"""The part of `trio-sse check` for what is kept in keys of Redis: presence, replies, counts of streams."""
+"""The part of `trio-sse check` for what is kept in keys of Redis: presence, replies, counts of streams, and
+who may be asked by whom."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 from redis.exceptions import NoPermissionError
 
-from trio_sse.broker import census
+from trio_sse.broker import census, control
 from trio_sse.broker.cluster_map import Address, ClusterMap
 from trio_sse.broker.errors import advice
 from trio_sse.broker.key_links import KeyLinks
@@ -47,7 +48,8 @@ class _Trial(NamedTuple):
 async def probe(settings: Settings) -> AsyncIterator[Said]:
     """What may be kept and what may not, a line each. Raises one of link.ERRORS if no node of a cluster says
     who serves what."""
-    if not (settings.presence or settings.reply_lists or settings.limits_shared or settings.rebalance):
+    counted = settings.limits_shared or settings.rebalance
+    if not (settings.presence or settings.reply_lists or counted or settings.admin_token):
         return
     cluster = await map_of(settings) if settings.redis_cluster else None
     links = KeyLinks(settings, cluster)
@@ -101,6 +103,15 @@ def _trials(settings: Settings, links: KeyLinks) -> Iterator[_Trial]:
         setting = "SSE_LIMITS_SHARED" if settings.limits_shared else "SSE_REBALANCE"
         well = "streams may be counted over all processes"
         yield _Trial(setting, well, _counts(settings, links, mark))
+
+    if settings.admin_token is not None:
+        well = "processes may ask each other"
+        yield _Trial("SSE_ADMIN_TOKEN", well, _control(settings, links, mark))
+
+
+def _control(settings: Settings, links: KeyLinks, mark: str) -> Keys:
+    key = f"{control.keys_of(settings.redis_channel)}{mark}".encode()
+    yield key, partial(control.trial, settings, links, mark, KEEP_SECONDS)
 
 
 def _presence(settings: Settings, links: KeyLinks, mark: str) -> Keys:

@@ -26,6 +26,7 @@ from trio_sse.access.admission import Admission
 from trio_sse.access.publishers import Publishers
 from trio_sse.asgi import Application
 from trio_sse.broker import announcer
+from trio_sse.commands.explain import explain
 from trio_sse.commands.listen import listen
 from trio_sse.commands.publish import publish
 from trio_sse.commands.route import route
@@ -90,6 +91,7 @@ def _more_checks(settings: Settings) -> None:
     announcer.check(settings)
 
 
+main.add_command(explain)
 main.add_command(publish)
 main.add_command(route)
 main.add_command(listen)

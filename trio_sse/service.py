@@ -10,6 +10,7 @@ import trio
 
 from trio_sse.access.admission import Accepted, Admission, overloaded_words
 from trio_sse.access.publishers import Publishers
+from trio_sse.admin.administration import REVOKED_RETURN_SECONDS, Administration
 from trio_sse.broker.census import Bounds, Census
 from trio_sse.broker.positions import Positions
 from trio_sse.broker.presence import Presence
@@ -30,8 +31,10 @@ from trio_sse.delivery.lifetimes import Lifetimes
 from trio_sse.delivery.logged_connection import Logged, LoggedConnection
 from trio_sse.delivery.notices import farewell
 from trio_sse.delivery.partitions import Partitioning
+from trio_sse.delivery.recorder import Recorder
 from trio_sse.delivery.resume import Resumer
 from trio_sse.delivery.snapshot import Snapshot
+from trio_sse.delivery.stream_record import StreamRecord
 from trio_sse.delivery.targets import followed
 from trio_sse.descriptors import descriptors
 from trio_sse.metrics.gathering import Metrics
@@ -55,7 +58,7 @@ class Service:
         self.counters = Counters()
         self.admission = Admission(settings)
         self.publishers = Publishers(settings)
-        self._process = secrets.token_hex(6)
+        self._process = process = secrets.token_hex(6)
         self.history = History(
             self._process,
             messages=settings.history_messages,
@@ -67,6 +70,9 @@ class Service:
         snapshot = Snapshot(settings.snapshot_keys, settings.snapshot_bytes)
         heartbeat_seconds = settings.heartbeat_seconds
         self.hub = Hub(self.counters, self.history, heartbeat_seconds=heartbeat_seconds, snapshot=snapshot)
+        if settings.admin_token is not None:
+            self.hub.recorder = Recorder(settings.explain_records, settings.explain_bytes)
+            self.admission.refused = self.hub.recorder.refused
         source = Source(settings, self.hub)
         if source.interest is not None:
             self.hub.target_listeners.append(source.interest)
@@ -84,6 +90,8 @@ class Service:
             disconnect=settings.slow_client == "disconnect",
         )
         self.lanes = self._lanes(source.partitioning)
+        if self.lanes is not None:
+            self.lanes.recorder = self.hub.recorder
         self.lifetimes = Lifetimes()
         self.stopping = Stopping(self.hub, settings.drain_seconds)
         self.subscriber = source.subscriber(self.resumer, self.lanes)
@@ -103,6 +111,17 @@ class Service:
         self.presence: Presence | None = None
         if settings.presence:
             self.presence = Presence(settings, self.hub, source.cluster, self.publisher)
+        self.administration: Administration | None = None
+        if self.hub.recorder is not None:
+            self.administration = Administration(
+                settings,
+                process,
+                source.cluster,
+                self.hub,
+                self.hub.recorder,
+                self.admission.revocations,
+                self.not_ready,
+            )
         self._replies: Replies | None = None
         if settings.reply_lists is not None:
             self._replies = Replies(settings, settings.reply_lists, self._process, source.cluster, self.hub)
@@ -127,7 +146,7 @@ class Service:
                     nursery.start_soon(Rebalancing(self.hub, self.settings.rebalance, self.census).run)
                 if self._canary is not None:
                     await nursery.start(self._canary.run, self.subscriber)
-                for beside in (self.positions, self.presence, self._replies):
+                for beside in (self.positions, self.presence, self._replies, self.administration):
                     if beside is not None:
                         await nursery.start(beside.run)
                 task_status.started()
@@ -143,6 +162,9 @@ class Service:
         notice.
         """
         connection = self._connection(accepted)
+        if self.hub.recorder is not None and not accepted.last_words:
+            connection.record = self._record(connection, accepted)
+            self.hub.recorder.opened(connection.record)
         try:
             self._take_place(connection, accepted)
         except BaseException:
@@ -157,6 +179,20 @@ class Service:
             connection.say("stopping" if self.hub.closed else why)
         self.hub.leave(connection)
         self.admission.limits.end(connection)
+        if self.hub.recorder is not None and connection.record is not None:
+            self.hub.recorder.left(connection.record)
+
+    def _record(self, connection: Connection, accepted: Accepted) -> StreamRecord:
+        return StreamRecord(
+            f"{random.getrandbits(64):016x}",
+            connection,
+            connection.follows,
+            accepted.address,
+            resumed=accepted.start.last_event_id,
+            by_token=accepted.seconds is not None,
+            jti=accepted.jti,
+            issued_at=accepted.issued_at,
+        )
 
     def not_ready(self) -> str | None:
         """Why the service should get no clients now, or None. For the log only: it contains the address of
@@ -269,6 +305,15 @@ class Service:
             add_to(self.admission.refusals, "overloaded")
             connection.end(last_words)
             return
+        revocations = self.admission.revocations
+        if (
+            revocations is not None
+            and accepted.seconds is not None
+            and revocations.covers(accepted.user_id, accepted.jti, accepted.issued_at)
+        ):  # since it was admitted
+            limits.end(connection)
+            connection.end(farewell("auth_revoked", REVOKED_RETURN_SECONDS))
+            return
         if hub.draining:
             limits.end(connection)
             add_to(self.admission.refusals, "draining")
@@ -293,6 +338,8 @@ class Service:
             self.lifetimes.add(connection, end)
             if isinstance(connection, Logged):
                 connection.counted.longest_until = end
+            if connection.record is not None:
+                connection.record.longest_until = time.time() + life - 0.5  # it is ended a little later
         if seconds is not None:
             self.lifetimes.add(connection, trio.current_time() + seconds, _auth_expired)
 

@@ -111,6 +111,14 @@ def is_unacknowledged(fd: int) -> bool:
     return in_all > unsent
 
 
+def unacknowledged(fd: int) -> int:
+    """Bytes that were sent, or are to be, and that the peer has not acknowledged. 0 where nobody can say."""
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, _SIOCOUTQ, bytes(4)), "little")
+    except OSError:
+        return 0
+
+
 def widen(listener: Socket, outage: float) -> None:
     """Give a listening socket the kernel's largest backlog, and its connections `bound_dead_peer` and what
     Trio's own streams have.

@@ -16,6 +16,7 @@ from tests.support.inside import events, settings
 from tests.support.tokens import SECRET, ec_key, key_server, token
 from trio_sse.access.admission import Accepted, Admission
 from trio_sse.access.problem import Refused
+from trio_sse.delivery.recorder import Refusal
 from trio_sse.settings import SettingsError
 
 ACCEPT = (b"accept", b"text/event-stream")
@@ -580,3 +581,33 @@ async def test_while_they_cannot_be_asked_the_setting_decides(without: str) -> N
     else:
         assert isinstance(answer, Refused)
         assert answer.status == 503
+
+
+async def test_who_gets_no_stream_is_told_to_whoever_listens() -> None:
+    admission = Admission(settings(**JWT, max_connections=1, admin_token="x" * 16))
+    told: list[Refusal] = []
+    admission.refused = told.append
+    for made in (admission.admit_now, admission.admit):
+        answer = made(b"user_id=ann", (), lambda: "192.0.2.1")
+        if not isinstance(answer, Accepted | Refused) and answer is not None:
+            await answer
+    assert [(one.user, one.status, one.detail, one.address) for one in told] == [
+        ("ann", 401, "a token is required", "192.0.2.1")
+    ] * 2
+    admission.limits.begin(object(), "bob", "x")
+    await admission.admit(b"", [bearer(token(sub="ann")), ACCEPT], lambda: "192.0.2.1")
+    assert told[-1].detail == "too many streams (SSE_MAX_CONNECTIONS)"
+    assert not told[-1].claimed or told[-1].user == "ann"
+
+
+async def test_where_somebody_listens_the_address_of_a_stream_is_known_without_limits_too() -> None:
+    admission = Admission(settings())
+    admission.refused = lambda _: None
+    answer = await admission.admit(b"user_id=ann", (), lambda: "192.0.2.1")
+    assert isinstance(answer, Accepted)
+    assert answer.address == "192.0.2.1"
+
+
+async def test_what_a_token_is_called_goes_with_the_stream() -> None:
+    answer = await accepted(b"", bearer(token(jti="t-1", iat=1000)), **JWT)
+    assert (answer.jti, answer.issued_at) == ("t-1", 1000)

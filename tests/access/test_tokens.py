@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.support.inside import settings
 from tests.support.tokens import SECRET, Key, ec_key, ed_key, forgeries, rsa_key, seal, secret, token
 from tests.support.valkeys import certificate
+from trio_sse.access.revocations import Revocation, Revocations
 from trio_sse.access.tokens import MAX_TOKEN_BYTES, Denied, Identity, Verifier
 from trio_sse.settings import SettingsError
 
@@ -493,3 +494,44 @@ async def test_deep_and_long_json_is_malformed(payload: bytes) -> None:
         answer = await verify(seal(secret(), head, payload))
         assert isinstance(answer, Denied)
         assert answer.status == 401
+
+
+@pytest.mark.parametrize(
+    ("claims", "found"),
+    [
+        ({"jti": "t-1", "iat": 1000}, ("t-1", 1000)),
+        ({"iat": 1000.5}, (None, 1000.5)),
+        ({}, (None, None)),
+        ({"iat": "now"}, (None, None)),
+        ({"iat": True}, (None, None)),
+        ({"iat": 10**400}, (None, None)),
+        ({"iat": math.nan}, (None, None)),
+    ],
+)
+async def test_its_name_and_when_it_was_made_are_known_if_they_are_there(
+    claims: dict[str, Any], found: tuple[str | None, float | None]
+) -> None:
+    identity = await verify(token(**claims))
+    assert isinstance(identity, Identity)
+    assert (identity.jti, identity.issued_at) == found
+
+
+async def test_a_revoked_token_proves_nothing_and_another_one_beside_it_does() -> None:
+    revocations = Revocations()
+    verifier = Verifier(settings(**HS256), revocations)
+    bad, good = token(jti="bad"), token(jti="good")
+    revocations.add(Revocation("bad", None, 0), time.time() + 60)
+    answer = await verifier.verify(bad)
+    assert answer == Denied(401, "the token is revoked", "invalid_token")
+    assert isinstance(await verifier.verify(bad, good), Identity)
+    topics = token(sub=None, topics=["news"], jti="bad")
+    assert isinstance(await verifier.verify(topics), Denied), "one without a user, too"
+
+
+async def test_who_forges_a_token_cannot_learn_which_are_revoked() -> None:
+    revocations = Revocations()
+    verifier = Verifier(settings(**HS256), revocations)
+    revocations.add(Revocation("bad", None, 0), time.time() + 60)
+    answer = await verifier.verify(token(secret("another secret, which is long enough too"), jti="bad"))
+    assert isinstance(answer, Denied)
+    assert answer.detail == "the token's signature does not verify"

@@ -100,6 +100,20 @@ async def test_a_change_is_one_line_and_the_same_again_is_none(
     ]
 
 
+async def test_that_redis_is_lost_and_is_back_is_noted_once_each(
+    attempts: Attempts, autojump_clock: MockClock
+) -> None:
+    noted: list[str] = []
+    attempts.noted = lambda kind, _: noted.append(kind)
+    await play(attempts, None, OSError("no"), OSError("other"), None)
+    assert noted == ["redis_lost", "redis_back", "redis_lost"]
+    noted.clear()
+    late = Attempts(settings(), "127.0.0.1:6379")
+    late.noted = lambda kind, _: noted.append(kind)
+    await play(late, OSError("no"), None)
+    assert noted == ["redis_lost", "redis_back", "redis_lost"]
+
+
 async def test_a_refusal_has_another_code_than_no_answer(
     attempts: Attempts, autojump_clock: MockClock
 ) -> None:

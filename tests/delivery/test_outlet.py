@@ -253,14 +253,18 @@ async def test_a_client_that_takes_nothing_for_the_timeout_is_cut_off(
     sockets: Sockets, connection: Connection, mock_clock: MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
-        on_socket(sockets, connection, nursery, chunked=True)
+        outlet = on_socket(sockets, connection, nursery, chunked=True)
         connection.offer(BIG)
         await wait_all_tasks_blocked()
         mock_clock.jump(19)
         await wait_all_tasks_blocked()
         assert nursery.child_tasks
+        assert outlet.behind > 0
+        assert not outlet.timed_out
         mock_clock.jump(2)
         await trio.sleep_forever()
+    assert outlet.timed_out
+    assert outlet.behind == 0
     received = arrived(sockets[1])  # up to the end of the stream, or this would be a BlockingIOError
     assert 0 < len(received) < len(BIG.chunk)
     assert sockets[1].recv(1) == b""

@@ -112,6 +112,12 @@ def test_a_cluster_has_login_and_tls_of_the_url_without_an_address(nodes: str, u
         ({"SSE_LIMITS_SHARED": "true"}, ["SSE_LIMITS_SHARED: no effect"]),
         ({"SSE_LIMITS_SHARED": "true", "SSE_MAX_CONNECTIONS_PER_USER": "5"}, []),
         ({"SSE_LIMITS_WITHOUT_REDIS": "closed"}, ["SSE_LIMITS_WITHOUT_REDIS: no effect"]),
+        ({"SSE_EXPLAIN_RECORDS": "5"}, ["SSE_EXPLAIN_RECORDS: no effect without SSE_ADMIN_TOKEN"]),
+        ({"SSE_ADMIN_TOKEN": "x" * 16, "SSE_EXPLAIN_BYTES": "5"}, []),
+        (
+            {"SSE_ADMIN_TOKEN": "x" * 16, "SSE_REVOKED_WITHOUT_REDIS": "closed"},
+            ["SSE_REVOKED_WITHOUT_REDIS: no effect without SSE_AUTH=jwt"],
+        ),
         ({"SSE_REBALANCE": "0.1"}, ["SSE_REBALANCE without SSE_REDIS_STREAM"]),
         ({"SSE_REBALANCE": "0.1", **STREAM}, []),
         ({"REDIS_URL": "rediss://:s3cret@/3", **SENTINELS, "REDIS_SENTINEL_MASTER": "front"}, []),

@@ -13,14 +13,9 @@ from trio_sse.version import __version__
 from trio_sse.web.app import App
 from trio_sse.web.openapi import document
 
-FULL: dict[str, Any] = {"publish_tokens": "one", "presence": True}
+FULL: dict[str, Any] = {"publish_tokens": "one", "presence": True, "admin_token": "an-admin-token-01"}
 LATER = {
     "/metrics",
-    "/explain",
-    "/disconnect",
-    "/revoke",
-    "/admin",
-    "/admin/events",
     "/doctor",
     "/sse/doctor",
 }

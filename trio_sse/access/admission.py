@@ -12,14 +12,17 @@ from werkzeug.sansio.http import parse_cookie
 
 from trio_sse.access.addresses import client_address
 from trio_sse.access.cors import GUARDS, Headers, is_foreign
-from trio_sse.access.limits import RETRY_SECONDS, Limits, Overloaded
+from trio_sse.access.limits import RETRY_SECONDS, Limits, Overloaded, overloaded_by
 from trio_sse.access.problem import Refused, refused
+from trio_sse.access.refusals import refusal_of
 from trio_sse.access.request import DEFAULT_USER, Fields, StreamRequest, bearer, read_request
+from trio_sse.access.revocations import Revocations
 from trio_sse.access.tokens import Denied, Identity, Verifier
 from trio_sse.access.topics import configured
 from trio_sse.counters import add_to
 from trio_sse.delivery import notices
 from trio_sse.delivery.log_limits import LogLimit
+from trio_sse.delivery.recorder import Refusal
 from trio_sse.delivery.resume import Start
 from trio_sse.settings import Settings
 
@@ -30,6 +33,10 @@ STREAM_PATH = "/sse"
 _MAX_TOKENS = 8
 """How many tokens of one request are verified, at most."""
 
+
+REVOKED_PATIENCE_SECONDS = 30.0
+"""How long what is known of revoked tokens is good enough while Redis is away, with
+SSE_REVOKED_WITHOUT_REDIS=closed."""
 
 _REASONS = {400: "bad_request", 401: "unauthorized", 403: "forbidden", 421: "misdirected"}
 """Of refusals, by status. With any other one the client is to come back later."""
@@ -64,6 +71,9 @@ class Accepted(NamedTuple):
     """The topics that it follows."""
     reservation: object | None = None
     """The place that all processes together keep for it, if they were asked."""
+    jti: str | None = None
+    issued_at: float | None = None
+    """`jti` and `iat` of its token."""
 
 
 Ask = Callable[[str | None, str], Awaitable[tuple[tuple[str, float], object | None]]]
@@ -81,10 +91,16 @@ class Admission:
         self.limits = Limits(settings)
         self.ask: Ask | None = None
         """Asks all processes, if their limits are shared."""
+        self.revocations: Revocations | None = None
+        """Which tokens no longer count. None: all of them do, until they expire."""
+        self.refused: Callable[[Refusal], None] | None = None
+        """Hears of each request that gets no stream, and why."""
+        if settings.admin_token is not None and settings.auth == "jwt":
+            self.revocations = Revocations()
         self.refusals: dict[str, int] = {}
         """How many requests got no stream, by reason."""
         self._settings = settings
-        self._verifier = Verifier(settings) if settings.auth == "jwt" else None
+        self._verifier = Verifier(settings, self.revocations) if settings.auth == "jwt" else None
         self._public = configured("SSE_PUBLIC_TOPICS", settings.public_topics)
         self._log_limit = LogLimit(REPORT_SECONDS)
 
@@ -108,11 +124,8 @@ class Admission:
         Limits are checked here. The stream is counted when it is opened.
         """
         answer = await self._admit(query, headers, peer)
-        return self._counted(answer) if isinstance(answer, Refused) else answer
-
-    def _counted(self, refusal: Refused) -> Refused:
-        add_to(self.refusals, _REASONS.get(refusal.status, "overloaded"))
-        return refusal
+        self._tell(answer, query, headers, peer)
+        return answer
 
     async def _admit(self, query: bytes, headers: Fields, peer: Callable[[], str]) -> Accepted | Refused:
         request = read_request(query, headers, self._settings)
@@ -134,7 +147,17 @@ class Admission:
         """As `admit`, without waiting. None: keys have to be fetched first, or other processes to be asked:
         `admit` has to decide."""
         answer = self._admit_now(query, headers, peer)
-        return self._counted(answer) if isinstance(answer, Refused) else answer
+        if answer is not None:
+            self._tell(answer, query, headers, peer)
+        return answer
+
+    def _tell(
+        self, answer: Accepted | Refused, query: bytes, headers: Fields, peer: Callable[[], str]
+    ) -> None:
+        if isinstance(answer, Refused):
+            add_to(self.refusals, _REASONS.get(answer.status, "overloaded"))
+        if self.refused is not None and (isinstance(answer, Refused) or answer.last_words):
+            self.refused(refusal_of(answer, query, headers, peer(), self._settings))
 
     def _admit_now(self, query: bytes, headers: Fields, peer: Callable[[], str]) -> Accepted | Refused | None:
         request = read_request(query, headers, self._settings)
@@ -174,22 +197,40 @@ class Admission:
         if isinstance(proof, Denied):
             return self._denied(request, proof)
         user_id, topics, seconds = request.user_id, request.topics, None
+        jti = issued_at = None
         if proof is not None:
+            if self._doubtful():
+                return self._later(request, overloaded_by("revoked"))
             if refusal := self._refusal(request, proof):
                 return refusal
-            user_id, seconds = proof.user_id, proof.seconds
+            user_id, seconds, jti, issued_at = proof.user_id, proof.seconds, proof.jti, proof.issued_at
             topics = topics or proof.grants.names
         else:
             user_id = _user_of(request)
             if request.unfilled is not None:
                 self._report_unfilled(request.unfilled, user_id)
         address = ""
-        if self.limits.any or self._settings.log_streams:
+        if self.limits.any or self.refused is not None or self._settings.log_streams:
             address = client_address(peer(), request.fields, self._settings.trusted_proxies)
         if self.limits.any and (overloaded := self.limits.excess(user_id, address)):
             return self._later(request, overloaded)
         headers = _STREAM_HEADERS + request.cors
-        return Accepted(user_id, request.start, headers, address, seconds, topics=topics)
+        return Accepted(
+            user_id,
+            request.start,
+            headers,
+            address,
+            seconds,
+            topics=topics,
+            jti=jti,
+            issued_at=issued_at,
+        )
+
+    def _doubtful(self) -> bool:
+        """Whether a token may be revoked without this process knowing, where that is to keep it out."""
+        if self.revocations is None or self._settings.revoked_without_redis == "open":
+            return False
+        return not self.revocations.known(REVOKED_PATIENCE_SECONDS)
 
     def _refusal(self, request: StreamRequest, proof: Identity) -> Refused | None:
         """The refusal of what the token is not for. It names a topic in the body alone, since headers have

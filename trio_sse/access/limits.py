@@ -40,15 +40,17 @@ _DETAILS = {
     "user": "too many streams of this user (SSE_MAX_CONNECTIONS_PER_USER)",
     "address": "too many streams of this address (SSE_MAX_CONNECTIONS_PER_ADDRESS)",
     "rate": "too many new streams (SSE_CONNECTION_RATE_PER_ADDRESS)",
+    "revoked": "it is not known which tokens are revoked (SSE_REVOKED_WITHOUT_REDIS)",
     "away": "the limits of all processes cannot be asked for (SSE_LIMITS_WITHOUT_REDIS)",
 }
 
 
 def overloaded_by(limit: str, wait: float = 0.0) -> Overloaded:
     """What is told about one of the limits `total`, `user`, `address`, and `rate`, which holds for `wait`
-    seconds more; `away` if what all processes count is not known."""
+    seconds more; `away` if what all processes count is not known, `revoked` if it is not known which tokens
+    count."""
     retry = wait + 1 if limit == "rate" else RETRY_SECONDS
-    return Overloaded(_DETAILS[limit], 503 if limit in ("total", "away") else 429, retry)
+    return Overloaded(_DETAILS[limit], 503 if limit in ("total", "away", "revoked") else 429, retry)
 
 
 class Limits:

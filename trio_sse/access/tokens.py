@@ -14,6 +14,7 @@ import trio
 
 from trio_sse.access.keys import FixedKeys, Keys, UnavailableError, read_files, secret
 from trio_sse.access.quick_jwt import QuickJWT
+from trio_sse.access.revocations import Revocations
 from trio_sse.access.topics import NOTHING, Grants, entry_problem
 from trio_sse.delivery.messages import EVERYBODY, user_id_problem
 from trio_sse.settings import Settings
@@ -31,6 +32,10 @@ class Identity(NamedTuple):
     seconds: float
     grants: Grants = NOTHING
     """The topics that it grants."""
+    jti: str | None = None
+    """Its name among all tokens (RFC 7519, 4.1.7)."""
+    issued_at: float | None = None
+    """Its `iat`, in seconds since 1970."""
 
 
 class Denied(NamedTuple):
@@ -52,8 +57,9 @@ class _Header(msgspec.Struct):
 class Verifier:
     """Verifies tokens. The key decides which algorithms count, never the token."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, revocations: Revocations | None = None) -> None:
         self._settings = settings
+        self._revocations = revocations
         self._keys = _keys(settings)
         # `iat` only tells the age of a token (RFC 7519, 4.1.6). `sub` may be a number.
         self._jwt = QuickJWT({"require": ["exp"], "verify_iat": False, "verify_sub": False})
@@ -139,14 +145,27 @@ class Verifier:
         settings = self._settings
         seconds = min(int(claims["exp"]) + settings.jwt_leeway_seconds - time.time(), _FAR_SECONDS)
         grants = _granted(claims.get(settings.jwt_topics_claim))
+        jti, issued_at = names_of(claims)
         user = claims.get(settings.jwt_user_claim)
         if user is None:
-            return Identity(None, seconds, grants) if grants else _NOBODY
+            if self._revocations is not None and self._revocations.covers(None, jti, issued_at):
+                return _REVOKED
+            return Identity(None, seconds, grants, jti, issued_at) if grants else _NOBODY
         if isinstance(user, int) and not isinstance(user, bool):
             user = str(user) if abs(user) < 10**18 else None
         if not isinstance(user, str) or user == EVERYBODY or user_id_problem(user):
             return _invalid("the token names no user (SSE_JWT_USER_CLAIM)")
-        return Identity(user, seconds, grants)
+        if self._revocations is not None and self._revocations.covers(user, jti, issued_at):
+            return _REVOKED
+        return Identity(user, seconds, grants, jti, issued_at)
+
+
+def names_of(claims: dict[str, Any]) -> tuple[str | None, float | None]:
+    """`jti` and `iat`, where they are what RFC 7519 wants them to be (4.1.6, 4.1.7)."""
+    jti, issued_at = claims.get("jti"), claims.get("iat")
+    if not isinstance(issued_at, int | float) or isinstance(issued_at, bool) or not abs(issued_at) < 1e12:
+        issued_at = None
+    return jti if isinstance(jti, str) else None, issued_at
 
 
 def _granted(claim: object) -> Grants:
@@ -211,6 +230,8 @@ _REASONS: dict[type[Exception], str] = {
 
 
 _NOBODY = _invalid("the token names no user (SSE_JWT_USER_CLAIM) and grants no topic (SSE_JWT_TOPICS_CLAIM)")
+
+_REVOKED = _invalid("the token is revoked")
 
 _NO_KEY = _invalid(_REASONS[jwt.InvalidKeyError])
 

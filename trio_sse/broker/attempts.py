@@ -63,11 +63,15 @@ class Attempts:
         """The kind of `problem`, fit for public answers."""
         self.first = True
         """Whether no attempt has had an outcome yet."""
+        self.noted: Callable[[str, str], None] | None = None
+        """Hears of each time that Redis is lost ("redis_lost", and why), and is back ("redis_back")."""
         self.tried: Callable[[], None] = lambda: None
         """Called after the first attempt, whatever its outcome."""
 
     def success(self) -> None:
         """Redis does what this attempt asked of it: the next pause is short."""
+        if self.noted is not None and not self.succeeded and not self.first:
+            self.noted("redis_back", "")
         self.succeeded = True
         self._backoff.reset()
         self._had_outcome()
@@ -100,6 +104,8 @@ class Attempts:
     def _lost(self, error: BaseException) -> None:
         """Store the problem, and log it if it is new: one line per change of state, not per try."""
         problem = self._told(error)
+        if self.noted is not None and (self.succeeded or self.first):
+            self.noted("redis_lost", problem)
         if self.succeeded or problem != self.problem:
             self._say("lost Redis, trying again" if self.succeeded else "no Redis, trying again", problem)
         self.succeeded = False

@@ -50,6 +50,8 @@ class LaneReader:
         )
         self.attempts = Attempts(settings, settings.redis_address, purpose=lane.key, limit=limit)
         self.attempts.tried = lambda: lanes.was_tried(lane)
+        if lane.hub.recorder is not None:
+            self.attempts.noted = lane.hub.recorder.trouble
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -87,6 +87,8 @@ class ShardLink:
         self.name = name
         """Its address, for the log."""
         self.attempts = Attempts(parts.settings, name)
+        if parts.hub.recorder is not None:
+            self.attempts.noted = parts.hub.recorder.trouble
 
     @property
     def problem(self) -> str | None:

@@ -60,6 +60,8 @@ class Subscriber:
                 silence_seconds=ping_seconds + pong_seconds,
             )
         self._attempts = Attempts(settings, settings.redis_address)
+        if hub.recorder is not None:
+            self._attempts.noted = hub.recorder.trouble
         self.loop: asyncio.AbstractEventLoop | None = None
         """The loop that redis-py runs in, while the subscriber runs."""
 

@@ -190,5 +190,7 @@ _NOTICES = {
     "draining": _farewell,
     "overloaded": _farewell,
     "auth_expired": _farewell,
+    "auth_revoked": _farewell,
+    "ended_by_operator": _farewell,
     "rebalancing": _farewell,
 }

@@ -152,6 +152,8 @@ class Braid(Connection):
     def end(self, last_words: bytes = b"") -> None:
         if self.closed:
             return
+        if self.record is not None:
+            self.record.ends(last_words=last_words)
         self._become(State.CLOSED)
         for strand in self._strands.values():
             strand.end()

@@ -16,10 +16,11 @@ from trio_sse.delivery.due import Due
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import PAGE_BYTES, History
 from trio_sse.delivery.marks import Mark, Part
-from trio_sse.delivery.outlet import Outlet
+from trio_sse.delivery.outlet import Outlet, SocketOutlet
 from trio_sse.delivery.owed import Owed
 from trio_sse.delivery.replay import Replay, Rest
 from trio_sse.delivery.states import State
+from trio_sse.delivery.stream_record import StreamRecord
 from trio_sse.delivery.targets import Followed, Target
 
 HEARTBEAT = "heartbeat"
@@ -90,6 +91,7 @@ class Connection:
         "_owed",
         "_replay",
         "follows",
+        "record",
         "since",
         "slot",
         "state",
@@ -104,6 +106,8 @@ class Connection:
         it."""
         self.state = _WAITING
         """Only `_become` changes it."""
+        self.record: StreamRecord | None = None
+        """What is remembered of it, if anything is. It hears of nothing that a socket takes at once."""
         self._common = common
         self._channel: Channel | None = None  # while messages wait
         self._outlet: Outlet | None = None
@@ -139,6 +143,11 @@ class Connection:
     def untold(self) -> int:
         """Messages that were dropped, and of which no gap has told yet."""
         return self._owed.dropped if self._owed is not None else 0
+
+    @property
+    def behind(self) -> int | None:
+        """Bytes that were written for the client and that it has not acknowledged. None: not known."""
+        return self._outlet.behind if isinstance(self._outlet, SocketOutlet) else None
 
     def attach(self, outlet: Outlet) -> None:
         """Let `outlet` send the stream. It ends at once if the connection was closed before."""
@@ -191,6 +200,8 @@ class Connection:
         """
         if self.closed:
             return
+        if self.record is not None:
+            self.record.ends(last_words=last_words)
         if self.state is not _LIVE:
             if self._replay is not None:
                 last_words = self._replay.preface + last_words
@@ -364,6 +375,8 @@ class Connection:
                 return page
         self._become(_LIVE)
         self._replay = None
+        if self.record is not None:
+            self.record.is_live(self.since)
         due.is_complete(balance, history)
         return page + self._joined([], 0)
 
@@ -397,6 +410,8 @@ class Connection:
         if count and self.state is _LIVE and self._owed is not None:
             self._owed.drop(batch.last, after=self.since, count=count)
             self._drop(count)
+            if self.record is not None:
+                self.record.drops(batch.sequences[place], batch.last, count)
         elif self.state is not _LIVE:
             self._common.counters.balance.stream_ended += count
         for sequence, receipt in (batch.receipts or {}).items():
@@ -422,6 +437,10 @@ class Connection:
                 owed = self._owed = Owed()
             room = len(owed.latest) < MOST_SLOTS and owed.state_bytes + len(frame) <= MOST_STATE_BYTES
             if room or mark.slot in owed.latest:
+                if self.record is not None:
+                    if (older := owed.latest.get(mark.slot)) is not None:
+                        self.record.supersedes(older[0])
+                    self.record.waits(sequence)
                 if owed.keep(mark.slot, part):
                     common.counters.superseded += 1
                     balance.superseded += 1
@@ -438,6 +457,8 @@ class Connection:
         except trio.WouldBlock:
             if common.disconnect:
                 common.counters.disconnected += 1
+                if self.record is not None:
+                    self.record.ends("slow_client")
                 balance.stream_ended += 1
                 self.close()
                 return False
@@ -445,9 +466,13 @@ class Connection:
                 owed = self._owed = Owed()
             owed.drop(sequence, after=self.since)
             self._drop(1)
+            if self.record is not None:
+                self.record.drops(sequence, sequence, 1)
             return False
         self.since = sequence
         balance.owed += 1
+        if self.record is not None:
+            self.record.waits(sequence)
         if owed is not None:
             owed.was_said()
             if not owed.latest:
@@ -479,6 +504,12 @@ class Connection:
             counters.balance.expired += over
             counters.balance.buffered += messages - over
             counters.balance.owed -= messages
+        if (record := self.record) is not None:
+            if len(frames) < len(parts):
+                for sequence, _, expires in parts:
+                    if expires <= now:
+                        record.expires(sequence)
+            record.takes()
         return b"".join(frames)
 
 

@@ -20,6 +20,7 @@ from trio_sse.delivery.marks import Mark
 from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.notices import gap, heartbeat
 from trio_sse.delivery.receipts import Receipt, Receipts
+from trio_sse.delivery.recorder import Recorder
 from trio_sse.delivery.snapshot import Snapshot
 from trio_sse.delivery.states import State
 from trio_sse.delivery.targets import ALL, Followed, Target, each, topic_name
@@ -102,6 +103,8 @@ class Hub:
         """By how many seconds what was read of the log was behind it when it was read last."""
         self.by_server = 0
         """How many streams an ASGI server writes."""
+        self.recorder: Recorder | None = None
+        """Remembers what came, for SSE_ADMIN_TOKEN."""
         self.receipts = Receipts() if receipts is None else receipts
         """Receipts of messages that were published from this node."""
         self._unflushed: list[Receipt] = []
@@ -135,6 +138,11 @@ class Hub:
     def users(self) -> list[str]:
         """Users with at least one connection."""
         return [target for target in self._followers if topic_name(target) is None]
+
+    @property
+    def targets(self) -> list[Target]:
+        """Users and topics with at least one connection."""
+        return list(self._followers)
 
     def join(self, connection: Connection) -> None:
         """Register a connection. It gets what is dispatched from now on, once it has begun.
@@ -206,6 +214,16 @@ class Hub:
                 expires=expires,
                 elsewhere=notification.elsewhere,
             )
+            if self.recorder is not None:
+                self.recorder.message(
+                    self.history.latest,
+                    entry,
+                    notification.targets,
+                    b"",
+                    from_log=True,
+                    partition=self.history.sources.partition,
+                    age=age,
+                )
         self._keep_newest(notification, expires)
 
     def begin_read(self) -> None:
@@ -424,22 +442,27 @@ class Hub:
         if ALL in targets:
             self.announce_gap(reason)
             return
+        if self.recorder is not None:
+            self.recorder.trouble("gap", reason)
         _, frame = self.history.append((), lambda position: gap(reason, None, id=position), own=reason)
         if self._gather(targets, frame, self.history.latest, None, Mark(notice=reason)):
             self.pending_bytes += len(frame)
             self.pending.set()
             notice = Batch.notice(frame)
-            for connection in dict.fromkeys(chain.from_iterable(map(self._each_of, targets))):
+            for connection in dict.fromkeys(chain.from_iterable(map(self.followers, targets))):
                 if connection.state is not State.LIVE and not connection.closed:
                     add_to(self.counters.gaps, reason)
                     connection.tell(reason, notice)
 
-    def _each_of(self, target: Target) -> tuple[Connection, ...]:
+    def followers(self, target: Target) -> tuple[Connection, ...]:
+        """The connections that follow a target."""
         return _each(self._followers.get(target, ()))
 
     def announce_gap(self, reason: str) -> None:
         """Send every connection a gap, behind the messages that were dispatched before: messages may be
         missing, and how many is not known. Clients that resume later find it in its place."""
+        if self.recorder is not None:
+            self.recorder.trouble("gap", reason)
         _, frame = self.history.append(None, lambda position: gap(reason, None, id=position), own=reason)
         if self._size:
             self._gather_for_all(frame, self.history.latest, None, Mark(notice=reason))
@@ -460,6 +483,8 @@ class Hub:
         """End every stream. Connections leave when all they are owed was sent."""
         self.closed = self.draining = True
         for connection in self.connections:
+            if connection.record is not None:
+                connection.record.ends("stopping")
             connection.close()
 
 

@@ -15,6 +15,7 @@ from trio_sse.delivery.flusher import settle
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.log_limits import LogLimit
 from trio_sse.delivery.messages import AS_IT_SAYS, Decode, Targets
+from trio_sse.delivery.recorder import NO_SEQUENCE
 
 log = structlog.stdlib.get_logger("trio_sse.delivery.intake")
 _debug = partial(logging.getLogger("trio_sse.delivery.intake").isEnabledFor, logging.DEBUG)
@@ -60,6 +61,8 @@ class Intake:
             notification = self._decode(payload, self._max_bytes, entry, to)
         except messages.MessageError as error:
             hub.counters.rejected += 1
+            if hub.recorder is not None:
+                hub.recorder.bad_message(str(error), payload or b"")
             add_to(hub.counters.bad, error.kind)
             self._report(str(error), payload or b"")
             return
@@ -68,9 +71,21 @@ class Intake:
         receipt = hub.receipts.claim(payload) if hub.receipts.expected else None
         if notification.reply_to is not None:
             receipt = hub.receipts.asked(notification.reply_to, receipt)
+        before, here = hub.history.latest, hub.dispatch(notification, entry, receipt)
+        if hub.recorder is not None:
+            hub.recorder.message(
+                hub.history.latest if hub.history.latest != before else NO_SEQUENCE,
+                hub.history.last_entry,
+                notification.targets,
+                payload,
+                notification.key,
+                notification.expires_at,
+                from_log=entry is not None,
+                partition=hub.history.sources.partition,
+            )
         # Of several processes most have nobody for a message. To find out that the line is not wanted takes
         # structlog, with the users, three times as long as all else.
-        if hub.dispatch(notification, entry, receipt):
+        if here:
             if hub.delays.wanted:
                 hub.delays.begin(payload, entry)
             return

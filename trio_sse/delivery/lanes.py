@@ -17,6 +17,7 @@ from trio_sse.delivery.logged_connection import LoggedBraid
 from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.partitions import Partition, Partitioning, Place, parse_place, part_text
 from trio_sse.delivery.receipts import Receipts
+from trio_sse.delivery.recorder import Recorder
 from trio_sse.delivery.resume import Start, greeting
 from trio_sse.delivery.targets import Followed, each
 
@@ -49,6 +50,8 @@ class Lanes:
         """Those that are to be read, and are not yet. Whoever reads them takes them."""
         self.changed = trio.Event()
         """Set while there are new ones."""
+        self.recorder: Recorder | None = None
+        """Remembers what comes, for SSE_ADMIN_TOKEN."""
         self._share = bounds.share(partitioning.layouts[0].partitions)
         self._heartbeat_seconds = bounds.heartbeat_seconds
         self._counters = counters
@@ -137,6 +140,7 @@ class Lanes:
                 clock=self._clock,
                 greet=_tell_braid,
             )
+            lane.hub.recorder = self.recorder
             self.new.append(lane)
             self.changed.set()
         return lane
@@ -150,7 +154,9 @@ class Lanes:
         for lane, skip in zip(lanes, skips, strict=True):
             own = [one for one in each(braid.follows) if lane.partition in self.partitioning.of(one)]
             follows = own[0] if len(own) == 1 else tuple(own)
-            strands[lane.partition] = Strand(braid, lane.partition, follows, lane.common, skip)
+            strand = strands[lane.partition] = Strand(braid, lane.partition, follows, lane.common, skip)
+            if braid.record is not None:
+                strand.record = braid.record.part(lane.partition, strand, follows)
         given = {} if place is None else place.parts
         parts = {one: part_text(one, given[one]) for one in order if one in given}
         braid.weave(strands, parts, partial(self._greet, place))

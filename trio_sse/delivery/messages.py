@@ -46,7 +46,7 @@ AS_IT_SAYS: Targets = ()
 RESERVED_EVENTS = frozenset(
     (
         *("connected", "snapshot", "heartbeat", "gap"),
-        *("draining", "overloaded", "auth_expired", "rebalancing"),
+        *("draining", "overloaded", "auth_expired", "auth_revoked", "ended_by_operator", "rebalancing"),
         *("open", "error"),
     )
 )

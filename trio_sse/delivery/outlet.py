@@ -12,7 +12,7 @@ import trio
 
 from trio_sse.delivery import sse
 from trio_sse.delivery.batch import Batch
-from trio_sse.sockets import is_unacknowledged
+from trio_sse.sockets import is_unacknowledged, unacknowledged
 
 
 class Backlog(Protocol):
@@ -91,6 +91,11 @@ class SocketOutlet:
     def begin(self, head: bytes, body: bytes) -> None:
         """Write the head of the response and the first bytes of its body, if there are any yet."""
         self._write(head + sse.chunk(body) if body and self._chunked else head + body)
+
+    @property
+    def behind(self) -> int:
+        """Bytes that were taken and that the client has not acknowledged."""
+        return len(self._rest) + (unacknowledged(self.fd) if self.fd >= 0 else 0)
 
     @property
     def timed_out(self) -> bool:

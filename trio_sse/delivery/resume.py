@@ -110,10 +110,11 @@ Greet = Callable[[Connection, str | None, int], bytes]
 
 def greeting(heartbeat_seconds: float, connection: Connection, position: str | None, replayed: int) -> bytes:
     """The first notice of a stream, and its retry time."""
+    record = connection.record
     return notices.connected(
         user_of(connection.follows),
         topics_of(connection.follows),
-        f"{random.getrandbits(64):016x}",
+        f"{random.getrandbits(64):016x}" if record is None else record.id,
         heartbeat_seconds,
         position=position,
         replayed=replayed,
@@ -287,12 +288,15 @@ class Resumer:
         # A client that is cut off in between must resume from an id before what it did not get.
         from_log = replay is not None and (older or rest)
         position = history.sources.entry_text(replay.after) if replay and from_log else history.text(after)
-        said = b""
+        said, replayed, record = b"", 0, connection.record
         if greet:
             replayed = replay.count if replay else 0
             if after < history.latest:
                 replayed += history.count(connection.follows, after, connection.skips)
             said = self._greet(connection, None if gap or newest is not None else position, replayed)
+        if record is not None:
+            log_after = rest.after if rest else replay.after if replay and from_log else None
+            record.goes_on(connection.since, after, gap, replayed, log_after, snapshot=newest is not None)
         told = notices.gap(gap, None, id=None if from_log else position) if gap else b""
         if newest is not None:
             # Up to here the client has no id: cut off before, it gets the whole snapshot once more.

@@ -121,6 +121,11 @@ def remarks(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]
     )
     if settings.limits_shared and not any(limits):
         yield "SSE_LIMITS_SHARED: no effect without a limit, such as SSE_MAX_CONNECTIONS_PER_USER"
+    useless = [name for name in _ADMIN if name in settings.model_fields_set]
+    if useless and settings.admin_token is None:
+        yield f"{', '.join(map(env_name, useless))}: no effect without SSE_ADMIN_TOKEN"
+    elif settings.auth != "jwt" and (useless := [name for name in useless if name.startswith("revo")]):
+        yield f"{', '.join(map(env_name, useless))}: no effect without SSE_AUTH=jwt"
     if "limits_without_redis" in settings.model_fields_set and not settings.limits_shared:
         yield "SSE_LIMITS_WITHOUT_REDIS: no effect without SSE_LIMITS_SHARED=true"
     if settings.canary_seconds and settings.partitioned:
@@ -138,9 +143,9 @@ def remarks(settings: Settings, environment: Mapping[str, str]) -> Iterator[str]
 
 
 def uses_database(settings: Settings) -> bool:
-    """Whether the service uses a Redis database: for a log, idempotency keys, counts of streams, presence or
-    replies. A channel has none."""
-    counts = settings.rebalance > 0 or settings.limits_shared
+    """Whether the service uses a Redis database: for a log, idempotency keys, counts of streams, presence,
+    replies, or revocations. A channel has none."""
+    counts = settings.rebalance > 0 or settings.limits_shared or settings.admin_token is not None
     keys = settings.redis_stream is not None or settings.reply_lists is not None or settings.presence
     return keys or counts or bool(settings.publish_token_list)
 
@@ -166,6 +171,8 @@ def _same_as_url(settings: Settings) -> set[str]:
     }
     return {name for name, (single, url) in says.items() if single == url}
 
+
+_ADMIN = ("explain_records", "explain_bytes", "revocation_seconds", "revoked_without_redis")
 
 _JWT = frozenset({"public_topics", *(name for name in Settings.model_fields if name.startswith("jwt_"))})
 
@@ -195,6 +202,17 @@ def _of_ours(settings: Settings) -> Iterator[str]:
             f"SSE_PUBLISH_TOKENS has a token that is too short: at least {MIN_TOKEN_BYTES} bytes each "
             "(`openssl rand -hex 16` makes one)."
         )
+    if (admin := settings.admin_token) is not None:
+        own = admin.get_secret_value()
+        if len(own.encode()) < MIN_TOKEN_BYTES:
+            yield (
+                f"SSE_ADMIN_TOKEN is too short: at least {MIN_TOKEN_BYTES} bytes "
+                "(`openssl rand -hex 16` makes one)."
+            )
+        if not (own.isascii() and own.isprintable() and " " not in own):
+            yield "SSE_ADMIN_TOKEN has characters that no header field can have: printable ASCII, no space."
+        if own in settings.publish_token_list:
+            yield "SSE_ADMIN_TOKEN is one of SSE_PUBLISH_TOKENS: whoever may publish could end streams."
     token = settings.metrics_token
     if token is not None and len(token.get_secret_value().encode()) < MIN_TOKEN_BYTES:
         yield (

@@ -304,6 +304,35 @@ class Settings(BaseSettings):
         "a text such as replies:",
         min_length=1,
     )
+    admin_token: SecretStr | None = _setting(
+        "SSE_ADMIN_TOKEN",
+        None,
+        "token for /admin, GET /explain, POST /disconnect and POST /revoke, the same in all processes; "
+        "without it there are none, and nothing is recorded",
+        "at least 16 bytes",
+    )
+    explain_records: int = _number(
+        "SSE_EXPLAIN_RECORDS",
+        20_000,
+        "messages, and as many ended streams and refusals, that are remembered for GET /explain",
+        0,
+        1_000_000,
+    )
+    explain_bytes: int = _bytes("SSE_EXPLAIN_BYTES", 16_777_216, "memory they may take", 0, 1_073_741_824)
+    revocation_seconds: int = _number(
+        "SSE_REVOCATION_SECONDS",
+        2_592_000,
+        "how long a revocation is kept: at least as long as the longest life of a token",
+        60,
+        315_360_000,
+        "seconds,",
+    )
+    revoked_without_redis: Literal["open", "closed"] = _setting(
+        "SSE_REVOKED_WITHOUT_REDIS",
+        "open",
+        "while Redis is away, tokens count unless they are known to be revoked, or none opens a stream",
+        "open or closed",
+    )
     max_topics: int = _number("SSE_MAX_TOPICS", 100, "topics that one stream may follow", 1, 10_000)
     max_connections: int = _number(
         "SSE_MAX_CONNECTIONS", 0, "streams of one process at a time; 0: no limit", 0, 10_000_000
@@ -498,6 +527,7 @@ class Settings(BaseSettings):
     @field_validator(
         "auth",
         "limits_without_redis",
+        "revoked_without_redis",
         "log_format",
         "log_level",
         "redis_routing",

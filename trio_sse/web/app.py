@@ -13,7 +13,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from trio_sse.service import Service
 from trio_sse.settings import Settings
 from trio_sse.sockets import KeepAlive
-from trio_sse.web import health, metrics, openapi, position, presence, publish, routes
+from trio_sse.web import admin, health, metrics, openapi, position, presence, publish, routes
 from trio_sse.web.bodies import MAX_BODY, Body, Request
 from trio_sse.web.doctor import Doctor
 from trio_sse.web.stream_body import StreamBody
@@ -97,6 +97,8 @@ class App(QuartTrio):
             self.register_blueprint(publish.blueprint)
             if service.settings.presence:
                 self.register_blueprint(presence.blueprint)
+        if service.administration is not None:
+            self.register_blueprint(admin.blueprint)
         if service.settings.publish_token_list or service.settings.public_position:
             self.register_blueprint(position.blueprint)
         if service.settings.doctor:

@@ -1,0 +1,85 @@
+"""A request that got no stream, as it is remembered: whom it was about, from where, and why."""
+
+from __future__ import annotations
+
+import re
+import time
+from base64 import urlsafe_b64decode
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Protocol
+
+import msgspec
+
+from trio_sse.access.addresses import client_address
+from trio_sse.access.problem import Refused
+from trio_sse.access.request import DEFAULT_USER, Fields, StreamRequest, bearer, joined, read_request
+from trio_sse.delivery.messages import user_id_problem
+from trio_sse.delivery.recorder import Refusal
+from trio_sse.settings import Settings
+
+_MOST_CLAIM_BYTES = 8192
+_DETAIL = re.compile(rb"\ndata: ?(\{.*\})")
+
+
+class Ending(Protocol):
+    """A stream that only says why there is none."""
+
+    @property
+    def last_words(self) -> bytes: ...
+
+
+def refusal_of(
+    answer: Refused | Ending, query: bytes, headers: Fields, peer: str, settings: Settings
+) -> Refusal:
+    """What is to be remembered of a request that was answered so. Never raises."""
+    if isinstance(answer, Refused):
+        status, detail = int(answer.status), answer.detail
+    else:
+        status, detail = int(HTTPStatus.OK), _said(answer.last_words)
+    request = read_request(query, headers, settings)
+    fields = request.fields if isinstance(request, StreamRequest) else _joined(headers)
+    user, claimed, jti = None, False, None
+    if isinstance(request, StreamRequest):
+        user = request.user_id
+        if user is None and settings.auth == "none" and not request.topics:
+            user = DEFAULT_USER
+        claims = _claims(request, settings)
+        said = claims.get(settings.jwt_user_claim)
+        said = str(said) if isinstance(said, int) else said
+        if user is None and isinstance(said, str) and user_id_problem(said) is None:
+            user, claimed = said, True
+        jti = claims["jti"] if isinstance(claims.get("jti"), str) else None
+    address = client_address(peer, fields, settings.trusted_proxies)
+    return Refusal(time.time(), user, claimed, status, detail, address, jti)
+
+
+def _joined(headers: Fields) -> Mapping[bytes, bytes]:
+    return headers if isinstance(headers, Mapping) else joined(headers)
+
+
+def _said(last_words: bytes) -> str:
+    """The `detail` of a last notice."""
+    found = _DETAIL.search(last_words)
+    said = msgspec.json.decode(found[1]) if found else {}
+    return str(said.get("detail", ""))
+
+
+def _claims(request: StreamRequest, settings: Settings) -> dict[str, Any]:
+    """What the first token of a request says. Nothing rests on it but whom its refusal is shown for."""
+    if settings.auth != "jwt":
+        return {}
+    token = bearer(request.fields.get(b"authorization", b"").decode("latin-1")) or ""
+    if not token and settings.jwt_cookie is not None:
+        cookies = request.fields.get(b"cookie", b"").decode("latin-1")
+        token = cookies.partition(f"{settings.jwt_cookie}=")[2].partition(";")[0].strip('" ')
+    if not token and settings.jwt_query:
+        token = request.token or ""
+    part = token.split(".")[1] if token.count(".") == 2 else ""
+    if not part or len(part) > _MOST_CLAIM_BYTES:
+        return {}
+    try:
+        claims = msgspec.json.decode(urlsafe_b64decode(part + "=="))
+    except (ValueError, RecursionError):
+        return {}
+    return claims if isinstance(claims, dict) else {}
