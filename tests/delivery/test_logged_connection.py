@@ -131,7 +131,7 @@ async def test_without_the_setting_nothing_is_counted_or_said() -> None:
 
 
 async def test_it_takes_no_more_memory_than_its_fields() -> None:
-    common: Any = None
+    common = Service(settings())._common
     assert "__dict__" not in dir(LoggedConnection("1", common, ""))
     assert "__dict__" not in dir(LoggedBraid("1", common, lambda _: None, ""))
 
