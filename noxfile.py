@@ -131,6 +131,13 @@ def fuzz(session: nox.Session) -> None:
     )
 
 
+@in_dev()
+def docs(session: nox.Session) -> None:
+    """The docs site, in site/. A warning, such as a link that leads nowhere, is an error."""
+    session.run(DEV, ".ci/docs_pages.py", ".nox/pages")
+    session.run(DEV, "-m", "zensical", "build", "--clean", "--strict", *session.posargs)
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure the service beside its peers. Takes a while; see benchmarks/README.md."""

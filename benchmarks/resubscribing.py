@@ -5,7 +5,8 @@
 One `trio-sse` process whose streams follow so many topics together, a thousand each. Measured from the moment
 at which Redis has cut its connections, so the pause before the first attempt counts: until the last channel
 is subscribed again, as Redis says (asked every 20 ms), and until the last stream has read that it may have
-missed messages (`redis_reconnected`; in a cluster once for each master).
+missed messages (`redis_reconnected`; in a cluster once for each master). CPU is that of the process; what
+other programs used meanwhile is in the last column.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ async def measure(way: str, targets: int, times: int, folder: Path) -> None:
 
 
 async def one(way: str, redis: Redises, pid: int, opened: list[Stream], channels: int) -> None:
-    before, cpu = [stream.gaps for stream in opened], machine.cpu_seconds(pid)
+    before, cpu, others = [stream.gaps for stream in opened], machine.cpu_seconds(pid), machine.Others()
     for port in redis.ports:
         ask(port, "CLIENT", "KILL", "TYPE", "pubsub")
     began = time.monotonic()
@@ -94,9 +95,10 @@ async def one(way: str, redis: Redises, pid: int, opened: list[Stream], channels
             stream.gaps >= had + shards for stream, had in zip(opened, before, strict=True)
         ):
             told = now
+    busy = others.cores()
     await trio.sleep(1)
     used = machine.cpu_seconds(pid) - cpu
-    print(f"| {way} | {channels:,} | {back:.2f} | {told:.2f} | {used:.2f} |", flush=True)
+    print(f"| {way} | {channels:,} | {back:.2f} | {told:.2f} | {used:.2f} | {busy:.1f} |", flush=True)
 
 
 def main() -> None:
@@ -105,8 +107,8 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--ways", default=",".join(WAYS), help="of by-key, cluster")
     given = parser.parse_args()
-    print("| routing | channels | all subscribed after, s | all told after, s | CPU of the process, s |")
-    print("|---|---|---|---|---|")
+    heads = ("routing", "channels", "all subscribed after, s", "all told after, s", "CPU, s", "others, cores")
+    print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
     for way in given.ways.split(","):
         with tempfile.TemporaryDirectory() as folder:
             trio.run(measure, way, given.targets, given.times, Path(folder))

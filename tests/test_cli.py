@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import signal
 import socket
 import threading
 import time
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import hypercorn.run
 import pytest
+import redis
 from click.testing import CliRunner, Result
 from hypercorn.config import Config
 
-from tests.support.inside import PATIENCE_SECONDS, process_kept
+from tests.support.inside import PATIENCE_SECONDS, process_kept, settings
 from tests.support.ports import free_port
 from tests.support.valkeys import certificate
 from trio_sse import __version__, cli, embedded
@@ -227,6 +231,19 @@ def test_with_no_redis_an_embedded_one_is_started_and_told_how_to_use(
     assert answering == [True]
     assert f"redis-cli -p {port} PUBLISH 'my news' " in result.stderr
     assert not embedded.is_answering(port)
+
+
+def test_of_partitions_what_is_shown_adds_to_that_of_its_user(valkey: int) -> None:
+    parts = settings(redis_stream="it's shown", stream_partitions=8, redis_main_db=3)
+    command, python = cli._how_to_send(parts, valkey)
+    with redis.Redis(port=valkey, db=3) as client:
+        _, database, *words = shlex.split(command)
+        assert database == "3"
+        cast(Any, client).execute_command(*words)
+        exec(f"import json, redis; redis.Redis{python}", {})
+        entries: Any = client.xrange(f"it's shown:{{{zlib.crc32(b'user:1') % 8}}}")
+    said = [fields[b"payload"] for _, fields in entries]
+    assert [json.loads(payload) for payload in said] == [{"user_id": 1, "message": "hello"}] * 2
 
 
 @pytest.mark.parametrize("named", ["REDIS_HOST", "REDIS_URL"])

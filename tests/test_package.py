@@ -118,7 +118,7 @@ BELOW = {
     "broker": {"delivery"},
     "metrics": {"version"},
     "server": {"access", "delivery", "service"},
-    "web": {"access", "broker", "delivery", "server", "service"},
+    "web": {"access", "broker", "delivery", "server", "service", "version"},
     "commands": {"access", "broker", "delivery", "logs", "options", "server", "version"},
 }
 """For each folder what it may import beside itself and SHARED. Imports point downwards."""

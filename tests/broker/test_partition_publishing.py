@@ -248,3 +248,21 @@ async def test_slots_that_moved_are_found(three: Cluster) -> None:
         for key in (None, "moved"):
             await running.service.publisher.publish([message(1, "ann")], key)
         assert other.client.xlen(name) == 2
+
+
+async def test_who_asks_what_became_of_it_is_told_once_for_each_stream(port: int) -> None:
+    with redis.Redis(port=port) as client:
+        client.flushall()
+        async with followed(partial(partitioned, port, reply_lists="replies:"), "ann", BOB) as (running, _):
+            both = running.join("ann", ["news", "sport", "orders/17"])
+            await connected(both)
+            asking = message(1, "ann", BOB, "nobody", topic=["news", "sport"], reply_to="replies:1")
+            (published,), _ = await running.service.publisher.publish([asking], None)
+            assert became(published) == (3, 0, 0)
+            told: Any = []
+            await until(lambda: told.extend(client.lrange("replies:1", len(told), -1)) or _streams(told) == 3)
+            assert len(told) == 2  # partitions that brought it to somebody
+
+
+def _streams(told: list[bytes]) -> int:
+    return sum(json.loads(one)["streams"] for one in told)

@@ -86,6 +86,7 @@ async def test_ids_are_given_to_whoever_asks_for_them(monkeypatch: pytest.Monkey
         ("user_id=ann&ids=1", "one", 400),
         ("user_id=", "one", 400),
         ("topic=*", "one", 400),
+        ("user_id=*", "one", 400),
         ("users=ann", "one", 400),
         ("&".join(f"user_id={n}" for n in range(MOST_TARGETS + 1)), "one", 400),
     ],

@@ -413,8 +413,8 @@ class Hub:
             self.delays.end()
         for receipt in self._flushing:
             receipt.done.set()
-            if receipt.reply_to is not None and self.receipts.answer is not None:
-                self.receipts.answer(receipt)
+            if receipt.reply_to is not None and self.receipts.answer is not None and receipt.streams:
+                self.receipts.answer(receipt)  # else all have left, or get it from another partition
         self._flushing.clear()
 
     def announce_gap_to(self, reason: str, targets: Iterable[Target]) -> None:

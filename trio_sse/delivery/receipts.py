@@ -24,6 +24,11 @@ class Receipt:
     """The Redis list that is to be told, once it is complete."""
     done: trio.Event = field(default_factory=trio.Event)
 
+    @property
+    def streams(self) -> int:
+        """Connections that it was for."""
+        return self.took + self.buffered + self.dropped
+
 
 def together(receipts: Sequence[Receipt]) -> Receipt:
     """What became of a message that came back in several parts: each stream took it from one of them."""

@@ -110,8 +110,8 @@ class Settings(BaseSettings):
     redis_routing: Literal["shared", "by-key"] = _setting(
         "SSE_REDIS_ROUTING",
         "shared",
-        "one channel for all, or one for each user and topic: <channel>:user:42, <channel>:topic:news, "
-        "<channel>:all",
+        "one channel for all, or one for each user and topic: notifications:user:42, "
+        "notifications:topic:news, notifications:all",
         "shared or by-key",
     )
     redis_stream: str | None = _setting(

@@ -13,7 +13,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from trio_sse.service import Service
 from trio_sse.settings import Settings
 from trio_sse.sockets import KeepAlive
-from trio_sse.web import health, metrics, position, presence, publish, routes
+from trio_sse.web import health, metrics, openapi, position, presence, publish, routes
 from trio_sse.web.bodies import MAX_BODY, Body, Request
 from trio_sse.web.stream_body import StreamBody
 
@@ -91,6 +91,7 @@ class App(QuartTrio):
         self.register_blueprint(health.blueprint)
         if service.settings.metrics_token is not None:
             self.register_blueprint(metrics.blueprint)
+        self.register_blueprint(openapi.blueprint)
         if service.settings.publish_token_list:
             self.register_blueprint(publish.blueprint)
             if service.settings.presence:

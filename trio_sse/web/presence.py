@@ -10,7 +10,7 @@ from quart import Blueprint, Response, request
 from trio_sse.broker.presence import Presence
 from trio_sse.broker.presence_records import MOST_IDS, Here
 from trio_sse.broker.publisher import UnavailableError
-from trio_sse.delivery.messages import Notification, topic_problem, user_id_problem
+from trio_sse.delivery.messages import EVERYBODY, Notification, topic_problem, user_id_problem
 from trio_sse.delivery.targets import topic
 from trio_sse.web.publish import publish_token
 from trio_sse.web.replies import json_reply, needs_token, problem_reply, try_again
@@ -62,6 +62,8 @@ def _problem(users: list[str], topics: list[str], ids: str) -> str | None:
         return "neither user_id nor topic; both may be there several times"
     if len(users) + len(topics) > MOST_TARGETS:
         return f"more than {MOST_TARGETS} users and topics"
+    if EVERYBODY in users:
+        return 'user_id "*" means everybody; ask for users by their ids'
     if ids not in ("true", "false"):
         return "ids is true or false"
     problems = [*map(user_id_problem, users), *map(topic_problem, topics)]
