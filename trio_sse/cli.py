@@ -34,6 +34,7 @@ from trio_sse.commands.token import token
 from trio_sse.logs import configure
 from trio_sse.patches import standing_in
 from trio_sse.server.listening import ListenError, listening, place, urls
+from trio_sse.server.metrics_port import metrics_listener
 from trio_sse.settings import Settings
 from trio_sse.sockets import MAX_BACKLOG
 from trio_sse.version import __version__
@@ -159,6 +160,14 @@ def _listeners(settings: Settings) -> Iterator[list[socket.socket]]:
             listeners = stack.enter_context(listening(settings))
         except ListenError as error:
             options.fail(f"cannot listen on {place(settings)}: {error}")
+        try:
+            # Each worker makes one of its own, and none of them would hear that the port is taken.
+            with metrics_listener(settings) or contextlib.nullcontext():
+                pass
+        except OSError as error:
+            options.fail(
+                f"cannot listen on port {settings.metrics_port}: {error.strerror or error} (SSE_METRICS_PORT)"
+            )
         yield listeners
 
 

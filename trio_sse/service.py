@@ -285,8 +285,8 @@ class Service:
         return {
             "streams": len(self.hub),
             "keys": self.hub.keys,
-            "ready": self.not_ready() is None,
-            "redis_up": self.subscriber.problem is None,
+            "ready": int(self.not_ready() is None),
+            "redis_up": int(self.subscriber.problem is None),
             "log_lag_seconds": max(hub.log_lag for hub in hubs),
             "pending_bytes": sum(hub.pending_bytes for hub in hubs),
             "open_files": files.open,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 
+from tests.support.inside import settings
 from trio_sse.metrics import gathering
 from trio_sse.metrics.gathering import Metrics
 from trio_sse.metrics.report import Totals
+from trio_sse.service import Service as SseService
 
 SAME = ("messages_received:",)
 
@@ -168,3 +171,13 @@ async def test_its_text_is_that_of_the_numbers() -> None:
     text, content_type = await a.metrics.text("")
     assert b"trio_sse_published_to_streams_total 5.0\n" in text
     assert content_type.startswith("text/plain")
+
+
+async def test_what_a_service_reports_is_understood_by_another() -> None:
+    one, other = SseService(settings()), SseService(settings())
+
+    async def ask(kind: str, body: bytes = b"") -> tuple[list[bytes], set[str]]:
+        return [other.siblings.answers[kind](body)], set()
+
+    with mock.patch.object(one.siblings, "ask", ask):
+        assert (await one.metrics.numbers())["workers"] == 2
