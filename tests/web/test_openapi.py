@@ -13,9 +13,8 @@ from trio_sse.version import __version__
 from trio_sse.web.app import App
 from trio_sse.web.openapi import document
 
-FULL: dict[str, Any] = {"publish_tokens": "one", "presence": True}
+FULL: dict[str, Any] = {"publish_tokens": "one", "presence": True, "metrics_token": "two"}
 LATER = {
-    "/metrics",
     "/explain",
     "/disconnect",
     "/revoke",
