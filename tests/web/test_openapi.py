@@ -13,15 +13,13 @@ from trio_sse.version import __version__
 from trio_sse.web.app import App
 from trio_sse.web.openapi import document
 
-FULL: dict[str, Any] = {"publish_tokens": "one", "presence": True, "metrics_token": "two"}
+FULL: dict[str, Any] = {"publish_tokens": "one", "presence": True, "metrics_token": "two", "doctor": True}
 LATER = {
     "/explain",
     "/disconnect",
     "/revoke",
     "/admin",
     "/admin/events",
-    "/doctor",
-    "/sse/doctor",
 }
 
 
