@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.ports import free_port
-from tests.support.process import Service, wait_until
+from tests.support.process import Service, wait_until, with_code_under_test
 from tests.support.tools import ROOT, tool
 from tests.support.variants import script
 
@@ -78,7 +78,8 @@ def test_it_serves_at_the_socket_that_it_is_handed(tmp_path: Path, valkey: int, 
         "SSE_WORKERS": workers,
         "SSE_PORT": "1",
     }
-    command += [f"--setenv={name}={value}" for name, value in settings.items()]
+    # It hands on nothing else of the environment.
+    command += [f"--setenv={name}={value}" for name, value in with_code_under_test(settings).items()]
     started = shlex.split(unit("trio-sse.service")["ExecStart"].replace(EXECUTABLE, script("trio-sse")))
     service = Service([*command, *started], port, settings, tmp_path / "log", redis_port=None)
     try:
