@@ -113,6 +113,7 @@ SHARED = {"counters", "patches", "settings", "sockets"}
 
 BELOW = {
     "settings": set[str](),
+    "logs": set[str](),
     "delivery": set[str](),
     "access": {"delivery", "version"},
     "broker": {"delivery"},
@@ -127,6 +128,7 @@ BELOW = {
 FOREIGN = {"quart", "quart_trio", "redis", "hypercorn", "trio_asyncio", "h11", "h2", "asyncio"}
 MAY_KNOW = {
     "settings": set[str](),
+    "logs": {"hypercorn"},
     "delivery": {"asyncio"},
     "access": set[str](),
     "broker": {"redis", "trio_asyncio", "asyncio"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import resource
 import signal
 import socket
@@ -18,8 +19,10 @@ import structlog
 import trio
 from trio_asyncio import aio_as_trio
 
-from trio_sse import logs
 from trio_sse.access.problem import problem
+from trio_sse.logs import configure
+from trio_sse.logs.libraries import adopted
+from trio_sse.logs.pipe import Pipe
 from trio_sse.server.certificates import Certificates, hangup_is_unattended
 from trio_sse.server.containment import Contained, innermost
 from trio_sse.server.front import Front
@@ -91,7 +94,7 @@ class Application:
         except SettingsError as error:
             await _refuse(scope, receive, send, "\n".join(["wrong settings:", *error.lines]))
             return
-        logs.configure(settings)
+        lines = configure(settings)
         for notice in settings.notices:
             log.warning(notice)
         app.service.admission.warn_if_open()
@@ -102,9 +105,9 @@ class Application:
         _calm_garbage_collector()
         _allow_many_files()
         if loop is None:
-            failure = await self._live(app, metrics, scope, receive, send)
+            failure = await self._live(app, metrics, lines, scope, receive, send)
         else:
-            failure = await _on_trio(loop, partial(self._live, app, metrics), scope, receive, send)
+            failure = await _on_trio(loop, partial(self._live, app, metrics, lines), scope, receive, send)
         if failure is not None:
             await send(failure)
         elif self.crashed:
@@ -114,7 +117,13 @@ class Application:
                 signal.raise_signal(signal.SIGTERM)
 
     async def _live(
-        self, app: App, metrics: socket.socket | None, scope: Scope, receive: Receive, send: Send
+        self,
+        app: App,
+        metrics: socket.socket | None,
+        lines: logging.Handler,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> Message | None:
         """Run the service until the server stops it. Returns the message that reports a failure, or None. The
         caller must send it from the server's own loop: Hypercorn's asyncio worker checks for it at once."""
@@ -145,10 +154,18 @@ class Application:
                 if hangup_is_unattended():
                     await nursery.start(certificates.listen)
                 nursery.start_soon(certificates.watch)
+                if isinstance(lines, Pipe):
+                    nursery.start_soon(lines.keep_up)
                 await nursery.start(front.run)
                 if metrics is not None:
                     nursery.start_soon(serve_metrics, service, metrics)
-                with installing.installed(), bounded_heads(), certificates.installed(), front.installed():
+                with (
+                    adopted(lines, log.getEffectiveLevel()),
+                    installing.installed(),
+                    bounded_heads(),
+                    certificates.installed(),
+                    front.installed(),
+                ):
                     await app(scope, receive_after_connections, send_unless_failed)  # type: ignore[arg-type]
                 nursery.cancel_scope.cancel()
         except Exception as error:

@@ -14,10 +14,11 @@ import click
 import msgspec
 from redis.exceptions import NoPermissionError, ResponseError
 
-from trio_sse import check_by_key, check_keys, check_partitions, embedded, logs, redis_cli
+from trio_sse import check_by_key, check_keys, check_partitions, embedded, redis_cli
 from trio_sse.broker.errors import ReplicaError, advice
 from trio_sse.broker.link import ERRORS, Link, answer_within, call, open_link, replicates
 from trio_sse.broker.log import read_info
+from trio_sse.logs import escaped
 from trio_sse.server.listening import ListenError, Url, is_handed, listening, place, urls
 from trio_sse.settings import Settings, contradictions
 
@@ -184,5 +185,5 @@ async def _look_at_stream(settings: Settings, stream: str, speaking: Link) -> No
 
 
 def _say(good: bool, line: str) -> bool:
-    click.echo(f"{'ok   ' if good else 'WRONG'} {logs.escaped(line)}")
+    click.echo(f"{'ok   ' if good else 'WRONG'} {escaped(line)}")
     return good

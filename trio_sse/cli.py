@@ -21,7 +21,7 @@ import hypercorn.trio
 import trio
 from hypercorn.config import Config
 
-from trio_sse import check, check_by_key, check_partitions, embedded, logs, options
+from trio_sse import check, check_by_key, check_partitions, embedded, options
 from trio_sse.access.admission import Admission
 from trio_sse.access.publishers import Publishers
 from trio_sse.asgi import Application
@@ -31,6 +31,7 @@ from trio_sse.commands.listen import listen
 from trio_sse.commands.publish import publish
 from trio_sse.commands.route import route
 from trio_sse.commands.token import token
+from trio_sse.logs import configure
 from trio_sse.patches import standing_in
 from trio_sse.server.listening import ListenError, listening, place, urls
 from trio_sse.settings import Settings
@@ -71,7 +72,7 @@ def serve(**given: str | None) -> None:
     """
     with _hangups_ignored():
         settings = options.read(given, _more_checks)
-        logs.configure(settings)
+        configure(settings)
         with _redis(settings), _listeners(settings) as listeners:
             sys.exit(_serve(settings, listeners))
 

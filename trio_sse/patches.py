@@ -124,6 +124,14 @@ PATCHES = (
         test=_NEEDED + "test_a_response_that_has_ended_leaves_its_connection_open",
     ),
     Patch(
+        what="_create_logger in hypercorn.logging",
+        where="logs.libraries",
+        library="hypercorn 0.18",
+        why="Its lines, the access log too, have a format of their own, wait for whoever reads them, and pass"
+        " on control characters. It makes its handlers when it first says something.",
+        test=_NEEDED + "test_hypercorn_makes_its_loggers_when_it_first_says_something",
+    ),
+    Patch(
         what="_join_exited in hypercorn.run",
         where="cli",
         library="hypercorn 0.18",

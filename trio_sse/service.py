@@ -28,6 +28,7 @@ from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.lane import Bounds as LaneBounds
 from trio_sse.delivery.lanes import Lanes
 from trio_sse.delivery.lifetimes import Lifetimes
+from trio_sse.delivery.logged_connection import Logged, LoggedConnection
 from trio_sse.delivery.notices import farewell
 from trio_sse.delivery.partitions import Partitioning
 from trio_sse.delivery.recorder import Recorder
@@ -160,8 +161,7 @@ class Service:
         Returns a connection that is in the hub and begins by itself, or one that ends at once after a last
         notice.
         """
-        follows = followed(accepted.user_id, accepted.topics)
-        connection = Connection(follows, self._common) if self.lanes is None else self.lanes.open(follows)
+        connection = self._connection(accepted)
         if self.hub.recorder is not None and not accepted.last_words:
             connection.record = self._record(connection, accepted)
             self.hub.recorder.opened(connection.record)
@@ -172,8 +172,11 @@ class Service:
             raise
         return connection
 
-    def release(self, connection: Connection) -> None:
-        """Take a stream out of the hub and of the limits: it has ended. Calling it again is harmless."""
+    def release(self, connection: Connection, why: str = "left") -> None:
+        """Take a stream out of the hub and of the limits: it has ended. Calling it again is harmless.
+        `why` it ended, unless the service ended it."""
+        if isinstance(connection, Logged):
+            connection.say("stopping" if self.hub.closed else why)
         self.hub.leave(connection)
         self.admission.limits.end(connection)
         if self.hub.recorder is not None and connection.record is not None:
@@ -219,6 +222,14 @@ class Service:
         if (files := descriptors()).short:
             return "no_descriptors", f"{files.open} of {files.limit} files are open"
         return None
+
+    def _connection(self, accepted: Accepted) -> Connection:
+        follows = followed(accepted.user_id, accepted.topics)
+        if self.lanes is not None:
+            return self.lanes.open(follows, accepted.address if self.settings.log_streams else None)
+        if self.settings.log_streams:
+            return LoggedConnection(follows, self._common, accepted.address)
+        return Connection(follows, self._common)
 
     def _lanes(self, partitioning: Partitioning | None) -> Lanes | None:
         """The partitions of the log that are read here, if it has any."""
@@ -323,9 +334,12 @@ class Service:
         longest = self.settings.max_stream_seconds
         if longest:
             life = longest * random.uniform(0.8, 1)  # noqa: S311  jitter, not a secret
-            self.lifetimes.add(connection, trio.current_time() + life)
+            end = trio.current_time() + life
+            self.lifetimes.add(connection, end)
             if connection.record is not None:
                 connection.record.longest_until = time.time() + life - 0.5  # it is ended a little later
+            if isinstance(connection, Logged):
+                connection.counted.longest_until = end
         if seconds is not None:
             self.lifetimes.add(connection, trio.current_time() + seconds, _auth_expired)
 

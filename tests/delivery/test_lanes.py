@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from tests.support.inside import Client, events, flush_now
 from trio_sse.counters import Counters
@@ -18,6 +19,7 @@ from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import History
 from trio_sse.delivery.lane import Bounds, Lane
 from trio_sse.delivery.lanes import LINGER_SECONDS, Lanes
+from trio_sse.delivery.logged_connection import LoggedBraid
 from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.partitions import Layout, Partition, Partitioning, parse_place
 from trio_sse.delivery.receipts import Receipts
@@ -287,3 +289,25 @@ def test_an_id_with_places_in_a_log_that_is_read_no_more_counts_by_its_others() 
     assert names(moved) == ["connected"]
     for client in (*gone, less):
         assert names(client) == ["connected", "gap"]
+
+
+async def test_a_stream_that_is_logged_counts_what_all_partitions_gave() -> None:
+    world = World(capacity=2)
+    braid = world.lanes.open(followed("ann", TOPICS), "192.0.2.1")
+    assert isinstance(braid, LoggedBraid)
+    world.lanes.begin(braid, Start())
+    client = Client(braid)
+    world.read()
+    client.catch_up()
+    for target in ("ann", *map(topic, TOPICS)):
+        world.publish((target,))
+    client.busy = True
+    for _ in range(5):
+        world.publish(("ann",))
+    with capture_logs() as lines:
+        braid.say("write_timeout")
+    (line,) = lines
+    assert (line["messages"], line["dropped"], line["why"]) == (5, 3, "write_timeout")
+    client.catch_up()
+    assert braid.counted.messages == client.names.count("message") == 7
+    assert braid.counted.dropped == 3

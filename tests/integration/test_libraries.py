@@ -22,6 +22,7 @@ import h2.events
 import h2.exceptions
 import h11
 import hypercorn.asyncio.run
+import hypercorn.logging
 import hypercorn.protocol.h11
 import hypercorn.run
 import hypercorn.trio.run
@@ -446,3 +447,20 @@ def test_pyjwt_looks_at_each_letter_of_a_token() -> None:
     assert jwt.PyJWS._decode_base64url_segment(Letters(b"e30"), "payload") == b"{}"
     assert Letters.seen == 1
     assert isinstance(jwt.PyJWT()._jws, jwt.PyJWS)
+
+
+def test_hypercorn_makes_its_loggers_when_it_first_says_something() -> None:
+    """`logs.libraries` stands in for what makes them, which is looked up each time, and waits for whoever
+    reads. If this fails, find what makes them by now; or if Hypercorn leaves its loggers alone, delete it."""
+    config = Config()
+    config.errorlog = "-"
+    made = []
+
+    def make(name: str, *_: object, **__: object) -> None:
+        made.append(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hypercorn.logging, "_create_logger", make)
+        assert made == []
+        assert config.log.error_logger is None
+    assert made == ["hypercorn.access", "hypercorn.error"]

@@ -35,6 +35,7 @@ from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.resume import Resumer, Start
 from trio_sse.delivery.targets import followed, topic
+from trio_sse.logs.libraries import OURS
 from trio_sse.server.containment import report
 from trio_sse.server.fleet import Fleet
 from trio_sse.server.http1 import Head, read_head
@@ -353,6 +354,9 @@ def process_kept() -> Iterator[None]:
         gc.unfreeze()
         resource.setrlimit(resource.RLIMIT_NOFILE, files)
         logger = logging.getLogger("trio_sse")
+        for handler in logger.handlers:
+            if handler.name == OURS:
+                handler.close()
         logger.handlers, logger.propagate = [], True
         logger.setLevel(logging.NOTSET)
         structlog.reset_defaults()

@@ -210,7 +210,7 @@ class Admission:
             if request.unfilled is not None:
                 self._report_unfilled(request.unfilled, user_id)
         address = ""
-        if self.limits.any or self.refused is not None:
+        if self.limits.any or self.refused is not None or self._settings.log_streams:
             address = client_address(peer(), request.fields, self._settings.trusted_proxies)
         if self.limits.any and (overloaded := self.limits.excess(user_id, address)):
             return self._later(request, overloaded)

@@ -13,9 +13,10 @@ import msgspec
 import trio
 from httpx_sse import ServerSentEvent
 
-from trio_sse import logs, options
+from trio_sse import options
 from trio_sse.access.admission import STREAM_PATH
 from trio_sse.commands.follow import RefusedError, Target, fields_of, follow, new_client
+from trio_sse.logs import escaped, escaped_json
 from trio_sse.server.listening import Url, urls
 
 TOKEN_VARIABLE = "TRIO_SSE_TOKEN"  # noqa: S105  a name, and none of the service's settings
@@ -68,7 +69,7 @@ def listen(
     try:
         trio.run(_listen, target, token, Printer(target, as_json=as_json))
     except RefusedError as error:
-        options.fail(logs.escaped(f"{_where(target)}: {error}"))
+        options.fail(escaped(f"{_where(target)}: {error}"))
     except KeyboardInterrupt:
         sys.exit(0)
 
@@ -104,9 +105,9 @@ def _token(path: str | None) -> str | None:
         with open(path, encoding="utf-8") as file:
             token = file.read(65536).strip()
     except (OSError, UnicodeDecodeError) as error:
-        options.fail(f"--token-file {logs.escaped(path)}: {getattr(error, 'strerror', None) or error}")
+        options.fail(f"--token-file {escaped(path)}: {getattr(error, 'strerror', None) or error}")
     if not token or not token.isascii() or not token.isprintable():
-        options.fail(f"--token-file {logs.escaped(path)}: there is no token in it")
+        options.fail(f"--token-file {escaped(path)}: there is no token in it")
     return token
 
 
@@ -140,7 +141,7 @@ class Printer:
 def as_line(event: ServerSentEvent, at: datetime) -> str:
     """The time, the event's name if it has one of its own, and the data as they came."""
     name = "" if event.event == "message" else f"{event.event} "
-    return logs.escaped(f"{at:%H:%M:%S}.{at.microsecond // 1000:03d} {name}{event.data}")
+    return escaped(f"{at:%H:%M:%S}.{at.microsecond // 1000:03d} {name}{event.data}")
 
 
 def as_json(event: ServerSentEvent) -> str:
@@ -152,11 +153,11 @@ def as_json(event: ServerSentEvent) -> str:
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         data = event.data
     line = msgspec.json.encode({"id": event.id or None, "event": event.event, "data": data})
-    return logs.escaped_json(line.decode())
+    return escaped_json(line.decode())
 
 
 def _note(text: str) -> None:
-    click.echo(f"-- {logs.escaped(text)}", err=True)
+    click.echo(f"-- {escaped(text)}", err=True)
 
 
 def _connected(event: ServerSentEvent) -> str:

@@ -13,13 +13,14 @@ import click
 import msgspec
 from redis.exceptions import MovedError
 
-from trio_sse import logs, options
+from trio_sse import options
 from trio_sse.broker.cluster_map import redirected
 from trio_sse.broker.errors import ReplicaError, of_redis
 from trio_sse.broker.link import ERRORS, Link, answer_within, call, open_link, replicates
 from trio_sse.broker.open_links import IDLE_SECONDS
 from trio_sse.commands.keyed import Added, KeyedSender, PartitionSender, Sent
 from trio_sse.delivery.messages import EVERYBODY, RESERVED_EVENTS, name_problem, too_deep
+from trio_sse.logs import escaped
 from trio_sse.settings import Settings
 
 ANSWER_SECONDS = 5.0
@@ -169,7 +170,7 @@ def _publish_all(settings: Settings, payloads: Iterator[bytes]) -> int:
             except ERRORS as error:
                 before = f" ({published} published before)" if published else ""
                 line = f"{of_redis(error, settings)}{before}"
-                click.echo(logs.escaped(line), err=True)
+                click.echo(escaped(line), err=True)
                 return 1
             published += 1
             _say(answer, settings)
@@ -228,14 +229,14 @@ class _Sender:
 def _say(answer: Any, settings: Settings) -> None:
     if isinstance(answer, Added):
         entries = [f"{entry} in {key}" for entry, key in zip(answer.entries, answer.keys, strict=True)]
-        click.echo(logs.escaped(f"entry {_few(entries)}; last_event_id={answer.place}"))
+        click.echo(escaped(f"entry {_few(entries)}; last_event_id={answer.place}"))
         return
     if settings.redis_stream is not None:
-        click.echo(f"entry {answer.decode()} in {logs.escaped(settings.redis_stream)}")
+        click.echo(f"entry {answer.decode()} in {escaped(settings.redis_stream)}")
         return
     channels = answer.channels if isinstance(answer, Sent) else [settings.redis_channel]
     answer = answer.subscribers if isinstance(answer, Sent) else answer
-    channel = logs.escaped(_few(channels))
+    channel = escaped(_few(channels))
     click.echo(f"to {answer} subscriber{'' if answer == 1 else 's'} of {channel}")
     if answer == 0 and settings.by_key:
         click.echo(

@@ -13,10 +13,11 @@ import click
 from click.core import ParameterSource
 from pydantic import SecretStr
 
-from trio_sse import logs, options
+from trio_sse import options
 from trio_sse.broker.bridge import Bridge
 from trio_sse.broker.channels import Channels
 from trio_sse.commands.keyed import post_of
+from trio_sse.logs import configure
 from trio_sse.settings import Settings, env_name, model, redis_url
 from trio_sse.settings.redis_url import RedisURLError, parse
 
@@ -64,7 +65,7 @@ def route(
     if typed and redis_url.has_secret(source_url or ""):
         options.fail("--from with a password shows in the process list: set TRIO_SSE_FROM in the environment")
     settings = _settings(given)
-    logs.configure(settings)
+    configure(settings)
     source = _source(settings, source_url, from_channel, from_stream)
     name = name or socket.gethostname()  # the same after a restart: it goes on with what it had taken
     asyncio.run(_until_stopped(Bridge(source, settings, partial(post_of, settings), name)))

@@ -109,6 +109,14 @@ class Braid(Connection):
     def catching_up(self) -> bool:
         return self.begun and any(strand.catching_up for strand in self._strands.values())
 
+    @property
+    def has_waiting(self) -> bool:
+        return any(strand.has_waiting for strand in self._strands.values())
+
+    @property
+    def untold(self) -> int:
+        return sum(strand.untold for strand in self._strands.values())
+
     def weave(
         self,
         strands: dict[Partition, Strand],

@@ -139,6 +139,16 @@ class Connection:
         """Bytes that were written for the client and that it has not acknowledged. None: not known."""
         return self._outlet.behind if isinstance(self._outlet, SocketOutlet) else None
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether messages wait for the client."""
+        return self._channel is not None
+
+    @property
+    def untold(self) -> int:
+        """Messages that were dropped, and of which no gap has told yet."""
+        return self._owed.dropped if self._owed is not None else 0
+
     def attach(self, outlet: Outlet) -> None:
         """Let `outlet` send the stream. It ends at once if the connection was closed before."""
         self._outlet = outlet

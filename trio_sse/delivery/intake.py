@@ -102,9 +102,7 @@ class Intake:
     def _report(self, reason: str, payload: bytes) -> None:
         if (unlogged := self._log_limit.passed()) is None:
             return
-        log.warning(
-            "message skipped",
-            reason=reason,
-            payload=payload[:800].decode("utf-8", "backslashreplace")[:200],
-            skipped_unlogged=unlogged,
-        )
+        found: dict[str, object] = {"bytes": len(payload)}
+        if _debug():
+            found["payload"] = payload[:800].decode("utf-8", "backslashreplace")[:200]
+        log.warning("message skipped", reason=reason, **found, skipped_unlogged=unlogged)

@@ -13,6 +13,7 @@ from trio_sse.delivery.braid import Braid, Strand
 from trio_sse.delivery.connection import Common, Connection
 from trio_sse.delivery.event_ids import EntryId, entry_text
 from trio_sse.delivery.lane import Bounds, Lane
+from trio_sse.delivery.logged_connection import LoggedBraid
 from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.partitions import Partition, Partitioning, Place, parse_place, part_text
 from trio_sse.delivery.receipts import Receipts
@@ -60,8 +61,11 @@ class Lanes:
         self._wall_clock = wall_clock
         self._stops: dict[Partition, Callable[[], None]] = {}
 
-    def open(self, follows: Followed) -> Braid:
-        """A stream that follows this. It is to begin, and to leave."""
+    def open(self, follows: Followed, logged: str | None = None) -> Braid:
+        """A stream that follows this. It is to begin, and to leave. `logged`: the address of the client, if
+        it is to be logged."""
+        if logged is not None:
+            return LoggedBraid(follows, self._common, self._forget, logged)
         return Braid(follows, self._common, self._forget)
 
     def begin(self, connection: Connection, start: Start) -> None:

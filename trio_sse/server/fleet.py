@@ -116,9 +116,10 @@ class Fleet:
             return
         self._poller.forget(fd)
         connection = cast(Connection, outlet.backlog)
-        if outlet.timed_out and connection.record is not None:
-            connection.record.ends("write_timeout")
-        self._service.release(connection)
+        why = "write_timeout" if outlet.timed_out else "left"
+        if connection.record is not None:
+            connection.record.ends(why)
+        self._service.release(connection, why)
         os.close(fd)
         self._size -= 1
         if not self._size:

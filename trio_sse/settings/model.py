@@ -421,11 +421,20 @@ class Settings(BaseSettings):
     direct: bool = _setting(
         "SSE_DIRECT", True, "serve streams on their own sockets, past Hypercorn and Quart", "true or false"
     )
+    doctor: bool = _setting(
+        "SSE_DOCTOR",
+        False,
+        "serve /doctor, a page that measures what proxies do to streams",
+        "true or false",
+    )
     log_format: Literal["console", "json"] = _setting(
         "SSE_LOG_FORMAT", "console", "how log lines look", "console or json"
     )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "SSE_LOG_LEVEL", "info", "least important lines shown", "debug, info, warning or error"
+    )
+    log_streams: bool = _setting(
+        "SSE_LOG_STREAMS", False, "a log line for each stream that ends", "true or false"
     )
     redis_host: str = _setting("REDIS_HOST", "127.0.0.1", "Redis host", "an address or a host name")
     redis_port: int = _number("REDIS_PORT", 6379, "Redis port", 1, 65535)

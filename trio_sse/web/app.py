@@ -15,6 +15,7 @@ from trio_sse.settings import Settings
 from trio_sse.sockets import KeepAlive
 from trio_sse.web import admin, health, metrics, openapi, position, presence, publish, routes
 from trio_sse.web.bodies import MAX_BODY, Body, Request
+from trio_sse.web.doctor import Doctor
 from trio_sse.web.stream_body import StreamBody
 
 BODY_SECONDS = 10
@@ -100,6 +101,8 @@ class App(QuartTrio):
             self.register_blueprint(admin.blueprint)
         if service.settings.publish_token_list or service.settings.public_position:
             self.register_blueprint(position.blueprint)
+        if service.settings.doctor:
+            self.register_blueprint(Doctor().blueprint)
         self.before_serving(self._start)
 
     async def _start(self) -> None:

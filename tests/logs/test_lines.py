@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from tests.support.inside import process_kept, settings
-from trio_sse import logs
+from trio_sse.logs import configure
 
 log = structlog.stdlib.get_logger("trio_sse.test")
 
@@ -22,7 +22,7 @@ def _kept() -> Iterator[None]:
 
 
 def test_a_console_line_has_level_event_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(settings())
+    configure(settings())
     log.warning("message skipped", reason="not JSON")
     out, err = capsys.readouterr()
     assert out == ""
@@ -32,7 +32,7 @@ def test_a_console_line_has_level_event_and_fields(capsys: pytest.CaptureFixture
 
 
 def test_a_json_line_is_an_object_with_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(settings(log_format="json"))
+    configure(settings(log_format="json"))
     log.warning("übersprungen", reason="not JSON")
     (line,) = capsys.readouterr().err.splitlines()
     said = json.loads(line)
@@ -43,35 +43,35 @@ def test_a_json_line_is_an_object_with_the_same(capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
 def test_an_error_is_shown_with_its_place(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(settings(log_format=log_format))
+    configure(settings(log_format=log_format))
     try:
         1 / 0  # noqa: B018
     except ZeroDivisionError:
         log.critical("failed", exc_info=True)
     err = capsys.readouterr().err
     assert "ZeroDivisionError" in err
-    assert "test_logs.py" in err
+    assert "test_lines.py" in err
 
 
 @pytest.mark.parametrize(("level", "shown"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
 def test_lines_below_the_level_are_not_shown(
     level: str, shown: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.configure(settings(log_level=level))
+    configure(settings(log_level=level))
     for say in (log.debug, log.info, log.warning, log.error):
         say("line")
     assert len(capsys.readouterr().err.splitlines()) == shown
 
 
 def test_configuring_twice_says_everything_once(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(settings())
-    logs.configure(settings())
+    configure(settings())
+    configure(settings())
     log.info("line")
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_nothing_is_said_again_by_the_root_logger(caplog: pytest.LogCaptureFixture) -> None:
-    logs.configure(settings())
+    configure(settings())
     log.warning("line")
     assert caplog.records == []
 
@@ -79,7 +79,7 @@ def test_nothing_is_said_again_by_the_root_logger(caplog: pytest.LogCaptureFixtu
 def test_loggers_of_others_are_left_alone() -> None:
     root = logging.getLogger()
     before = (list(root.handlers), root.level)
-    logs.configure(settings(log_level="debug"))
+    configure(settings(log_level="debug"))
     assert (list(root.handlers), root.level) == before
 
 
@@ -102,7 +102,7 @@ class _Rude:
 def test_control_characters_of_clients_and_publishers_never_reach_the_terminal(
     log_format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.configure(settings(log_format=log_format))
+    configure(settings(log_format=log_format))
     log.warning("skipped", payload=HOSTILE, word="\x1b[2J", several=[HOSTILE, {HOSTILE: 1}], rude=_Rude())
     log.warning(HOSTILE)
     logging.getLogger("trio_sse.foreign").warning("from a library: %s", HOSTILE)
@@ -115,7 +115,7 @@ def test_control_characters_of_clients_and_publishers_never_reach_the_terminal(
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
 def test_neither_do_those_in_errors(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(settings(log_format=log_format))
+    configure(settings(log_format=log_format))
     single = ValueError(HOSTILE)
     single.add_note(HOSTILE)
     for error in (single, ExceptionGroup(HOSTILE, [single])):
@@ -128,13 +128,13 @@ def test_neither_do_those_in_errors(log_format: str, capsys: pytest.CaptureFixtu
 
 
 def test_a_json_line_still_says_what_was_there(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(settings(log_format="json"))
+    configure(settings(log_format="json"))
     log.warning("skipped", payload=HOSTILE)
     assert json.loads(capsys.readouterr().err)["payload"] == HOSTILE
 
 
 def test_a_console_line_quotes_no_word_and_keeps_other_scripts(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(settings())
+    configure(settings())
     log.warning("übersprungen", reason="消息", count=1, text="not JSON", path="a\\b")
     err = capsys.readouterr().err
     assert err.rstrip().endswith("übersprungen count=1 path=a\\b reason=消息 text='not JSON'")

@@ -1,4 +1,4 @@
-"""The format of log lines. One line per event, to standard error.
+"""The format of log lines. One line per event.
 
 Clients and publishers can put text into the log. That text cannot move the cursor, change a colour or the
 direction of writing, or begin a line: characters that do not print are written as escape sequences.
@@ -8,44 +8,19 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 import textwrap
 from io import StringIO
 from typing import Any, TextIO
 
 import structlog
 
-from trio_sse.settings import Settings
+from trio_sse.logs.secrecy import Hide, hidden_in
 
-
-def configure(settings: Settings) -> None:
-    """Set up the loggers of this package, and only these, by `log_format` and `log_level`."""
-    handler: logging.Handler
-    if sys.stderr is None:  # it was closed when the process started
-        handler = logging.NullHandler()
-    else:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_formatter(settings.log_format, colors=sys.stderr.isatty()))
-    logger = logging.getLogger("trio_sse")
-    logger.handlers = [handler]
-    logger.propagate = False
-    logger.setLevel(settings.log_level.upper())
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *_SHARED,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
-    )
-
-
-_SHARED: list[structlog.typing.Processor] = [
+SHARED: list[structlog.typing.Processor] = [
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
+"""What every line goes through, whoever says it."""
 
 
 def escaped(text: str, *, keep: str = "") -> str:
@@ -58,22 +33,39 @@ def escaped(text: str, *, keep: str = "") -> str:
     )
 
 
-def _formatter(log_format: str, *, colors: bool) -> structlog.stdlib.ProcessorFormatter:
+def formatter(log_format: str, hide: Hide, *, colors: bool) -> logging.Formatter:
+    """The format of lines, of this package and of libraries. `hide` takes secrets out of their text."""
     if log_format == "json":
         last: list[structlog.typing.Processor] = [
-            structlog.processors.dict_tracebacks,
+            _tracebacks,
+            lambda _logger, _method, event: hidden_in(event, hide),
             structlog.processors.JSONRenderer(ensure_ascii=False),
             _escape_line,
         ]
     else:
         last = [
-            _escape_values,
-            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_traceback, pad_event_to=0),
+            lambda _logger, _method, event: _for_console(event, hide),
+            structlog.dev.ConsoleRenderer(
+                colors=colors,
+                exception_formatter=lambda file, error: _traceback(file, error, hide),
+                pad_event_to=0,
+            ),
         ]
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=_SHARED,
+        foreign_pre_chain=[*SHARED, _stripped],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
     )
+
+
+_tracebacks = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # they have tokens and messages
+)
+
+
+def _stripped(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A warning of Python ends with a line end."""
+    event["event"] = str(event["event"]).strip()
+    return event
 
 
 def _escape_line(_logger: Any, _method: str, line: Any) -> str:
@@ -98,16 +90,14 @@ def _json_character(character: str) -> str:
     return "".join(f"\\u{data[at : at + 2].hex()}" for at in range(0, len(data), 2))
 
 
-def _escape_values(
-    _logger: Any, _method: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
+def _for_console(event: structlog.typing.EventDict, hide: Hide) -> structlog.typing.EventDict:
     for key, value in event.items():
         if key == "event":
-            event[key] = escaped(str(value))
+            event[key] = escaped(hide(str(value)))
         elif key in ("exception", "stack"):
-            event[key] = _block(str(value))
+            event[key] = _block(hide(str(value)))
         elif key not in ("level", "timestamp", "exc_info"):
-            event[key] = _Value(value)
+            event[key] = _Value(value, hide)
     return event
 
 
@@ -117,20 +107,21 @@ _PLAIN = re.compile(r"[^\s=\"']+")
 class _Value:
     """A value on the console: a word as it is, anything else quoted."""
 
-    def __init__(self, value: object) -> None:
+    def __init__(self, value: object, hide: Hide) -> None:
         self._value = value
+        self._hide = hide
 
     def __repr__(self) -> str:
         value = self._value
         if isinstance(value, str) and value.isprintable() and _PLAIN.fullmatch(value):
-            return value
-        return escaped(repr(value))
+            return self._hide(value)
+        return self._hide(escaped(repr(value)))
 
 
-def _traceback(file: TextIO, error: structlog.typing.ExcInfo) -> None:
+def _traceback(file: TextIO, error: structlog.typing.ExcInfo, hide: Hide) -> None:
     text = StringIO()
     structlog.dev.plain_traceback(text, error)
-    file.write("\n" + _block(text.getvalue()))
+    file.write("\n" + _block(hide(text.getvalue())))
 
 
 def _block(text: str) -> str:
