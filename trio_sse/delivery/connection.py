@@ -16,7 +16,7 @@ from trio_sse.delivery.due import Due
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import PAGE_BYTES, History
 from trio_sse.delivery.marks import Mark, Part
-from trio_sse.delivery.outlet import Outlet, SocketOutlet
+from trio_sse.delivery.outlet import Outlet
 from trio_sse.delivery.owed import Owed
 from trio_sse.delivery.replay import Replay, Rest
 from trio_sse.delivery.states import State
@@ -137,7 +137,8 @@ class Connection:
     @property
     def behind(self) -> int | None:
         """Bytes that were written for the client and that it has not acknowledged. None: not known."""
-        return self._outlet.behind if isinstance(self._outlet, SocketOutlet) else None
+        behind: int | None = getattr(self._outlet, "behind", None)  # of a socket
+        return behind
 
     @property
     def has_waiting(self) -> bool:
