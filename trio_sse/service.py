@@ -336,10 +336,10 @@ class Service:
             life = longest * random.uniform(0.8, 1)  # noqa: S311  jitter, not a secret
             end = trio.current_time() + life
             self.lifetimes.add(connection, end)
-            if isinstance(connection, Logged):
-                connection.counted.longest_until = end
             if connection.record is not None:
                 connection.record.longest_until = time.time() + life - 0.5  # it is ended a little later
+            if isinstance(connection, Logged):
+                connection.counted.longest_until = end
         if seconds is not None:
             self.lifetimes.add(connection, trio.current_time() + seconds, _auth_expired)
 

@@ -354,9 +354,11 @@ async def test_there_were_too_many_streams(start: Services) -> None:
         assert "SSE_MAX_CONNECTIONS" in explain(service, "third")["story"]["refusals"][0]["detail"]
 
 
-async def test_it_was_cut_off_because_it_took_nothing(start: Services) -> None:
-    service = start(SSE_ADMIN_TOKEN=ADMIN, SSE_WRITE_TIMEOUT_SECONDS="1")
+@pytest.mark.parametrize("logged", ["false", "true"])
+async def test_it_was_cut_off_because_it_took_nothing(start: Services, logged: str) -> None:
+    service = start(SSE_ADMIN_TOKEN=ADMIN, SSE_WRITE_TIMEOUT_SECONDS="1", SSE_LOG_STREAMS=logged)
     async with stuck(service, "frozen"):
+        assert "behind" in explain(service, "frozen")["story"]["streams"][0]
         await eventually(
             lambda: explain(service, "frozen")["story"]["streams"][0].get("why") == "write_timeout", "cut off"
         )

@@ -16,7 +16,7 @@ from trio_sse.delivery.due import Due
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.history import PAGE_BYTES, History
 from trio_sse.delivery.marks import Mark, Part
-from trio_sse.delivery.outlet import Outlet, SocketOutlet
+from trio_sse.delivery.outlet import Outlet
 from trio_sse.delivery.owed import Owed
 from trio_sse.delivery.replay import Replay, Rest
 from trio_sse.delivery.states import State
@@ -135,6 +135,12 @@ class Connection:
         return self.state is _CLOSED or self.state is _LEFT
 
     @property
+    def behind(self) -> int | None:
+        """Bytes that were written for the client and that it has not acknowledged. None: not known."""
+        behind: int | None = getattr(self._outlet, "behind", None)  # of a socket
+        return behind
+
+    @property
     def has_waiting(self) -> bool:
         """Whether messages wait for the client."""
         return self._channel is not None
@@ -143,11 +149,6 @@ class Connection:
     def untold(self) -> int:
         """Messages that were dropped, and of which no gap has told yet."""
         return self._owed.dropped if self._owed is not None else 0
-
-    @property
-    def behind(self) -> int | None:
-        """Bytes that were written for the client and that it has not acknowledged. None: not known."""
-        return self._outlet.behind if isinstance(self._outlet, SocketOutlet) else None
 
     def attach(self, outlet: Outlet) -> None:
         """Let `outlet` send the stream. It ends at once if the connection was closed before."""

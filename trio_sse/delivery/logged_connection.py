@@ -124,6 +124,12 @@ class _Counting:
         self._outlet = outlet
         self._counted = counted
 
+    @property
+    def behind(self) -> int | None:
+        """Bytes that the client has not acknowledged, where the outlet knows."""
+        behind: int | None = getattr(self._outlet, "behind", None)
+        return behind
+
     def take(self, batch: Batch) -> bool:
         taken = self._outlet.take(batch)
         if taken and batch.last != NEWEST:

@@ -115,9 +115,9 @@ class Fleet:
         if fd < 0:
             return
         self._poller.forget(fd)
-        why = "write_timeout" if outlet.timed_out else "left"
         connection = cast(Connection, outlet.backlog)
-        if outlet.timed_out and connection.record is not None:
+        why = "write_timeout" if outlet.timed_out else "left"
+        if connection.record is not None:
             connection.record.ends(why)
         self._service.release(connection, why)
         os.close(fd)
