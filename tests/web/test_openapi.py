@@ -13,16 +13,12 @@ from trio_sse.version import __version__
 from trio_sse.web.app import App
 from trio_sse.web.openapi import document
 
-FULL: dict[str, Any] = {"publish_tokens": "one", "presence": True}
-LATER = {
-    "/metrics",
-    "/explain",
-    "/disconnect",
-    "/revoke",
-    "/admin",
-    "/admin/events",
-    "/doctor",
-    "/sse/doctor",
+FULL: dict[str, Any] = {
+    "publish_tokens": "one",
+    "presence": True,
+    "metrics_token": "two",
+    "doctor": True,
+    "admin_token": "an-admin-token-01",
 }
 
 
