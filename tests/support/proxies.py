@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.support.process import wait_until
+from tests.support.tools import tool
 from trio_sse.embedded import is_answering
 
 ROOT = Path(__file__).parents[2]
@@ -26,15 +24,6 @@ _MODULES = (
 def block(language: str) -> str:
     """The lines that docs/operating.md has for a proxy."""
     return OPERATING.split(f"```{language}\n")[1].split("```")[0]
-
-
-def program(name: str) -> str:
-    """The path of a proxy. Where there is none the test is skipped, except in CI."""
-    if path := shutil.which(name) or shutil.which(name, path="/usr/sbin"):
-        return path
-    if os.environ.get("CI"):
-        pytest.fail(f"no {name}, and in CI there must be one")
-    pytest.skip(f"no {name} installed")
 
 
 @contextlib.contextmanager
@@ -75,7 +64,7 @@ def nginx(directory: Path, server: str, port: int) -> contextlib.AbstractContext
     """nginx with these lines in its `server`, among them where it listens."""
     configuration = directory / "nginx.conf"
     configuration.write_text(_NGINX.format(directory=directory, server=server))
-    return _running([program("nginx"), "-p", str(directory), "-c", str(configuration)], port, directory)
+    return _running([tool("nginx"), "-p", str(directory), "-c", str(configuration)], port, directory)
 
 
 def caddy(directory: Path, text: str, port: int) -> contextlib.AbstractContextManager[int]:
@@ -84,7 +73,7 @@ def caddy(directory: Path, text: str, port: int) -> contextlib.AbstractContextMa
     file.write_text(
         f"{{\n    admin off\n    auto_https disable_redirects\n    skip_install_trust\n}}\n{text}"
     )
-    argv = [program("caddy"), "run", "--config", str(file), "--adapter", "caddyfile"]
+    argv = [tool("caddy"), "run", "--config", str(file), "--adapter", "caddyfile"]
     return _running(argv, port, directory)
 
 
@@ -92,12 +81,12 @@ def haproxy(directory: Path, text: str, port: int) -> contextlib.AbstractContext
     """HAProxy with this configuration."""
     file = directory / "haproxy.cfg"
     file.write_text(text)
-    return _running([program("haproxy"), "-db", "-f", str(file)], port, directory)
+    return _running([tool("haproxy"), "-db", "-f", str(file)], port, directory)
 
 
 def apache(directory: Path, text: str, port: int) -> contextlib.AbstractContextManager[int]:
     """Apache with these lines, and the modules that they may need."""
-    program("apache2")
+    tool("apache2")
     modules = "".join(
         f"LoadModule {name}_module {APACHE_MODULES}/mod_{name}.so\n"
         for name in _MODULES.split()
@@ -109,7 +98,7 @@ def apache(directory: Path, text: str, port: int) -> contextlib.AbstractContextM
         f"ErrorLog {directory}/error.log\nDefaultRuntimeDir {directory}\n{modules}Timeout 300\n{text}"
     )
     return _running(
-        [program("apache2"), "-D", "FOREGROUND", "-f", str(file)],
+        [tool("apache2"), "-D", "FOREGROUND", "-f", str(file)],
         port,
         directory,
         APACHE_RUN_DIR=str(directory),
