@@ -95,6 +95,7 @@ async def test_a_user_is_explained() -> None:
         ("", "neither user_id nor id"),
         ("user=ann", "there are user_id and id"),
         ("user_id=a%00", "control characters"),
+        ("user_id=*", "everybody"),
         ("user_id=ann&id=nonsense", "no event id"),
     ],
 )
@@ -130,6 +131,8 @@ async def test_streams_are_ended(by: str) -> None:
         {"user_id": "ann", "stream": "x"},
         {"jti": "a", "user_id": "ann"},
         {"jti": 5},
+        {"user_id": "*"},
+        {"user_id": ""},
         {"issued_before": "now"},
     ],
 )

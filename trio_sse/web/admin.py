@@ -21,7 +21,7 @@ from trio_sse.admin.administration import VIEW_SECONDS, Administration, TooManyE
 from trio_sse.admin.reports import Ending, encoded
 from trio_sse.broker.publisher import UnavailableError
 from trio_sse.delivery.event_ids import parse
-from trio_sse.delivery.messages import user_id_problem
+from trio_sse.delivery.messages import EVERYBODY, user_id_problem
 from trio_sse.delivery.notices import service_event
 from trio_sse.delivery.partitions import parse_place
 from trio_sse.service import Service
@@ -91,7 +91,7 @@ async def explain() -> Response:
     user, id = request.args.get("user_id") or None, request.args.get("id") or None  # noqa: A001
     if user is None and id is None:
         return problem_reply(400, "neither user_id nor id")
-    if user is not None and (problem := user_id_problem(user)):
+    if user is not None and (problem := _user_problem(user)):
         return problem_reply(400, problem)
     if id is not None and parse(id) is None and parse_place(id) is None:
         return problem_reply(400, "id is no event id of this service, such as 1795462559402-0")
@@ -111,6 +111,8 @@ async def disconnect() -> Response:
     given = {name for name, value in msgspec.structs.asdict(asked).items() if value is not None}
     if len(given) != 1 and given != {"user_id", "issued_before"}:
         return problem_reply(400, "the body has one of stream, user_id, jti and issued_before")
+    if (user := _user(asked.user_id)) is not None and (problem := _user_problem(user)):
+        return problem_reply(400, problem)
     ending = Ending(asked.stream, _user(asked.user_id), asked.jti, asked.issued_before)
     return json_reply(_told(await _administration(service).disconnect(ending)))
 
@@ -147,6 +149,12 @@ async def revoke() -> Response:
     return json_reply({**_told(outcome), "until": outcome.until})
 
 
+def _user_problem(user: str) -> str | None:
+    if user == EVERYBODY:
+        return 'user_id "*" means everybody, and is no user'
+    return user_id_problem(user)
+
+
 def _problem(asked: _Revoke, seconds: float, most: float) -> str | None:
     if asked.jti is not None:
         if asked.user_id is not None or asked.issued_before is not None:
@@ -155,7 +163,7 @@ def _problem(asked: _Revoke, seconds: float, most: float) -> str | None:
             return f"jti has 1 to {MOST_JTI} characters"
     elif asked.user_id is None and asked.issued_before is None:
         return "the body has one of jti, user_id and issued_before"
-    if (user := _user(asked.user_id)) is not None and (problem := user_id_problem(user)):
+    if (user := _user(asked.user_id)) is not None and (problem := _user_problem(user)):
         return problem
     if asked.issued_before is not None and not 0 < asked.issued_before <= time.time() + 60:
         return "issued_before is in seconds since 1970, and not in the future"
