@@ -14,13 +14,13 @@ pytestmark = pytest.mark.integration
 
 BROKEN = """
 import sys
-import trio_sse.delivery.messages
 from trio_sse import app, cli
+from trio_sse.delivery.hub import Hub
 
 def broken(*_):
     1 / 0
 
-trio_sse.delivery.messages.decode = broken
+Hub.dispatch = broken
 if __name__ == "__main__":
     cli.main()
 """
