@@ -118,7 +118,7 @@ def routing(service: Service, log: Path, *arguments: str) -> Iterator[None]:
 async def test_back_ends_that_cannot_change_go_on_by_way_of_the_bridge(
     start: Services, parts: dict[str, Any], valkey: int, tmp_path: Path, log: bool
 ) -> None:
-    name = f"parts-old-{log}-{os.getpid()}"
+    name = f"parts-old-{log}-{'REDIS_CLUSTER' in parts}-{os.getpid()}"  # one that no bridge has read
     service, said = start(**parts), tmp_path / "route.log"
     source = ("--from", f"redis://127.0.0.1:{valkey}/1", "--from-stream" if log else "--from-channel", name)
     async with streaming(service.port, target=BOTH) as stream:
