@@ -17,12 +17,11 @@ from typing import NamedTuple, Protocol
 import structlog
 import trio
 import trio_asyncio
-from redis.exceptions import MovedError
 
 from trio_sse.broker.attempts import Attempts
-from trio_sse.broker.cluster_map import Address, redirected
+from trio_sse.broker.home import Home
 from trio_sse.broker.key_links import Command
-from trio_sse.broker.link import ERRORS, Link, answer_within, call, open_link
+from trio_sse.broker.link import ERRORS, Link, answer_within, call
 from trio_sse.settings import Settings
 
 log = structlog.stdlib.get_logger("trio_sse.broker.census")
@@ -221,8 +220,7 @@ class Census:
         self._tally = tally
         self._prefix = f"trio_sse:{{{settings.redis_channel}}}:"  # a hash tag: all keys are in one slot
         self._attempts = Attempts(settings, settings.redis_address, purpose="counts of streams")
-        self._seeds = itertools.cycle([(one.host, one.port) for one in settings.cluster_servers] or [None])
-        self._at: Address | None = None
+        self._home = Home(settings)
         self._asks: deque[_Ask] = deque()
         self._wake = asyncio.Event()
         self._up = False
@@ -270,21 +268,12 @@ class Census:
 
     async def _serve(self) -> None:
         """Raises one of ERRORS."""
-        at = self._at or next(self._seeds)
-        try:
-            try:
-                await self._serve_at(at)
-            except MovedError as elsewhere:  # nothing is lost: another node of the cluster has the counts
-                at = self._at = redirected(elsewhere, at)
-                await self._serve_at(at)
-        except ERRORS as error:
-            self._at = redirected(error, at) if isinstance(error, MovedError) else None
-            raise
+        await self._home.serve(self._serve_there)
 
-    async def _serve_at(self, at: tuple[str, int] | None) -> None:
+    async def _serve_there(self) -> None:
         """Raises one of ERRORS."""
         try:
-            async with open_link(self._settings, database=True, at=at) as link:
+            async with self._home.open() as link:
                 try:
                     await self._go_on(link)
                 except asyncio.CancelledError:
