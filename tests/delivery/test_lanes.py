@@ -311,3 +311,12 @@ async def test_a_stream_that_is_logged_counts_what_all_partitions_gave() -> None
     client.catch_up()
     assert braid.counted.messages == client.names.count("message") == 7
     assert braid.counted.dropped == 3
+
+
+def test_who_follows_less_than_before_is_told_and_that_counts_as_a_gap() -> None:
+    world = World()
+    first = world.open("ann", TOPICS)
+    world.read()
+    again = world.open("ann", last_event_id=events(first.received)[0].id)
+    assert names(again) == ["connected", "gap"]
+    assert world.counters.gaps == {"unknown_id": 1}

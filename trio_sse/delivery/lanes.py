@@ -209,6 +209,7 @@ class Lanes:
         said = greeting(self._heartbeat_seconds, connection, position, replayed)
         assert isinstance(connection, Braid)
         if place is not None and not place.published and self._lacks(place, connection.strands):
+            connection.told_gap("unknown_id")
             said += notices.gap("unknown_id", None)
         return said
 
