@@ -228,26 +228,24 @@ class History:
     def count(self, follows: Followed, after: int, skips: frozenset[Target] = _NOTHING) -> int:
         """How many messages for those who follow this came after the sequence `after` and are kept. `skips`
         is that of their connection."""
-        found = self._newer(follows, after)
-        notices = len(self._notices_for(follows, after)) if self._notices else 0
-        plain = self._for_several <= after or isinstance(follows, str)
-        if plain and not skips and self._perishable <= after:
-            return sum([len(shelf.entries) - place for shelf, place in found]) - notices
-        now = self._clock()
-        kept = (entry for shelf, place in found for entry in shelf.entries[place:])
-        return (
-            len({entry[0] for entry in kept if not _is_over(entry, now) and _is_for(entry, skips)}) - notices
-        )
+        return self._count(follows, after, skips, self._clock() if self._perishable > after else -math.inf)
 
     def kept_for(self, follows: Followed, after: int, skips: frozenset[Target] = _NOTHING) -> int:
         """How many messages for those who follow this came after the sequence `after` and are kept, also
         those whose time is over. `skips` is that of their connection."""
+        return self._count(follows, after, skips, -math.inf)
+
+    def _count(self, follows: Followed, after: int, skips: frozenset[Target], now: float) -> int:
+        """How many of these have not expired `now`; -math.inf: nothing has."""
         found = self._newer(follows, after)
         notices = len(self._notices_for(follows, after)) if self._notices else 0
-        if not skips and (self._for_several <= after or isinstance(follows, str)):
+        plain = self._for_several <= after or isinstance(follows, str)
+        if plain and not skips and now == -math.inf:
             return sum([len(shelf.entries) - place for shelf, place in found]) - notices
         kept = (entry for shelf, place in found for entry in shelf.entries[place:])
-        return len({entry[0] for entry in kept if _is_for(entry, skips)}) - notices
+        return (
+            len({entry[0] for entry in kept if not _is_over(entry, now) and _is_for(entry, skips)}) - notices
+        )
 
     def page(
         self,
@@ -263,7 +261,8 @@ class History:
         expired = 0
 
         def up_to(through: int) -> Page:
-            gaps = self._gaps(follows, after, through) if self._notices else []
+            told = self._notices_for(follows, after) if self._notices else {}
+            gaps = [reason for sequence, reason in told.items() if sequence <= through]
             return Page(b"".join(frames), through, len(frames) - len(gaps), expired, gaps)
 
         last, now = after, self._clock() if self._perishable > after else -math.inf
@@ -296,7 +295,7 @@ class History:
         oldest first."""
         numbers: set[int] = set()
         now = self._clock()
-        notices = frozenset(self._notices_for(follows, self.floor))
+        notices = self._notices_for(follows, self.floor)
         for shelf, _ in self._newer(follows, self.floor):
             own = (
                 entry[0]
@@ -338,20 +337,15 @@ class History:
         place = bisect_right(entries, entry, self._entry_ids.start, key=itemgetter(1))
         return entries[place - 1][0] if place > self._entry_ids.start else self.floor
 
-    def _notices_for(self, follows: Followed, after: int) -> list[int]:
-        """The kept notices of the service after this sequence, for those who follow this."""
+    def _notices_for(self, follows: Followed, after: int) -> dict[int, str]:
+        """The kept gaps after this sequence, for those who follow this: the reason of each."""
         mine = {None, *each(follows)}
         after = max(after, self.floor)
-        return [one for one, places, _ in self._notices if one > after and not mine.isdisjoint(places)]
-
-    def _gaps(self, follows: Followed, after: int, through: int) -> list[str]:
-        """The reasons of the kept notices up to `through`."""
-        mine = {None, *each(follows)}
-        return [
-            reason
+        return {
+            one: reason
             for one, places, reason in self._notices
-            if after < one <= through and not mine.isdisjoint(places)
-        ]
+            if one > after and not mine.isdisjoint(places)
+        }
 
     def _newer(self, follows: Followed, after: int) -> list[tuple[_Shelf[bytes], int]]:
         """The shelves that have something after this sequence, with the place where it begins."""
