@@ -9,17 +9,14 @@ from collections.abc import AsyncIterator, Sequence
 from redis.exceptions import NoPermissionError, ResponseError
 
 from trio_sse import redis_cli
-from trio_sse.broker.channels import Channels
-from trio_sse.broker.cluster_map import Address, ClusterMap
+from trio_sse.broker.cluster_map import Address
 from trio_sse.broker.errors import ReplicaError, advice
 from trio_sse.broker.link import ERRORS, Link, answer_within, call, open_link, replicates
 from trio_sse.broker.log import read_info
-from trio_sse.broker.topology import look
+from trio_sse.broker.topology import map_of
+from trio_sse.check_by_key import Said
 from trio_sse.delivery.partitions import Layout
 from trio_sse.settings import Settings
-
-Said = tuple[bool, str]
-"""Whether it is good, and the line."""
 
 
 async def probe(settings: Settings) -> AsyncIterator[Said]:
@@ -43,8 +40,7 @@ async def probe(settings: Settings) -> AsyncIterator[Said]:
             async for line in _try(settings, where, keys, link):
                 yield line
         return
-    cluster = ClusterMap(Channels(settings.redis_channel).of)
-    cluster.learn((await look(settings)).ranges)
+    cluster = await map_of(settings)
     homes: dict[Address | None, list[str]] = {}
     for key in keys:
         homes.setdefault(cluster.address_of(key.encode()), []).append(key)

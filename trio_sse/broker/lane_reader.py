@@ -38,7 +38,6 @@ class LaneReader:
             Intake(lane.hub, settings.max_message_bytes, lane.decode),
             block_seconds=PING_SECONDS,
             silence_seconds=PING_SECONDS + PONG_SECONDS,
-            decode=lane.decode,
             open_log=self._home.open,
         )
         self.attempts = Attempts(settings, settings.redis_address, purpose=lane.key, limit=limit)

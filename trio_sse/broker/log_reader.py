@@ -24,7 +24,6 @@ from trio_sse.delivery import messages
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.hub import MAX_PENDING_BYTES, Hub
 from trio_sse.delivery.intake import Intake
-from trio_sse.delivery.messages import Decode
 from trio_sse.delivery.resume import Resumer
 from trio_sse.settings import Settings
 
@@ -46,7 +45,6 @@ class LogReader:
         *,
         block_seconds: float,
         silence_seconds: float,
-        decode: Decode = messages.decode,
         open_log: Callable[[], open_link] | None = None,
     ) -> None:
         """`open_log` opens a link to the Redis that has the log; else it is the Redis of the settings."""
@@ -57,9 +55,10 @@ class LogReader:
         self._block_milliseconds = max(1, round(block_seconds * 1000))
         self._silence_seconds = silence_seconds
         self._resumer = resumer
-        self._decode = decode
         self._open_log = open_log or partial(open_link, settings, database=True)
-        self._lookup = Lookup(settings, key, hub.history, resumer, decode=decode, open_log=self._open_log)
+        self._lookup = Lookup(
+            settings, key, hub.history, resumer, decode=intake.decode, open_log=self._open_log
+        )
         self._place: Place | None = None
         self._pace = Pace()
 
@@ -126,7 +125,7 @@ class LogReader:
         while found:
             entry, payload = found.pop()  # frees the payload: what is kept is a copy
             try:
-                notification = self._decode(payload, settings.max_message_bytes, entry)
+                notification = self._intake.decode(payload, settings.max_message_bytes, entry)
             except messages.MessageError:
                 continue
             self._hub.remember(notification, entry, max(0.0, now - entry[0] / 1000))

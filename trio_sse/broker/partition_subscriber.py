@@ -11,6 +11,7 @@ import trio_asyncio
 from trio_sse.broker.attempts import Attempts
 from trio_sse.broker.cluster_map import ClusterMap
 from trio_sse.broker.feed import PING_SECONDS, PONG_SECONDS
+from trio_sse.broker.key_subscriber import expire_forever
 from trio_sse.broker.lane_reader import LaneReader
 from trio_sse.broker.link import answer_within, call, open_link
 from trio_sse.broker.topology import look
@@ -23,8 +24,6 @@ from trio_sse.delivery.partitions import Partition
 from trio_sse.settings import Settings
 
 log = structlog.stdlib.get_logger("trio_sse.broker.partition_subscriber")
-
-EXPIRE_SECONDS = 1.0
 
 REPORT_SECONDS = 10.0
 """Between two lines about partitions that cannot be read."""
@@ -69,7 +68,7 @@ class PartitionSubscriber:
         """Read what is followed, until cancelled. `started()` is called when Redis was tried once, whatever
         the outcome."""
         async with trio_asyncio.open_loop() as self.loop, trio.open_nursery() as nursery:
-            nursery.start_soon(self._expire_forever)
+            nursery.start_soon(expire_forever, self._lanes.expire)
             self._attempts.tried = task_status.started
             nursery.start_soon(trio_asyncio.aio_as_trio(self._attempts.run), self._watch)
             while True:
@@ -88,11 +87,6 @@ class PartitionSubscriber:
         finally:
             if self._readers.get(lane.partition) is reader:  # else it is read anew
                 del self._readers[lane.partition]
-
-    async def _expire_forever(self) -> None:
-        while True:
-            await trio.sleep(EXPIRE_SECONDS)
-            self._lanes.expire()
 
     async def _watch(self) -> None:
         """Ask again and again. Raises one of link.ERRORS."""

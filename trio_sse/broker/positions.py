@@ -14,8 +14,9 @@ from trio_sse.broker.cluster_map import Address, ClusterMap
 from trio_sse.broker.errors import of_redis
 from trio_sse.broker.key_links import Command, KeyLinks
 from trio_sse.broker.link import ERRORS, answer_within
+from trio_sse.broker.log import info_of
 from trio_sse.broker.publisher import UnavailableError
-from trio_sse.delivery.event_ids import EntryId, entry_id
+from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.partitions import Partition, Partitioning, part_text, place_text
 from trio_sse.delivery.targets import Target
 from trio_sse.settings import Settings
@@ -47,9 +48,7 @@ class Positions:
         """Those that have messages for these targets; all for None."""
         if targets is None:
             return [partition for layout in self._partitioning.layouts for partition in layout.all]
-        return list(
-            dict.fromkeys(partition for target in targets for partition in self._partitioning.of(target))
-        )
+        return self._partitioning.of_all(targets)
 
     async def ask(self, partitions: Iterable[Partition]) -> str:
         """The id of the place that these have come to. Raises UnavailableError."""
@@ -70,7 +69,7 @@ class Positions:
             for home, own in homes.items():
                 answers = await self._calls(home, [self._command(partition) for partition in own])
                 for partition, answer in zip(own, answers, strict=True):
-                    last[partition] = _last(await self._settled(partition, answer))
+                    last[partition] = info_of(await self._settled(partition, answer)).last
         parts = [(partition, part_text(partition, last[partition])) for partition in partitions]
         return place_text(parts, published=True)
 
@@ -94,13 +93,3 @@ class Positions:
 
     def _command(self, partition: Partition) -> Command:
         return ("XINFO", "STREAM", self._key(partition))
-
-
-def _last(answer: Any) -> EntryId:
-    """The last id that was given, by an answer to XINFO STREAM. Raises it if it is an error."""
-    if isinstance(answer, ResponseError) and "no such key" in str(answer).lower():
-        return (0, 0)
-    if isinstance(answer, Exception):
-        raise answer
-    facts: dict[bytes, Any] = dict(zip(answer[::2], answer[1::2], strict=True))
-    return entry_id(facts[b"last-generated-id"])

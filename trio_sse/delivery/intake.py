@@ -34,7 +34,8 @@ class Intake:
 
     def __init__(self, hub: Hub, max_message_bytes: int, decode: Decode = messages.decode) -> None:
         self._hub = hub
-        self._decode = decode
+        self.decode = decode
+        """Reads what is received."""
         self._max_bytes = max_message_bytes
         self._log_limit = LogLimit(REPORT_SECONDS)
         self._copies = Copies(hub.history.now)
@@ -58,7 +59,7 @@ class Intake:
                 raise messages.MessageError(  # noqa: TRY301
                     "an entry of SSE_REDIS_STREAM without the field `payload`", "no_payload"
                 )
-            notification = self._decode(payload, self._max_bytes, entry, to)
+            notification = self.decode(payload, self._max_bytes, entry, to)
         except messages.MessageError as error:
             hub.counters.rejected += 1
             if hub.recorder is not None:

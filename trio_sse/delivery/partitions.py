@@ -91,6 +91,10 @@ class Partitioning:
         """The partitions that have messages for a target."""
         return tuple([Partition(layout.partitions, layout.of(target)) for layout in self.layouts])
 
+    def of_all(self, targets: Iterable[Target]) -> list[Partition]:
+        """The partitions that have messages for any of these, each once."""
+        return list(dict.fromkeys([partition for target in targets for partition in self.of(target)]))
+
     def knows(self, partition: Partition) -> bool:
         """Whether there is such a partition."""
         return any(partition in layout.all for layout in self.layouts)
@@ -100,7 +104,7 @@ class Partitioning:
         stays, from one connection of a client to the next: its id has them in this order."""
         user = user_of(follows)
         targets = each(follows) if user is None else (user, *[one for one in each(follows) if one != user])
-        needed = dict.fromkeys(partition for target in targets for partition in self.of(target))
+        needed = self.of_all(targets)
         given = place.parts if place is not None and not place.published else ()
         first = [partition for partition in given if partition in needed]
         return list(dict.fromkeys((*first, *needed)))
