@@ -225,10 +225,6 @@ class Braid(Connection):
         if self._outlet is not None and self.begun:
             self._outlet.pull()
 
-    def strand_ended(self) -> None:
-        """One has, by itself: the stream ends with it."""
-        self.end()
-
     def leave(self) -> None:
         self.end()
         if self.state is State.CLOSED:
@@ -275,7 +271,7 @@ class _Way:
         self._braid.pull()
 
     def close(self) -> None:
-        self._braid.strand_ended()
+        self._braid.end()  # its strand has ended by itself: the stream ends with it
 
 
 class _Renamed(Batch, gc=False):
