@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.inside import client_of, settings
+from trio_sse.delivery import partitions
+from trio_sse.delivery.messages import RESERVED_EVENTS
 from trio_sse.service import Service
 from trio_sse.version import __version__
 from trio_sse.web.app import App
@@ -66,3 +68,27 @@ def test_every_reference_leads_somewhere_and_every_operation_has_a_name_of_its_o
                 found = found[step]
     operations = [operation for item in whole["paths"].values() for operation in item.values()]
     assert len({operation["operationId"] for operation in operations}) == len(operations)
+
+
+def test_the_names_that_events_cannot_have_are_those_of_the_service() -> None:
+    event = document()["components"]["schemas"]["Message"]["properties"]["event"]
+    assert sorted(event["not"]["enum"]) == sorted(RESERVED_EVENTS)
+
+
+def test_an_id_may_be_as_long_as_one_of_a_log_in_partitions() -> None:
+    (one,) = [
+        one for one in document()["paths"]["/sse"]["get"]["parameters"] if one["name"] == "last_event_id"
+    ]
+    assert one["schema"]["maxLength"] == partitions.MAX_LENGTH
+
+
+async def test_position_describes_whom_a_stream_in_partitions_may_name() -> None:
+    described = document()["paths"]["/position"]["get"]
+    assert "400" in described["responses"]
+    service = Service(settings(public_position=True, redis_stream="notes", stream_partitions=8))
+    for name in (one["name"] for one in described["parameters"]):
+        response = await client_of(service).get("/position", query_string={name: "*"})
+        assert response.status_code == 400  # but for the name it is refused, and not the parameter
+        assert "unknown parameter" not in json.loads(await response.get_data())["detail"]
+    response = await client_of(service).get("/position?users=1")
+    assert "unknown parameter" in json.loads(await response.get_data())["detail"]
