@@ -299,6 +299,7 @@ def test_a_redis_that_was_named_is_never_replaced_by_an_embedded_one(
         "SSE_JWT_SECRET_PREVIOUS",
         "SSE_PUBLISH_TOKENS",
         "SSE_METRICS_TOKEN",
+        "SSE_ADMIN_TOKEN",
     ],
 )
 def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -384,6 +385,7 @@ JWT = {"SSE_AUTH": "jwt"}
             "SSE_ADMIN_TOKEN is one of SSE_PUBLISH_TOKENS",
         ),
         ({"SSE_METRICS_TOKEN": "s3cret"}, "SSE_METRICS_TOKEN is too short: at least 16 bytes"),
+        ({"SSE_METRICS_TOKEN": "s3cret-für-prometheus"}, "SSE_METRICS_TOKEN has characters"),
         ({"SSE_METRICS_PORT": "8085"}, "SSE_METRICS_PORT and SSE_PORT are one port"),
         ({"SSE_METRICS_PORT": "65536"}, "a number from 0 to 65535"),
         ({"SSE_CANARY_SECONDS": "-1"}, "seconds, from 0 to 3600"),

@@ -202,23 +202,19 @@ def _of_ours(settings: Settings) -> Iterator[str]:
             f"SSE_PUBLISH_TOKENS has a token that is too short: at least {MIN_TOKEN_BYTES} bytes each "
             "(`openssl rand -hex 16` makes one)."
         )
-    if (admin := settings.admin_token) is not None:
-        own = admin.get_secret_value()
-        if len(own.encode()) < MIN_TOKEN_BYTES:
+    for name, secret in (("admin_token", settings.admin_token), ("metrics_token", settings.metrics_token)):
+        token = secret.get_secret_value() if secret is not None else None
+        if token is not None and len(token.encode()) < MIN_TOKEN_BYTES:
             yield (
-                f"SSE_ADMIN_TOKEN is too short: at least {MIN_TOKEN_BYTES} bytes "
+                f"{env_name(name)} is too short: at least {MIN_TOKEN_BYTES} bytes "
                 "(`openssl rand -hex 16` makes one)."
             )
-        if not (own.isascii() and own.isprintable() and " " not in own):
-            yield "SSE_ADMIN_TOKEN has characters that no header field can have: printable ASCII, no space."
-        if own in settings.publish_token_list:
-            yield "SSE_ADMIN_TOKEN is one of SSE_PUBLISH_TOKENS: whoever may publish could end streams."
-    token = settings.metrics_token
-    if token is not None and len(token.get_secret_value().encode()) < MIN_TOKEN_BYTES:
-        yield (
-            f"SSE_METRICS_TOKEN is too short: at least {MIN_TOKEN_BYTES} bytes "
-            "(`openssl rand -hex 16` makes one)."
-        )
+        if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
+            yield f"{env_name(name)} has characters that no header field can have: printable ASCII, no space."
+    if settings.admin_token is not None and (
+        settings.admin_token.get_secret_value() in settings.publish_token_list
+    ):
+        yield "SSE_ADMIN_TOKEN is one of SSE_PUBLISH_TOKENS: whoever may publish could end streams."
     if settings.metrics_port and settings.metrics_port == settings.port:
         yield "SSE_METRICS_PORT and SSE_PORT are one port: choose another one, or SSE_METRICS_TOKEN instead."
     if settings.presence_topic is not None and not settings.presence:
