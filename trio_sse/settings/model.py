@@ -319,13 +319,12 @@ class Settings(BaseSettings):
         1_000_000,
     )
     explain_bytes: int = _bytes("SSE_EXPLAIN_BYTES", 16_777_216, "memory they may take", 0, 1_073_741_824)
-    revocation_seconds: int = _number(
+    revocation_seconds: int = _seconds(
         "SSE_REVOCATION_SECONDS",
         2_592_000,
         "how long a revocation is kept: at least as long as the longest life of a token",
         60,
         315_360_000,
-        "seconds,",
     )
     revoked_without_redis: Literal["open", "closed"] = _setting(
         "SSE_REVOKED_WITHOUT_REDIS",
@@ -374,9 +373,7 @@ class Settings(BaseSettings):
         "token for GET /metrics, and for the counts of GET /readyz",
         "at least 16 bytes",
     )
-    metrics_port: int = _number(
-        "SSE_METRICS_PORT", 0, "port of its own for GET /metrics; 0: none", 0, 65535, "a number"
-    )
+    metrics_port: int = _number("SSE_METRICS_PORT", 0, "port of its own for GET /metrics; 0: none", 0, 65535)
     canary_seconds: float = _seconds(
         "SSE_CANARY_SECONDS",
         0.0,
