@@ -79,7 +79,7 @@ def listening(settings: Settings) -> Iterator[list[socket.socket]]:
             elif _kind(settings.host) == "unix":
                 sockets = [stack.enter_context(_unix(_path(settings.host)))]
             else:
-                sockets = [_tcp(settings.host.strip("[]"), settings.port)]
+                sockets = [tcp_listener(settings.host, settings.port)]
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             names = "SSE_HOST" if _kind(settings.host) else "SSE_HOST, SSE_PORT"
@@ -87,6 +87,11 @@ def listening(settings: Settings) -> Iterator[list[socket.socket]]:
         for sock in sockets:
             stack.enter_context(sock)
         yield sockets
+
+
+def is_tcp(settings: Settings) -> bool:
+    """Whether SSE_HOST is an address or a host name."""
+    return _kind(settings.host) is None
 
 
 def _kind(host: str) -> str | None:
@@ -117,10 +122,13 @@ def _handed(host: str) -> list[int]:
     return list(range(_FIRST_HANDED, _FIRST_HANDED + int(count)))
 
 
-def _tcp(host: str, port: int) -> socket.socket:
+def tcp_listener(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
+    """A listening socket at an address or a host name, which may have brackets. With `reuse_port` others of
+    this user may listen there too. Raises OSError, or UnicodeError for a name that is none."""
+    host = host.strip("[]")
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
     both = family == socket.AF_INET6 and _is_any(host) and socket.has_dualstack_ipv6()
-    listener = socket.create_server((host, port), family=family, dualstack_ipv6=both)
+    listener = socket.create_server((host, port), family=family, reuse_port=reuse_port, dualstack_ipv6=both)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 

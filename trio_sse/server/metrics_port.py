@@ -13,9 +13,9 @@ import trio
 
 from trio_sse.access.metrics_token import may_read_counts
 from trio_sse.server.accepting import Want, accept_forever
+from trio_sse.server.listening import is_tcp, tcp_listener
 from trio_sse.service import Service
 from trio_sse.settings import Settings
-from trio_sse.sockets import MAX_BACKLOG
 
 PATH = b"/metrics"
 
@@ -31,17 +31,9 @@ def metrics_listener(settings: Settings) -> socket.socket | None:
     OSError."""
     if not settings.metrics_port:
         return None
-    host = settings.host.strip("[]")
-    if host.startswith(("unix:", "fd:")):
-        host = "0.0.0.0"
-    family = socket.getaddrinfo(host, settings.metrics_port, type=socket.SOCK_STREAM)[0][0]
-    return socket.create_server(
-        (host, settings.metrics_port),
-        family=family,
-        backlog=MAX_BACKLOG,
-        reuse_port=multiprocessing.parent_process() is not None,
-        dualstack_ipv6=family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6(),
-    )
+    host = settings.host if is_tcp(settings) else "0.0.0.0"
+    one_of_several = multiprocessing.parent_process() is not None
+    return tcp_listener(host, settings.metrics_port, reuse_port=one_of_several)
 
 
 async def serve_metrics(service: Service, listener: socket.socket) -> None:
