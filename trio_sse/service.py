@@ -101,9 +101,9 @@ class Service:
             self.positions = Positions(settings, source.partitioning, source.cluster)
         self.census = self._census()
         # From one channel for all, each worker gets each message.
-        same = () if settings.by_key or settings.partitioned else ("published", "rejected")
-        self.siblings = Siblings(self._counts, same)
-        same = () if settings.by_key or settings.partitioned else ("messages_received:", "bad_messages:")
+        shared = not (settings.by_key or settings.partitioned)
+        self.siblings = Siblings(self._counts, ("published", "rejected") if shared else ())
+        same = ("messages_received:", "bad_messages:") if shared else ()
         self.metrics = Metrics(self._process, self._totals, self._gauges, self.siblings, same)
         """What all workers count, for Prometheus."""
         self.turning = Turning(self.counters.loop_lag)
