@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from trio_sse.counters import DELAY_SECONDS, LAG_SECONDS
 
 Kind = Literal["counter", "gauge", "histogram"]
-Joined = Literal["sum", "max", "min"]
+Join = Callable[[float, float], float]
 
 
 class Family(NamedTuple):
@@ -20,7 +22,8 @@ class Family(NamedTuple):
     label: str = ""
     values: tuple[str, ...] = ()
     """Values of the label that are there from the start, so that the first one counts as an increase."""
-    joined: Joined = "sum"
+    joined: Join = operator.add
+    """How two gauges of different workers make one."""
     bounds: tuple[float, ...] = ()
     """Of a histogram."""
 
@@ -37,17 +40,17 @@ FAMILIES = (
         "gauge",
         "Users and topics that streams follow. Followed at several workers, one counts several times.",
     ),
-    Family("ready", "gauge", "1 if every worker is ready, as /readyz says.", joined="min"),
-    Family("redis_up", "gauge", "1 if every worker can get messages from Redis.", joined="min"),
+    Family("ready", "gauge", "1 if every worker is ready, as /readyz says.", joined=min),
+    Family("redis_up", "gauge", "1 if every worker can get messages from Redis.", joined=min),
     Family(
         "log_lag_seconds",
         "gauge",
         "By how much what was read of SSE_REDIS_STREAM is behind it, in the slowest worker.",
-        joined="max",
+        joined=max,
     ),
     Family("pending_bytes", "gauge", "Bytes of messages that were received and not offered to streams yet."),
-    Family("open_files", "gauge", "Open files of the worker that has most.", joined="max"),
-    Family("max_open_files", "gauge", "How many files a worker may open.", joined="min"),
+    Family("open_files", "gauge", "Open files of the worker that has most.", joined=max),
+    Family("max_open_files", "gauge", "How many files a worker may open.", joined=min),
     Family("streams_opened", "counter", "Streams that were opened."),
     Family("streams_resumed", "counter", "Those of them that came with a Last-Event-ID."),
     Family("slow_streams_ended", "counter", "Streams that ended because SSE_BUFFER was full."),

@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from trio_sse.metrics.exposition import exposition
-from trio_sse.metrics.families import FAMILIES, Joined
+from trio_sse.metrics.families import FAMILIES
 from trio_sse.metrics.report import Report, Totals
 
 MOST_WORKERS = 1000
@@ -23,7 +23,7 @@ MOST_TOLD = 32
 out those that answered it last: they are asked themselves."""
 
 _decode = msgspec.msgpack.Decoder(Report).decode
-_JOINED: dict[str, Joined] = {family.name: family.joined for family in FAMILIES}
+_JOINED = {family.name: family.joined for family in FAMILIES}
 
 
 class Workers(Protocol):
@@ -44,9 +44,8 @@ class _Known:
 
     def hear(self, worker: str, totals: Totals) -> None:
         """Totals grow, so the later ones of two are the larger ones. What is owed is as it was then."""
-        known = self.totals.pop(worker, None)
-        newer = known is None or _age(known) < _age(totals)
-        self.totals[worker] = totals if newer or known is None else known  # the last one that was heard of
+        known = self.totals.pop(worker, totals)
+        self.totals[worker] = max(known, totals, key=_age)  # the last one that was heard of
         while len(self.totals) > MOST_WORKERS:
             del self.totals[next(iter(self.totals))]
 
@@ -138,11 +137,5 @@ def _join(all_gauges: Iterable[Totals]) -> Totals:
     found: Totals = {}
     for gauges in all_gauges:
         for name, value in gauges.items():
-            before = found.get(name)
-            if before is None:
-                found[name] = value
-            elif _JOINED[name] == "sum":
-                found[name] = before + value
-            else:
-                found[name] = max(before, value) if _JOINED[name] == "max" else min(before, value)
+            found[name] = _JOINED[name](found[name], value) if name in found else value
     return found
