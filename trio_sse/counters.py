@@ -76,7 +76,7 @@ class Counters:
     balance: Balance = field(default_factory=lambda: Balance())
     flushes: list[int] = field(default_factory=lambda: [0] * 64)
     """How many flushes offered less than 2**n messages, and not less than half of that, by n. Each message
-    counts once for each stream that it was offered to."""
+    counts once for each stream that it was offered to. No Histogram: it is on the way of each message."""
     flushed: int = 0
     """How many they offered together."""
     delays: dict[str, Histogram] = field(default_factory=dict)
