@@ -5,8 +5,6 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import AsyncIterator
-from html import escape
-from importlib import resources
 from types import TracebackType
 from typing import cast
 
@@ -25,8 +23,8 @@ from trio_sse.delivery.messages import EVERYBODY, user_id_problem
 from trio_sse.delivery.notices import service_event
 from trio_sse.delivery.partitions import parse_place
 from trio_sse.service import Service
+from trio_sse.web.pages import page_reply
 from trio_sse.web.replies import json_reply, problem_reply, try_again
-from trio_sse.web.routes import PAGE_POLICY, ROOT_PATH
 from trio_sse.web.serving import serving
 
 log = structlog.stdlib.get_logger("trio_sse.web.admin")
@@ -36,9 +34,6 @@ blueprint = Blueprint("admin", __name__)
 MOST_VIEWERS = 20
 MOST_JTI = 1000
 """Characters that a `jti` may have."""
-
-_PAGE = resources.files("trio_sse").joinpath("admin.html")
-_TOLD = b'<meta name="root-path" content="%b">'
 
 
 class _Disconnect(msgspec.Struct, forbid_unknown_fields=True):
@@ -58,10 +53,7 @@ class _Revoke(msgspec.Struct, forbid_unknown_fields=True):
 @blueprint.get("/admin")
 async def page() -> Response:
     """The live view. It has nothing in it: what it shows it asks for with the token."""
-    headers = {"content-security-policy": PAGE_POLICY, "cache-control": "no-cache"}
-    prefix = str(request.scope.get(ROOT_PATH, serving().settings.root_path))
-    html = _PAGE.read_bytes().replace(_TOLD % b"", _TOLD % escape(prefix).encode())
-    return Response(html, 200, headers, content_type="text/html; charset=utf-8")
+    return page_reply("admin.html")
 
 
 @blueprint.get("/admin/events")
