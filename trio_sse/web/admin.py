@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import time
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -14,7 +13,7 @@ import trio
 from quart import Blueprint, Response, request
 from quart.wrappers.response import ResponseBody
 
-from trio_sse.access.request import bearer
+from trio_sse.access.operator_tokens import may_administer
 from trio_sse.admin.administration import VIEW_SECONDS, Administration, TooManyError
 from trio_sse.admin.reports import Ending, encoded
 from trio_sse.broker.publisher import UnavailableError
@@ -24,7 +23,7 @@ from trio_sse.delivery.notices import service_event
 from trio_sse.delivery.partitions import parse_place
 from trio_sse.service import Service
 from trio_sse.web.pages import page_reply
-from trio_sse.web.replies import json_reply, problem_reply, try_again
+from trio_sse.web.replies import json_reply, needs_token, problem_reply, try_again
 from trio_sse.web.serving import serving
 
 log = structlog.stdlib.get_logger("trio_sse.web.admin")
@@ -179,15 +178,11 @@ async def _body() -> bytes:
 
 
 def _may(service: Service) -> bool:
-    """Whether the request has the token. It is compared in constant time."""
-    token = service.settings.admin_token
-    given = bearer(request.headers.get("authorization", "")) or ""
-    return token is not None and hmac.compare_digest(given.encode(), token.get_secret_value().encode())
+    return may_administer(request.headers.get("authorization", ""), service.settings)
 
 
 def _needs_token() -> Response:
-    detail = "Authorization: Bearer with SSE_ADMIN_TOKEN is required"
-    return problem_reply(401, detail, {"www-authenticate": 'Bearer realm="trio_sse admin"'})
+    return needs_token("admin", "SSE_ADMIN_TOKEN")
 
 
 def _administration(service: Service) -> Administration:

@@ -32,9 +32,9 @@ def problem_reply(
     )
 
 
-def needs_token(realm: str, unless: str = "") -> Response:
-    """Refuses a request without a publish token. `unless`: the setting with which it needs none."""
-    detail = "Authorization: Bearer with one of SSE_PUBLISH_TOKENS is required"
+def needs_token(realm: str, which: str = "one of SSE_PUBLISH_TOKENS", unless: str = "") -> Response:
+    """Refuses a request without a token. `unless`: the setting with which it needs none."""
+    detail = f"Authorization: Bearer with {which} is required"
     if unless:
         detail += f" ({unless})"
     return problem_reply(401, detail, {"www-authenticate": f'Bearer realm="trio_sse {realm}"'})
