@@ -14,8 +14,8 @@ from quart import Blueprint, Response, request
 from quart.wrappers.response import ResponseBody
 
 from trio_sse.access.operator_tokens import may_administer
-from trio_sse.admin.administration import VIEW_SECONDS, Administration, TooManyError
-from trio_sse.admin.reports import Ending, encoded
+from trio_sse.admin.administration import VIEW_SECONDS, Administration, Outcome, TooManyError
+from trio_sse.admin.reports import Ending
 from trio_sse.broker.publisher import UnavailableError
 from trio_sse.delivery.event_ids import parse
 from trio_sse.delivery.messages import EVERYBODY, user_id_problem
@@ -86,7 +86,7 @@ async def explain() -> Response:
         return problem_reply(400, problem)
     if id is not None and parse(id) is None and parse_place(id) is None:
         return problem_reply(400, "id is no event id of this service, such as 1795462559402-0")
-    return json_reply(encoded(await _administration(service).explain(user, id)))
+    return json_reply(await _administration(service).explain(user, id))
 
 
 @blueprint.post("/disconnect")
@@ -167,10 +167,8 @@ def _user(given: str | int | None) -> str | None:
     return None if given is None else str(given)
 
 
-def _told(outcome: object) -> dict[str, object]:
-    told = cast("dict[str, object]", encoded(outcome))
-    asked = cast("dict[str, object]", told["asked"])
-    return {"ended": told["ended"], **asked}
+def _told(outcome: Outcome) -> dict[str, object]:
+    return {"ended": outcome.ended, **msgspec.structs.asdict(outcome.asked)}
 
 
 async def _body() -> bytes:
@@ -214,4 +212,4 @@ class _Feed(ResponseBody):
         self._first = False
         if self._hub.draining:
             raise StopAsyncIteration
-        return service_event("view", encoded(await self._administration.view()))
+        return service_event("view", await self._administration.view())
