@@ -33,7 +33,7 @@ from trio_sse.service import Service
 from trio_sse.settings import Settings, SettingsError, load
 from trio_sse.stopping import unattended
 from trio_sse.web.app import App
-from trio_sse.web.routes import ROOT_PATH
+from trio_sse.web.pages import ROOT_PATH
 
 log = structlog.stdlib.get_logger("trio_sse.asgi")
 

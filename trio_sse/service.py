@@ -172,11 +172,12 @@ class Service:
             raise
         return connection
 
-    def release(self, connection: Connection, why: str = "left") -> None:
+    def release(self, connection: Connection, why: str = "") -> None:
         """Take a stream out of the hub and of the limits: it has ended. Calling it again is harmless.
-        `why` it ended, unless the service ended it."""
+        `why` it ended, unless the service ended it; "": the client left."""
+        connection.ends(why)
         if isinstance(connection, Logged):
-            connection.say("stopping" if self.hub.closed else why)
+            connection.say()
         self.hub.leave(connection)
         self.admission.limits.end(connection)
         if self.hub.recorder is not None and connection.record is not None:
@@ -334,12 +335,7 @@ class Service:
         longest = self.settings.max_stream_seconds
         if longest:
             life = longest * random.uniform(0.8, 1)  # noqa: S311  jitter, not a secret
-            end = trio.current_time() + life
-            self.lifetimes.add(connection, end)
-            if connection.record is not None:
-                connection.record.longest_until = time.time() + life - 0.5  # it is ended a little later
-            if isinstance(connection, Logged):
-                connection.counted.longest_until = end
+            self.lifetimes.add(connection, trio.current_time() + life, why="max_stream_seconds")
         if seconds is not None:
             self.lifetimes.add(connection, trio.current_time() + seconds, _auth_expired)
 

@@ -12,6 +12,7 @@ from trio_sse.access.admission import Accepted, overloaded_words
 from trio_sse.access.limits import overloaded_by
 from trio_sse.access.problem import refused
 from trio_sse.access.refusals import refusal_of
+from trio_sse.access.request import read_request
 from trio_sse.delivery.recorder import Refusal
 from trio_sse.delivery.resume import Start
 from trio_sse.settings import Settings
@@ -23,7 +24,7 @@ JWT = settings(auth="jwt", jwt_secret=SECRET, jwt_cookie="tok", jwt_query=True, 
 def told(
     query: bytes = b"", *headers: tuple[bytes, bytes], given: Settings = JWT, peer: str = "192.0.2.1"
 ) -> Refusal:
-    return refusal_of(NO, query, headers, peer, given)
+    return refusal_of(NO, read_request(query, headers, given), headers, peer, given)
 
 
 def test_it_says_whom_the_request_named_from_where_and_why() -> None:
@@ -50,6 +51,16 @@ def test_a_token_that_proves_nothing_still_says_whose_it_would_be(place: str) ->
     assert (refusal.user, refusal.claimed, refusal.jti) == ("eve", True, "t-9")
 
 
+def test_it_is_the_token_that_was_looked_at_not_one_of_a_cookie_with_a_longer_name() -> None:
+    ann, eve = token(sub="ann").encode(), token(sub="eve").encode()
+    assert told(b"", (b"cookie", b"xtok=" + eve + b"; tok=" + ann)).user == "ann"
+
+
+def test_a_cookie_that_its_page_may_not_use_says_whose_it_is_too() -> None:
+    elsewhere = (b"sec-fetch-site", b"cross-site"), (b"origin", b"https://b.example")
+    assert told(b"", *elsewhere, (b"cookie", b"tok=" + token(sub="ann").encode())).user == "ann"
+
+
 @pytest.mark.parametrize(
     "made_up",
     ["", "x", "..", "a.b.c", "a.W10.c", "a.eyJzdWIiOltdfQ.c", f"a.{'A' * 20_000}.c", "\xff.\xff.\xff"],
@@ -71,7 +82,7 @@ def test_a_malformed_request_is_remembered_too() -> None:
 
 def test_one_that_is_told_to_come_back_later_is_remembered_with_the_reason() -> None:
     later = Accepted("ann", Start(), (), last_words=overloaded_words(overloaded_by("total")))
-    refusal = refusal_of(later, b"user_id=ann", (), "192.0.2.1", JWT)
+    refusal = refusal_of(later, read_request(b"user_id=ann", (), JWT), (), "192.0.2.1", JWT)
     assert (refusal.status, refusal.detail) == (200, "too many streams (SSE_MAX_CONNECTIONS)")
 
 

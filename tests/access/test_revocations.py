@@ -101,6 +101,7 @@ def test_it_is_known_whether_they_are_all() -> None:
         (Revocation(None, "bob", 100), False),
         (Revocation(None, None, 100), True),
         (Revocation(None, None, 50), False),
+        (Revocation(None, "ann", 99), False),  # issued in the very moment
     ],
 )
 def test_one_of_them_covers_what_all_of_them_would(revocation: Revocation, covered: bool) -> None:

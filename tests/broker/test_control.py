@@ -95,6 +95,38 @@ async def test_one_that_does_not_answer_is_named(port: int, back_end: BackEnd) -
         assert [node.process for node, _ in heard.answers] == ["b"]
 
 
+async def test_an_answer_of_one_that_was_not_known_of_is_no_answer(port: int, back_end: BackEnd) -> None:
+    one, silent, unknown = (Process(name, settings_of(port)) for name in ("a", "b", "c"))
+    silent.silent = True
+    async with running(one, silent, unknown):
+        back_end.zrem(f"{one.control.keys}nodes", msgspec.json.encode(unknown.control.me))
+        heard = await one.control.ask("which", None, 0.5)
+        assert unknown.obeyed == [("which", None)]
+        assert (heard.answers, [node.process for node in heard.missing]) == ([], ["b"])
+
+
+async def test_one_that_has_enough_to_do_takes_no_further_command(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_AT_ONCE", 1)
+    one, silent = (Process(name, settings_of(port)) for name in ("a", "b"))
+    silent.silent = True
+    async with running(one, silent):
+        for _ in range(2):
+            heard = await one.control.ask("which", None, 0.3)
+            assert [node.process for node in heard.missing] == ["b"]
+        assert len(silent.obeyed) == 1
+
+
+async def test_redis_keeps_nothing_of_those_who_are_gone_for_long(port: int, back_end: BackEnd) -> None:
+    one = Process("a", settings_of(port))
+    nodes = f"{one.control.keys}nodes"
+    back_end.zadd(nodes, {"gone": 1.0})
+    async with running(one):
+        assert back_end.zrange(nodes, 0, -1) == [msgspec.json.encode(one.control.me)]
+        assert 0 < back_end.ttl(nodes) <= 10 * module.LIFE_SECONDS
+
+
 async def test_one_that_has_stopped_is_not_waited_for(port: int, back_end: BackEnd) -> None:
     one, other = (Process(name, settings_of(port)) for name in ("a", "b"))
     async with running(one):

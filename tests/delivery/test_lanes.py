@@ -24,6 +24,7 @@ from trio_sse.delivery.messages import Notification
 from trio_sse.delivery.partitions import Layout, Partition, Partitioning, parse_place
 from trio_sse.delivery.receipts import Receipts
 from trio_sse.delivery.resume import Resumer, Start
+from trio_sse.delivery.stream_record import StreamRecord
 from trio_sse.delivery.targets import Target, followed, topic
 
 TOPICS = ["a", "b", "c", "d"]
@@ -33,12 +34,16 @@ ALL_TARGETS: list[Target] = ["ann", "bob", *map(topic, TOPICS)]
 class World:
     """A log in partitions, and a process that reads it."""
 
-    def __init__(self, partitions: int = 4, *, capacity: int = 10, messages: int = 1000) -> None:
+    def __init__(
+        self, partitions: int = 4, *, capacity: int = 10, messages: int = 1000, disconnect: bool = False
+    ) -> None:
         self.layout = Layout("notes", partitions)
         self.now = 1000.0
         self.counters = Counters()
         history = History("", messages=1, seconds=1, max_bytes=1, clock=self.clock)
-        common = Common(self.counters, history, Resumer(history, heartbeat_seconds=30.0), capacity)
+        common = Common(
+            self.counters, history, Resumer(history, heartbeat_seconds=30.0), capacity, disconnect
+        )
         self.lanes = Lanes(
             Partitioning([self.layout]),
             bounds=Bounds(messages * partitions, 300.0, 1 << 24, 100, 1 << 20, 30.0),
@@ -305,7 +310,8 @@ async def test_a_stream_that_is_logged_counts_what_all_partitions_gave() -> None
     for _ in range(5):
         world.publish(("ann",))
     with capture_logs() as lines:
-        braid.say("write_timeout")
+        braid.ends("write_timeout")
+        braid.say()
     (line,) = lines
     assert (line["messages"], line["dropped"], line["why"]) == (5, 3, "write_timeout")
     client.catch_up()
@@ -320,3 +326,20 @@ def test_who_follows_less_than_before_is_told_and_that_counts_as_a_gap() -> None
     again = world.open("ann", last_event_id=events(first.received)[0].id)
     assert names(again) == ["connected", "gap"]
     assert world.counters.gaps == {"unknown_id": 1}
+
+
+async def test_a_strand_that_ended_by_itself_says_why_the_stream_did() -> None:
+    world = World(capacity=1, disconnect=True)
+    braid = world.lanes.open(followed("ann", TOPICS), "192.0.2.1")
+    stream = braid.record = StreamRecord("1", braid, braid.follows)
+    world.lanes.begin(braid, Start())
+    client = Client(braid)
+    world.read()
+    client.catch_up()
+    client.busy = True
+    for _ in range(2):
+        world.publish(("ann",))
+    assert braid.closed
+    assert stream.why == "slow_client"
+    assert isinstance(braid, LoggedBraid)
+    assert braid.counted.why == "slow_client"

@@ -150,11 +150,3 @@ def test_in_partitions_what_counts_is_what_the_one_of_the_message_has() -> None:
     stream.leaves()
     assert stream.parts[other].last == 3
     assert outcome(stream, message(partition=here), NOW).code == "unsent"
-
-
-def test_a_part_that_ended_by_itself_says_why_the_stream_did() -> None:
-    stream = record()
-    part = stream.part(Partition(8, 1), joined(new_hub(), "ann"), "ann")
-    part.ends("slow_client")
-    stream.ends()
-    assert stream.why == "slow_client"

@@ -123,3 +123,24 @@ def test_when_redis_was_away(kinds: list[str], found: list[tuple[float, float | 
     for kind in kinds:
         recorder.trouble(kind, "why")
     assert [away[:2] for away in recorder.away()] == found
+
+
+def test_a_message_that_waited_before_it_was_read_came_earlier() -> None:
+    recorder = Recorder(10, 1 << 20, Clock())
+    recorder.message(1, None, None, b"{}", from_log=True, age=0.5)
+    assert next(iter(recorder.messages)).at == 1001.5
+
+
+def test_a_stream_that_is_left_twice_has_ended_once() -> None:
+    recorder = Recorder(10, 1 << 20)
+    record = StreamRecord("1", joined(new_hub(), "ann"), "ann")
+    recorder.opened(record)
+    for _ in range(2):
+        recorder.left(record)
+    assert list(recorder.ended) == [record]
+
+
+def test_of_a_trouble_only_the_beginning_is_kept() -> None:
+    recorder = Recorder(10, 1 << 20)
+    recorder.trouble("gap", "x" * 1000)
+    assert len(recorder.troubles[0].detail) == 300

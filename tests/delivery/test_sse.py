@@ -89,3 +89,9 @@ def test_chunks_are_read_back_by_an_independent_http_parser(parts: list[bytes]) 
         assert event is not h11.NEED_DATA
         body += event.data if isinstance(event, h11.Data) else b""
     assert body == b"".join(parts)
+
+
+@given(TRICKY, ONE_LINE.filter(str))
+def test_the_name_of_an_event_is_found_again(data: str, name: str) -> None:
+    assert sse.event_name(sse.retry(5) + sse.event(data.encode(), name=name)) == name
+    assert sse.event_name(sse.retry(5) + sse.event(data.encode())) == ""

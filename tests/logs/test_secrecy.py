@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -27,7 +27,8 @@ hide = hiding(settings(**BY_SETTINGS))
     "secret", ["s" * 40, "p" * 40, "token-of-sixteen-1", "token-of-sixteen-2", SECRET, "of the sentinels"]
 )
 @pytest.mark.parametrize(
-    "spelled", [str, repr, json.dumps, quote, lambda text: quote(text, safe=""), lambda text: f"a={text};"]
+    "spelled",
+    [str, repr, json.dumps, quote, quote_plus, lambda text: quote(text, safe=""), lambda text: f"a={text};"],
 )
 def test_secrets_of_the_settings(secret: str, spelled: Any) -> None:
     hidden = hide(f"before {spelled(secret)} after")
@@ -36,6 +37,22 @@ def test_secrets_of_the_settings(secret: str, spelled: Any) -> None:
     assert "***" in hidden
     for part in (secret, spelled(secret), "token-of", "Geh3im", "sentinels"):
         assert part not in hidden
+
+
+@pytest.mark.parametrize("spelled", [str, repr, json.dumps])
+def test_a_secret_with_quotes_of_both_kinds(spelled: Any) -> None:
+    secret = """It's "so" secret"""
+    assert "secret" not in hiding(settings(redis_password=secret))(f"before {spelled(secret)} after")
+
+
+def test_of_a_secret_of_several_lines_each_is_one() -> None:
+    hide = hiding(settings(redis_password="the first\nanother"))
+    assert hide("the first, and another") == "***, and ***"
+
+
+def test_of_a_secret_that_begins_as_another_does_nothing_is_left() -> None:
+    hide = hiding(settings(redis_password="hunter2", redis_sentinel_password="hunter2-and-more"))
+    assert hide("hunter2-and-more hunter2") == "*** ***"
 
 
 def test_the_password_in_the_address_of_redis() -> None:
@@ -49,7 +66,9 @@ def test_a_short_one_would_be_told_by_what_is_missing(secret: str) -> None:
 
 
 def test_a_part_of_a_word_is_no_secret() -> None:
-    assert hiding(settings(redis_password="stream"))("streams, stream.") == "streams, ***."
+    assert (
+        hiding(settings(redis_password="stream"))("streams, upstream, stream.") == "streams, upstream, ***."
+    )
 
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"

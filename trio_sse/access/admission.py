@@ -8,14 +8,14 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 import structlog
-from werkzeug.sansio.http import parse_cookie
 
 from trio_sse.access.addresses import client_address
-from trio_sse.access.cors import GUARDS, Headers, is_foreign
+from trio_sse.access.cors import GUARDS, Headers
+from trio_sse.access.credentials import cookies, tokens
 from trio_sse.access.limits import RETRY_SECONDS, Limits, Overloaded, overloaded_by
 from trio_sse.access.problem import Refused, refused
 from trio_sse.access.refusals import refusal_of
-from trio_sse.access.request import DEFAULT_USER, Fields, StreamRequest, bearer, read_request
+from trio_sse.access.request import DEFAULT_USER, Fields, StreamRequest, read_request
 from trio_sse.access.revocations import Revocations
 from trio_sse.access.tokens import Denied, Identity, Verifier
 from trio_sse.access.topics import configured
@@ -29,9 +29,6 @@ from trio_sse.settings import Settings
 log = structlog.stdlib.get_logger("trio_sse.access.admission")
 
 STREAM_PATH = "/sse"
-
-_MAX_TOKENS = 8
-"""How many tokens of one request are verified, at most."""
 
 
 REVOKED_PATIENCE_SECONDS = 30.0
@@ -123,18 +120,16 @@ class Admission:
 
         Limits are checked here. The stream is counted when it is opened.
         """
-        answer = await self._admit(query, headers, peer)
-        self._tell(answer, query, headers, peer)
+        request = read_request(query, headers, self._settings)
+        answer = request if isinstance(request, Refused) else await self._admit(request, peer)
+        self._tell(answer, request, headers, peer)
         return answer
 
-    async def _admit(self, query: bytes, headers: Fields, peer: Callable[[], str]) -> Accepted | Refused:
-        request = read_request(query, headers, self._settings)
-        if isinstance(request, Refused):
-            return request
+    async def _admit(self, request: StreamRequest, peer: Callable[[], str]) -> Accepted | Refused:
         proof = None
         if self._verifier is not None and not self._is_public(request):
             suits = partial(self._suits, request)
-            proof = await self._verifier.verify(*self._tokens(request), suits=suits)
+            proof = await self._verifier.verify(*tokens(request, self._settings), suits=suits)
         answer = self._decide(request, proof, peer)
         if self.ask is None or isinstance(answer, Refused) or answer.last_words:
             return answer
@@ -146,29 +141,31 @@ class Admission:
     def admit_now(self, query: bytes, headers: Fields, peer: Callable[[], str]) -> Accepted | Refused | None:
         """As `admit`, without waiting. None: keys have to be fetched first, or other processes to be asked:
         `admit` has to decide."""
-        answer = self._admit_now(query, headers, peer)
+        request = read_request(query, headers, self._settings)
+        answer = request if isinstance(request, Refused) else self._admit_now(request, peer)
         if answer is not None:
-            self._tell(answer, query, headers, peer)
+            self._tell(answer, request, headers, peer)
         return answer
 
     def _tell(
-        self, answer: Accepted | Refused, query: bytes, headers: Fields, peer: Callable[[], str]
+        self,
+        answer: Accepted | Refused,
+        request: StreamRequest | Refused,
+        headers: Fields,
+        peer: Callable[[], str],
     ) -> None:
         if isinstance(answer, Refused):
             add_to(self.refusals, _REASONS.get(answer.status, "overloaded"))
         if self.refused is not None and (isinstance(answer, Refused) or answer.last_words):
-            self.refused(refusal_of(answer, query, headers, peer(), self._settings))
+            self.refused(refusal_of(answer, request, headers, peer(), self._settings))
 
-    def _admit_now(self, query: bytes, headers: Fields, peer: Callable[[], str]) -> Accepted | Refused | None:
-        request = read_request(query, headers, self._settings)
-        if isinstance(request, Refused):
-            return request
+    def _admit_now(self, request: StreamRequest, peer: Callable[[], str]) -> Accepted | Refused | None:
         if self.ask is not None:
             return None
         proof = None
         if self._verifier is not None and not self._is_public(request):
             suits = partial(self._suits, request)
-            proof = self._verifier.verify_now(*self._tokens(request), suits=suits)
+            proof = self._verifier.verify_now(*tokens(request, self._settings), suits=suits)
             if proof is None:
                 return None
         return self._decide(request, proof, peer)
@@ -264,33 +261,12 @@ class Admission:
             unlogged=unlogged,
         )
 
-    def _tokens(self, request: StreamRequest) -> list[str]:
-        """The tokens of header, cookie and query, in this order."""
-        settings = self._settings
-        found: list[str | None] = []
-        if authorization := request.fields.get(b"authorization"):
-            found.append(bearer(authorization.decode("latin-1")))
-        if settings.jwt_cookie is not None and not is_foreign(request.fields, settings):
-            found += self._cookies(request)
-        if settings.jwt_query:
-            found.append(request.token)
-        return [token for token in dict.fromkeys(found) if token][:_MAX_TOKENS]
-
-    def _cookies(self, request: StreamRequest) -> list[str]:
-        """The values of the cookie. Two cookies may have one name, for two paths or domains (RFC 6265,
-        5.4)."""
-        name = self._settings.jwt_cookie
-        text = request.fields.get(b"cookie", b"").decode("latin-1")
-        if name is None or name not in text:
-            return []
-        if '"' not in text:  # in quotes `;` does not end a cookie
-            text = ";".join(cookie for cookie in text.split(";") if name in cookie)
-        return parse_cookie(text).getlist(name)
-
     def _denied(self, request: StreamRequest, denied: Denied) -> Accepted | Refused:
         if denied.status == HTTPStatus.SERVICE_UNAVAILABLE:
             return self._later(request, Overloaded(denied.detail, denied.status, RETRY_SECONDS))
-        if denied.error is None and any(self._cookies(request)):  # no token, because the cookie is not taken
+        if denied.error is None and any(
+            cookies(request, self._settings)
+        ):  # no token, because the cookie is not taken
             detail = "pages of this origin may not use the user's cookie (SSE_CORS_ORIGINS)"
             return refused(HTTPStatus.FORBIDDEN, detail, request.cors)
         return refused(denied.status, denied.detail, request.cors, _challenge(denied.error, denied.detail))

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import msgspec
 
 from trio_sse.access.addresses import client_address
+from trio_sse.access.credentials import cookies, tokens
 from trio_sse.access.problem import Refused
-from trio_sse.access.request import DEFAULT_USER, Fields, StreamRequest, bearer, joined, read_request
+from trio_sse.access.request import DEFAULT_USER, Fields, StreamRequest, joined
 from trio_sse.delivery.messages import user_id_problem
 from trio_sse.delivery.recorder import Refusal
 from trio_sse.settings import Settings
@@ -30,14 +31,17 @@ class Ending(Protocol):
 
 
 def refusal_of(
-    answer: Refused | Ending, query: bytes, headers: Fields, peer: str, settings: Settings
+    answer: Refused | Ending,
+    request: StreamRequest | Refused,
+    headers: Fields,
+    peer: str,
+    settings: Settings,
 ) -> Refusal:
-    """What is to be remembered of a request that was answered so. Never raises."""
+    """What is to be remembered of a request that was answered so, and has these `headers`. Never raises."""
     if isinstance(answer, Refused):
         status, detail = int(answer.status), answer.detail
     else:
         status, detail = int(HTTPStatus.OK), _said(answer.last_words)
-    request = read_request(query, headers, settings)
     fields = request.fields if isinstance(request, StreamRequest) else _joined(headers)
     user, claimed, jti = None, False, None
     if isinstance(request, StreamRequest):
@@ -66,15 +70,11 @@ def _said(last_words: bytes) -> str:
 
 
 def _claims(request: StreamRequest, settings: Settings) -> dict[str, Any]:
-    """What the first token of a request says. Nothing rests on it but whom its refusal is shown for."""
+    """What the first token of a request says, though it may be in a cookie that a page of another origin may
+    not use. Nothing rests on it but whom its refusal is shown for."""
     if settings.auth != "jwt":
         return {}
-    token = bearer(request.fields.get(b"authorization", b"").decode("latin-1")) or ""
-    if not token and settings.jwt_cookie is not None:
-        cookies = request.fields.get(b"cookie", b"").decode("latin-1")
-        token = cookies.partition(f"{settings.jwt_cookie}=")[2].partition(";")[0].strip('" ')
-    if not token and settings.jwt_query:
-        token = request.token or ""
+    token = next(iter(tokens(request, settings) or cookies(request, settings)), "")
     part = token.split(".")[1] if token.count(".") == 2 else ""
     if not part or len(part) > _MOST_CLAIM_BYTES:
         return {}

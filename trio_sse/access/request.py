@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -10,8 +9,6 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qsl
-
-from pydantic import SecretStr
 
 from trio_sse.access.cors import Headers, cors_headers, is_open, wrong_host
 from trio_sse.access.problem import Refused, refused
@@ -244,9 +241,3 @@ def bearer(authorization: str) -> str | None:
     """The token in the value of an Authorization field; None when it holds none (RFC 6750, 2.1)."""
     scheme, _, token = authorization.partition(" ")
     return token.strip() or None if scheme.lower() == "bearer" else None
-
-
-def bears(authorization: str, token: SecretStr) -> bool:
-    """Whether the value of an Authorization field has this token. It is compared in constant time."""
-    given = bearer(authorization) or ""
-    return hmac.compare_digest(given.encode(), token.get_secret_value().encode())

@@ -170,9 +170,8 @@ class Administration:
         """Let tokens count no more, for so many seconds, and end their streams. Raises UnavailableError if
         Redis does not take it: then nothing was done. Raises TooManyError."""
         assert self._revoked is not None
-        revoked = Revoked(ending.jti, ending.user, ending.issued_before or 0.0)
         try:
-            until = await self._revoked.add(revoked, seconds, MOST)
+            until = await self._revoked.add(Revoked(*_revocation(ending)), seconds, MOST)
         except ERRORS as error:
             raise UnavailableError(self._control.problem(error), unsure=False) from None
         if until is None:
@@ -200,11 +199,10 @@ class Administration:
 
     async def _end(self, ending: Ending) -> int:
         if ending.revoke is not None and self._revocations is not None:
-            revocation = Revocation(ending.jti, ending.user, ending.issued_before or 0.0)
-            self._revocations.add(revocation, ending.revoke)
+            self._revocations.add(_revocation(ending), ending.revoke)
         name = "ended_by_operator" if ending.revoke is None else "auth_revoked"
         seconds = RETURN_SECONDS if ending.revoke is None else REVOKED_RETURN_SECONDS
-        return await self._end_those(lambda record: _is_meant(ending, record), name, seconds)
+        return await self._end_those(_meant_by(ending), name, seconds)
 
     async def _end_those(self, meant: Callable[[StreamRecord], bool], name: str, seconds: float) -> int:
         """End streams with this notice. Those that open meanwhile look for themselves whether they may."""
@@ -264,13 +262,17 @@ class Administration:
         return Asked([self._control.me, *nodes], heard.missing, heard.problem)
 
 
-def _is_meant(ending: Ending, record: StreamRecord) -> bool:
+def _meant_by(ending: Ending) -> Callable[[StreamRecord], bool]:
     if ending.stream is not None:
-        return record.id == ending.stream
+        return lambda record: record.id == ending.stream
     if ending.jti is None and ending.issued_before is None:
-        return user_of(record.follows) == ending.user
-    revocation = Revocation(ending.jti, ending.user, ending.issued_before or 0.0)
-    return record.by_token and revocation.covers(user_of(record.follows), record.jti, record.issued_at)
+        return lambda record: user_of(record.follows) == ending.user
+    covers = _revocation(ending).covers
+    return lambda record: record.by_token and covers(user_of(record.follows), record.jti, record.issued_at)
+
+
+def _revocation(ending: Ending) -> Revocation:
+    return Revocation(ending.jti, ending.user, ending.issued_before or 0.0)
 
 
 class _Known(msgspec.Struct):

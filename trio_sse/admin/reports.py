@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from trio_sse.broker.control import Node
@@ -174,8 +172,3 @@ class Overview(msgspec.Struct):
     """Streams for which something waits."""
     troubles: list[TroubleReport]
     refusals: list[RefusalReport]
-
-
-def encoded(report: Any) -> Any:
-    """A report as plain values."""
-    return msgspec.to_builtins(report)

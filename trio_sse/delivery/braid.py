@@ -12,6 +12,7 @@ from trio_sse.delivery.connection import Common, Connection
 from trio_sse.delivery.history import PAGE_BYTES
 from trio_sse.delivery.outlet import Outlet
 from trio_sse.delivery.partitions import Partition, place_text
+from trio_sse.delivery.sse import event_name
 from trio_sse.delivery.states import State
 from trio_sse.delivery.targets import Followed, Target
 
@@ -48,6 +49,11 @@ class Strand(Connection):
         if own is not None and super().offer(own):
             self._took(own)
         return False
+
+    def ends(self, why: str) -> None:
+        """The stream ends with it, for the same reason."""
+        super().ends(why)
+        self.braid.ends(why)
 
     @staticmethod
     def _own(batch: Batch, skips: frozenset[Target]) -> Batch | None:
@@ -149,11 +155,10 @@ class Braid(Connection):
         if self.closed:
             outlet.close()
 
-    def end(self, last_words: bytes = b"") -> None:
+    def end(self, last_words: bytes = b"", why: str = "") -> None:
         if self.closed:
             return
-        if self.record is not None:
-            self.record.ends(last_words=last_words)
+        self.ends(why or event_name(last_words))
         self._become(State.CLOSED)
         for strand in self._strands.values():
             strand.end()

@@ -19,6 +19,7 @@ from trio_sse.delivery.marks import Mark, Part
 from trio_sse.delivery.outlet import Outlet
 from trio_sse.delivery.owed import Owed
 from trio_sse.delivery.replay import Replay, Rest
+from trio_sse.delivery.sse import event_name
 from trio_sse.delivery.states import State
 from trio_sse.delivery.stream_record import StreamRecord
 from trio_sse.delivery.targets import Followed, Target
@@ -193,16 +194,15 @@ class Connection:
         """The preface of `begin` is to have a gap."""
         add_to(self._common.counters.gaps, reason)
 
-    def end(self, last_words: bytes = b"") -> None:
-        """Send `last_words`, and close.
+    def end(self, last_words: bytes = b"", why: str = "") -> None:
+        """Send `last_words`, and close. `why`: see `ends`. Without it, it is the name of the notice.
 
         A live connection sends them after all that waits. One that catches up sends them after the pages that
         were taken: the client has their last id, and resumes from there.
         """
         if self.closed:
             return
-        if self.record is not None:
-            self.record.ends(last_words=last_words)
+        self.ends(why or event_name(last_words))
         if self.state is not _LIVE:
             if self._replay is not None:
                 last_words = self._replay.preface + last_words
@@ -216,6 +216,11 @@ class Connection:
             self._channel[0].close()
         if self._outlet is not None:
             self._outlet.close()
+
+    def ends(self, why: str) -> None:
+        """It is about to end, or has. The first reason counts. "": the client left."""
+        if self.record is not None:
+            self.record.ends(why)
 
     def offer(self, batch: Batch) -> bool:
         """Take the messages of `batch` that are newer than `since`. Never waits.
@@ -292,9 +297,9 @@ class Connection:
         self._common.counters.bytes_sent += len(data)
         return data
 
-    def close(self) -> None:
+    def close(self, why: str = "") -> None:
         """End the stream without a notice. What waits may still be taken. Calling it again is harmless."""
-        self.end()
+        self.end(why=why)
 
     def leave(self) -> None:
         """Release everything: the client is gone. Calling it again is harmless.
@@ -458,10 +463,8 @@ class Connection:
         except trio.WouldBlock:
             if common.disconnect:
                 common.counters.disconnected += 1
-                if self.record is not None:
-                    self.record.ends("slow_client")
                 balance.stream_ended += 1
-                self.close()
+                self.close("slow_client")
                 return False
             if owed is None:
                 owed = self._owed = Owed()

@@ -150,7 +150,7 @@ class Hub:
         A closed hub closes the connection, which then ends after its greeting.
         """
         if self.closed:
-            connection.close()
+            connection.close("stopping")
             return
         follows = connection.follows
         if isinstance(follows, str):
@@ -483,9 +483,7 @@ class Hub:
         """End every stream. Connections leave when all they are owed was sent."""
         self.closed = self.draining = True
         for connection in self.connections:
-            if connection.record is not None:
-                connection.record.ends("stopping")
-            connection.close()
+            connection.close("stopping")
 
 
 def _reach_some_twice(deliveries: list[Delivery]) -> bool:

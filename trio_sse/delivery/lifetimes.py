@@ -19,7 +19,7 @@ class Lifetimes:
     """Ends each added stream at its time. One task serves all of them."""
 
     def __init__(self) -> None:
-        self._due: list[tuple[float, int, weakref.ref[Connection], Callable[[], bytes]]] = []
+        self._due: list[tuple[float, int, weakref.ref[Connection], Callable[[], bytes], str]] = []
         self._order = count()
         self._tidy_at = _TIDY_FROM
         self._earlier = trio.Event()
@@ -27,11 +27,14 @@ class Lifetimes:
     def __len__(self) -> int:
         return len(self._due)
 
-    def add(self, connection: Connection, at: float, last_words: Callable[[], bytes] = bytes) -> None:
-        """End `connection` at `at` (Trio's clock). `last_words` is called then, for its last notice."""
+    def add(
+        self, connection: Connection, at: float, last_words: Callable[[], bytes] = bytes, why: str = ""
+    ) -> None:
+        """End `connection` at `at` (Trio's clock). `last_words` is called then, for its last notice; without
+        one, `why` it ends."""
         if len(self._due) >= self._tidy_at:
             self._tidy()
-        heapq.heappush(self._due, (at, next(self._order), weakref.ref(connection), last_words))
+        heapq.heappush(self._due, (at, next(self._order), weakref.ref(connection), last_words, why))
         if self._due[0][0] == at:
             self._earlier.set()
 
@@ -52,7 +55,7 @@ class Lifetimes:
 
     def _end_due(self) -> None:
         while self._due and self._due[0][0] <= trio.current_time():
-            _, _, reference, last_words = heapq.heappop(self._due)
+            _, _, reference, last_words, why = heapq.heappop(self._due)
             connection = reference()
             if connection is not None:
-                connection.end(last_words())
+                connection.end(last_words(), why)

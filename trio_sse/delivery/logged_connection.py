@@ -20,7 +20,6 @@ log = structlog.stdlib.get_logger("trio_sse.streams")
 
 _OWN = re.compile(rb"^event: (?:%b)\n" % "|".join(sorted(RESERVED_EVENTS)).encode(), re.MULTILINE)
 _COMMENT = re.compile(rb"^:\n\n", re.MULTILINE)
-_NAME = re.compile(rb"^event: (\w+)\n", re.MULTILINE)
 _DROPPED = re.compile(rb'^event: gap\ndata: {"reason":"slow_client","dropped":(\d+)', re.MULTILINE)
 
 MOST_TOPICS = 20
@@ -38,8 +37,6 @@ class Counted:
     """Messages that an outlet took."""
     dropped: int = 0
     """Those that a gap has told of."""
-    longest_until: float = 0.0
-    """When SSE_MAX_STREAM_SECONDS ends it, in Trio's time; 0: never."""
     why: str | None = None
     said: bool = False
 
@@ -62,19 +59,13 @@ class Logged(Connection):
             self.counted.dropped += sum(map(int, _DROPPED.findall(data)))
         return data
 
-    def end(self, last_words: bytes = b"") -> None:
-        counted = self.counted
-        if not self.closed and counted.why is None:
-            if (name := _NAME.search(last_words)) is not None:
-                counted.why = name[1].decode()
-            elif 0 < counted.longest_until <= trio.current_time():
-                counted.why = "max_stream_seconds"
-            elif self._common.disconnect and self.has_waiting:
-                counted.why = "slow_client"
-        super().end(last_words)
+    def ends(self, why: str) -> None:
+        super().ends(why)
+        if self.counted.why is None:
+            self.counted.why = why
 
-    def say(self, why: str) -> None:
-        """Write the line, once. `why` it ended, if the service did not end it."""
+    def say(self) -> None:
+        """Write the line, once."""
         counted = self.counted
         if counted.said:
             return
@@ -89,7 +80,7 @@ class Logged(Connection):
             seconds=round(trio.current_time() - counted.began, 3),
             messages=counted.messages,
             dropped=counted.dropped + self.untold,
-            why=counted.why or why,
+            why=counted.why or "left",
         )
 
 

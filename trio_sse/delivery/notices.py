@@ -21,7 +21,7 @@ RETRY_MILLISECONDS = (2000, 5000)
 """How long a browser waits before it connects again. Spread, so that many do not return at once."""
 
 
-def service_event(name: str, data: dict[str, Any], id: str | None = None) -> bytes:  # noqa: A002
+def service_event(name: str, data: object, id: str | None = None) -> bytes:  # noqa: A002
     return sse.event(_encode(data), name=name, id=id)
 
 

@@ -6,6 +6,7 @@ import re
 
 _LF, _CR = b"\n\r"  # numbers are looked for in a fifth of the time
 _LINE_END = re.compile(rb"\r\n|\r|\n")
+_NAME = re.compile(rb"^event: (.+)$", re.MULTILINE)
 _has_line_end = re.compile("[\r\n\0]").search
 
 
@@ -38,6 +39,12 @@ def message(data: bytes, id: str, name: str | None) -> bytes:  # noqa: A002
 def retry(milliseconds: int) -> bytes:
     """The field that sets how long a browser waits before it connects again. It dispatches nothing."""
     return b"retry: %d\n" % milliseconds
+
+
+def event_name(frames: bytes) -> str:
+    """The name of the first event that has one; "" if none has."""
+    found = _NAME.search(frames)
+    return "" if found is None else found[1].decode()
 
 
 def chunk(data: bytes) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
 from collections.abc import Collection
@@ -70,7 +69,6 @@ class StreamRecord:
         "live",
         "live_at",
         "log_after",
-        "longest_until",
         "opened",
         "parts",
         "replayed",
@@ -118,8 +116,6 @@ class StreamRecord:
         self.live: int | None = None
         """Up to this sequence it caught up, and then was live. None before."""
         self.live_at: float | None = None
-        self.longest_until: float | None = None
-        """When SSE_MAX_STREAM_SECONDS ends it."""
         self.events: deque[Happened] | None = None
         self.forgotten = 0
         """Of messages up to this sequence some events are no longer known."""
@@ -212,17 +208,10 @@ class StreamRecord:
             self._add(Happened(WAITED, first, last, len(self.waiting), self._waiting_since, time.time()))
             self.waiting = []
 
-    def ends(self, why: str = "", last_words: bytes = b"") -> None:
-        """It ends. The first reason counts; without one it is the name of the notice in `last_words`."""
+    def ends(self, why: str = "") -> None:
+        """It ends. The first reason counts."""
         if self.ended is None:
             self.ended = time.time()
-            for part in self.parts.values():
-                if part.ended is not None:  # it has ended the others
-                    why = why or part.why
-            if not why and (notice := _NOTICE.search(last_words)):
-                why = notice[1].decode()
-            elif not why and self.longest_until is not None and self.ended >= self.longest_until:
-                why = "max_stream_seconds"
             self.why = why or "left"
 
     def leaves(self) -> None:
@@ -251,6 +240,3 @@ class StreamRecord:
             oldest = self.events.popleft()
             if oldest.what != WAITED:
                 self.forgotten = max(self.forgotten, oldest.last)
-
-
-_NOTICE = re.compile(rb"event: (\w+)")

@@ -116,10 +116,7 @@ class Fleet:
             return
         self._poller.forget(fd)
         connection = cast(Connection, outlet.backlog)
-        why = "write_timeout" if outlet.timed_out else "left"
-        if connection.record is not None:
-            connection.record.ends(why)
-        self._service.release(connection, why)
+        self._service.release(connection, "write_timeout" if outlet.timed_out else "")
         os.close(fd)
         self._size -= 1
         if not self._size:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import h11
 import trio
 
-from trio_sse.access.metrics_token import may_read_counts
+from trio_sse.access.operator_tokens import may_read_counts
 from trio_sse.server.accepting import Want, accept_forever
 from trio_sse.server.listening import is_tcp, tcp_listener
 from trio_sse.service import Service

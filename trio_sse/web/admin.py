@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from html import escape
-from importlib import resources
 from types import TracebackType
 from typing import cast
 
@@ -15,17 +13,17 @@ import trio
 from quart import Blueprint, Response, request
 from quart.wrappers.response import ResponseBody
 
-from trio_sse.access.request import bears
-from trio_sse.admin.administration import VIEW_SECONDS, Administration, TooManyError
-from trio_sse.admin.reports import Ending, encoded
+from trio_sse.access.operator_tokens import may_administer
+from trio_sse.admin.administration import VIEW_SECONDS, Administration, Outcome, TooManyError
+from trio_sse.admin.reports import Ending
 from trio_sse.broker.publisher import UnavailableError
 from trio_sse.delivery.event_ids import parse
 from trio_sse.delivery.messages import EVERYBODY, user_id_problem
 from trio_sse.delivery.notices import service_event
 from trio_sse.delivery.partitions import parse_place
 from trio_sse.service import Service
+from trio_sse.web.pages import page_reply
 from trio_sse.web.replies import json_reply, needs_token, problem_reply, try_again
-from trio_sse.web.routes import PAGE_POLICY, ROOT_PATH
 from trio_sse.web.serving import serving
 
 log = structlog.stdlib.get_logger("trio_sse.web.admin")
@@ -35,9 +33,6 @@ blueprint = Blueprint("admin", __name__)
 MOST_VIEWERS = 20
 MOST_JTI = 1000
 """Characters that a `jti` may have."""
-
-_PAGE = resources.files("trio_sse").joinpath("admin.html")
-_TOLD = b'<meta name="root-path" content="%b">'
 
 
 class _Disconnect(msgspec.Struct, forbid_unknown_fields=True):
@@ -57,10 +52,7 @@ class _Revoke(msgspec.Struct, forbid_unknown_fields=True):
 @blueprint.get("/admin")
 async def page() -> Response:
     """The live view. It has nothing in it: what it shows it asks for with the token."""
-    headers = {"content-security-policy": PAGE_POLICY, "cache-control": "no-cache"}
-    prefix = str(request.scope.get(ROOT_PATH, serving().settings.root_path))
-    html = _PAGE.read_bytes().replace(_TOLD % b"", _TOLD % escape(prefix).encode())
-    return Response(html, 200, headers, content_type="text/html; charset=utf-8")
+    return page_reply("admin.html")
 
 
 @blueprint.get("/admin/events")
@@ -94,7 +86,7 @@ async def explain() -> Response:
         return problem_reply(400, problem)
     if id is not None and parse(id) is None and parse_place(id) is None:
         return problem_reply(400, "id is no event id of this service, such as 1795462559402-0")
-    return json_reply(encoded(await _administration(service).explain(user, id)))
+    return json_reply(await _administration(service).explain(user, id))
 
 
 @blueprint.post("/disconnect")
@@ -175,10 +167,8 @@ def _user(given: str | int | None) -> str | None:
     return None if given is None else str(given)
 
 
-def _told(outcome: object) -> dict[str, object]:
-    told = cast("dict[str, object]", encoded(outcome))
-    asked = cast("dict[str, object]", told["asked"])
-    return {"ended": told["ended"], **asked}
+def _told(outcome: Outcome) -> dict[str, object]:
+    return {"ended": outcome.ended, **msgspec.structs.asdict(outcome.asked)}
 
 
 async def _body() -> bytes:
@@ -186,9 +176,7 @@ async def _body() -> bytes:
 
 
 def _may(service: Service) -> bool:
-    """Whether the request has the token."""
-    token = service.settings.admin_token
-    return token is not None and bears(request.headers.get("authorization", ""), token)
+    return may_administer(request.headers.get("authorization", ""), service.settings)
 
 
 def _needs_token() -> Response:
@@ -224,4 +212,4 @@ class _Feed(ResponseBody):
         self._first = False
         if self._hub.draining:
             raise StopAsyncIteration
-        return service_event("view", encoded(await self._administration.view()))
+        return service_event("view", await self._administration.view())

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping
-from html import escape
-from importlib import resources
 from types import TracebackType
 from typing import Any, Literal, cast
 
@@ -22,13 +20,14 @@ from trio_sse.access.addresses import client_address
 from trio_sse.access.admission import STREAM_PATH
 from trio_sse.access.cors import GUARDS, cors_headers
 from trio_sse.access.limits import RETRY_SECONDS
+from trio_sse.access.request import joined
 from trio_sse.delivery.sse import event
 from trio_sse.service import Service
-from trio_sse.settings import UNIX, Settings
+from trio_sse.settings import Settings
 from trio_sse.web.bodies import Body
+from trio_sse.web.pages import page_reply, root_path
 from trio_sse.web.replies import problem_reply
-from trio_sse.web.routes import PAGE_POLICY, ROOT_PATH
-from trio_sse.web.serving import serving
+from trio_sse.web.serving import peer, serving
 
 MOST_STREAMS = 8
 """Streams at a time, of one process. They count in the limits of all streams, too."""
@@ -47,8 +46,6 @@ _HEADERS = (
     ("cache-control", "no-store, no-transform"),
     ("x-accel-buffering", "no"),
 )
-_PAGE = resources.files("trio_sse").joinpath("doctor.html")
-_TOLD = b'<meta name="%b" content="">'
 _MOST_ORIGIN = 300
 _ELSEWHERE = "192.0.2.255"  # nobody's (RFC 5737)
 _SOMEBODY = {b"x-forwarded-for": _ELSEWHERE.encode()}
@@ -71,8 +68,8 @@ class Doctor:
         kind = request.args.get("kind", "steady")
         if kind not in ("steady", "quiet"):
             return problem_reply(400, "kind is steady or quiet")
-        fields = _fields(request)
-        address = client_address(_peer(request), fields, service.settings.trusted_proxies)
+        fields = joined(request.scope["headers"])
+        address = client_address(peer(), fields, service.settings.trusted_proxies)
         limits = service.admission.limits
         if service.hub.draining or self.open >= MOST_STREAMS:
             detail = "stopping" if service.hub.draining else f"{MOST_STREAMS} measurements run here already"
@@ -156,20 +153,14 @@ async def page() -> Response:
     """The page. Its cookie tells whether cookies come here."""
     settings = serving().settings
     told = {
-        "root-path": str(request.scope.get(ROOT_PATH, settings.root_path)),
         "heartbeat": str(settings.heartbeat_seconds),
         "seconds": str(run_seconds(settings)),
     }
-    html = _PAGE.read_bytes()
-    for name, value in told.items():
-        meta = _TOLD % name.encode()
-        html = html.replace(meta, meta.replace(b'content=""', f'content="{escape(value)}"'.encode()))
     headers = {
-        "content-security-policy": PAGE_POLICY,
         "cache-control": "no-store",
-        "set-cookie": f"{COOKIE}=1; Max-Age=600; Path={told['root-path'] or '/'}; HttpOnly; SameSite=Strict",
+        "set-cookie": f"{COOKIE}=1; Max-Age=600; Path={root_path() or '/'}; HttpOnly; SameSite=Strict",
     }
-    return Response(html, 200, headers, content_type="text/html; charset=utf-8")
+    return page_reply("doctor.html", told, headers)
 
 
 def _frame(name: str, **more: object) -> bytes:
@@ -182,7 +173,7 @@ def _arrived(
 ) -> dict[str, Any]:
     """What arrived of the request, and what is sent of the answer."""
     forwarded = b"forwarded" in fields or b"x-forwarded-for" in fields
-    trusted = client_address(_peer(request), _SOMEBODY, settings.trusted_proxies) == _ELSEWHERE
+    trusted = client_address(peer(), _SOMEBODY, settings.trusted_proxies) == _ELSEWHERE
     allowed = dict(cors_headers(asked, settings)) if asked else {}
     sent = dict((*_HEADERS, *GUARDS, *cors_headers(request.headers.get("origin", ""), settings)))
     return {
@@ -190,7 +181,7 @@ def _arrived(
         "http": request.http_version,
         "host": request.headers.get("host", "")[:_MOST_ORIGIN],
         "address": address,
-        "peer": _peer(request),
+        "peer": peer(),
         "forwarded": "none" if not forwarded else "used" if trusted else "ignored",
         "cookie": COOKIE in request.cookies,
         "last_event_id": request.headers.get("last-event-id", "") == "doctor",
@@ -202,16 +193,3 @@ def _arrived(
         },
         "sent": sent,
     }
-
-
-def _fields(request: Request) -> dict[bytes, bytes]:
-    fields: dict[bytes, bytes] = {}
-    for name, value in request.scope["headers"]:
-        name = name.lower()
-        fields[name] = fields[name] + b", " + value if name in fields else value
-    return fields
-
-
-def _peer(request: Request) -> str:
-    client = request.scope.get("client")
-    return client[0] if client else UNIX

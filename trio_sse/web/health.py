@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from quart import Blueprint, Response, request
 
-from trio_sse.access.metrics_token import may_read_counts
+from trio_sse.access.operator_tokens import may_read_counts
 from trio_sse.web.replies import json_reply, problem_reply
 from trio_sse.web.serving import serving
 

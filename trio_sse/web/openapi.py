@@ -6,12 +6,11 @@ from importlib import resources
 from typing import Any
 
 import msgspec
-from quart import Blueprint, Response, current_app, request
+from quart import Blueprint, Response, current_app
 
 from trio_sse.version import __version__
+from trio_sse.web.pages import root_path
 from trio_sse.web.replies import json_reply
-from trio_sse.web.routes import ROOT_PATH
-from trio_sse.web.serving import serving
 
 blueprint = Blueprint("openapi", __name__)
 
@@ -31,7 +30,7 @@ def document() -> dict[str, Any]:
 async def openapi() -> Response:
     """The document, with the paths that the settings turn on. The server is named by its path alone: which
     host the client used, only proxies know."""
-    root = str(request.scope.get(ROOT_PATH, serving().settings.root_path))
+    root = root_path()
     there = {rule.rule for rule in current_app.url_map.iter_rules()}
     told = document()
     told["info"]["version"] = __version__

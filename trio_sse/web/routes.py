@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
-from importlib import resources
 from typing import cast
 
 from quart import Blueprint, Response, request
@@ -12,27 +10,14 @@ from werkzeug.exceptions import HTTPException
 from trio_sse.access.admission import STREAM_PATH
 from trio_sse.access.cors import GUARDS, cors_headers, preflight_headers, wrong_host
 from trio_sse.access.problem import Refused
-from trio_sse.settings import UNIX, Settings
+from trio_sse.settings import Settings
 from trio_sse.web.bodies import MAX_BODY, Body
+from trio_sse.web.pages import page_reply
 from trio_sse.web.replies import problem_reply
-from trio_sse.web.serving import serving
+from trio_sse.web.serving import peer, serving
 from trio_sse.web.stream_body import StreamBody
 
 blueprint = Blueprint("trio_sse", __name__)
-
-_PAGE = resources.files("trio_sse").joinpath("test-sse.html")
-
-ROOT_PATH = "trio_sse.root_path"
-"""Key in a scope: the path prefix of the service."""
-
-_TOLD = b'<meta name="%b" content="%b">'
-"""Where the page is told of the service: empty as long as the page is only a file."""
-
-# The page is one file. Anything else that it tries to load does not belong to it.
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 @blueprint.before_app_request
@@ -52,7 +37,7 @@ def _body() -> Body:
 async def stream() -> Response:
     """The stream of one user."""
     service = serving()
-    answer = await service.admission.admit(request.scope["query_string"], request.scope["headers"], _peer)
+    answer = await service.admission.admit(request.scope["query_string"], request.scope["headers"], peer)
     if isinstance(answer, Refused):
         return Response(answer.body, answer.status, dict(answer.headers))
     response = Response(b"", 200, dict(answer.headers))
@@ -66,25 +51,12 @@ async def stream() -> Response:
     return response
 
 
-def _peer() -> str:
-    client = request.scope.get("client")
-    return client[0] if client else UNIX
-
-
 @blueprint.get("/")
 async def page() -> Response:
     """The test page."""
-    headers = {"content-security-policy": PAGE_POLICY, "cache-control": "no-cache"}
     settings = serving().settings
-    told = {
-        "root-path": str(request.scope.get(ROOT_PATH, settings.root_path)),
-        "redis-channel": settings.redis_channel,
-        "redis-routing": _routing(settings),
-    }
-    html = _PAGE.read_bytes()
-    for name, value in told.items():
-        html = html.replace(_TOLD % (name.encode(), b""), _TOLD % (name.encode(), escape(value).encode()))
-    return Response(html, 200, headers, content_type="text/html; charset=utf-8")
+    told = {"redis-channel": settings.redis_channel, "redis-routing": _routing(settings)}
+    return page_reply("test-sse.html", told)
 
 
 def _routing(settings: Settings) -> str:
