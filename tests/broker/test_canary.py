@@ -55,8 +55,8 @@ async def test_it_comes_back_and_nobody_gets_it(routing: str, port: int, back_en
             assert service.history.latest == 0
 
 
-async def test_on_a_cluster_it_goes_by_the_master_of_its_channel(masters: Cluster) -> None:
-    nodes = tuple(node.address for node in masters.alive)
+async def test_on_a_cluster_it_goes_by_the_master_of_its_channel(three: Cluster) -> None:
+    nodes = tuple(node.address for node in three.alive)
     async with running(redis_cluster=nodes) as (service, canary):
         await several(canary)
         assert service.not_ready() is None
@@ -120,6 +120,23 @@ async def test_a_log_that_is_read_is_well_and_one_that_is_not_is_broken(port: in
         assert "SSE_REDIS_STREAM" in (service.not_ready() or "")
         service.history.read_up_to(place)
         await until(lambda: service.not_ready() is None)
+
+
+async def test_a_log_whose_reader_is_behind_and_goes_on_is_well(port: int, back_end: BackEnd) -> None:
+    async with running(redis_port=port, redis_stream="events") as (service, canary):
+        back_end.add(1)
+        await until(lambda: service.history.last_entry not in (None, (0, 0)))
+        entry, last = 0, canary._number + 5
+
+        def goes_on() -> bool:
+            nonlocal entry
+            entry += 1
+            service.history.read_up_to((0, entry))
+            return canary._number >= last
+
+        await until(goes_on)
+        assert canary._unread is not None
+        assert service.not_ready() is None
 
 
 async def test_while_redis_is_away_it_says_nothing(port: int) -> None:

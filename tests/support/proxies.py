@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-from collections.abc import Iterator
+import signal
 from pathlib import Path
 
-from tests.support.process import wait_until
-from tests.support.tools import tool
-from trio_sse.embedded import is_answering
+from tests.support.tools import ROOT, listening, tool
 
-ROOT = Path(__file__).parents[2]
 OPERATING = (ROOT / "docs" / "operating.md").read_text()
 
 APACHE_MODULES = Path("/usr/lib/apache2/modules")
@@ -24,26 +19,6 @@ _MODULES = (
 def block(language: str) -> str:
     """The lines that docs/operating.md has for a proxy."""
     return OPERATING.split(f"```{language}\n")[1].split("```")[0]
-
-
-@contextlib.contextmanager
-def _running(argv: list[str], port: int, directory: Path, **environment: str) -> Iterator[int]:
-    with (directory / "output").open("wb") as output:
-        process = subprocess.Popen(
-            argv,
-            cwd=directory,
-            env={**os.environ, "HOME": str(directory), "XDG_DATA_HOME": str(directory), **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        wait_until(lambda: is_answering(port) or process.poll() is not None, f"{argv[0]} listens", seconds=30)
-        assert process.poll() is None, (directory / "output").read_text()
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 _NGINX = """
@@ -64,7 +39,7 @@ def nginx(directory: Path, server: str, port: int) -> contextlib.AbstractContext
     """nginx with these lines in its `server`, among them where it listens."""
     configuration = directory / "nginx.conf"
     configuration.write_text(_NGINX.format(directory=directory, server=server))
-    return _running([tool("nginx"), "-p", str(directory), "-c", str(configuration)], port, directory)
+    return listening([tool("nginx"), "-p", str(directory), "-c", str(configuration)], port, directory)
 
 
 def caddy(directory: Path, text: str, port: int) -> contextlib.AbstractContextManager[int]:
@@ -73,15 +48,22 @@ def caddy(directory: Path, text: str, port: int) -> contextlib.AbstractContextMa
     file.write_text(
         f"{{\n    admin off\n    auto_https disable_redirects\n    skip_install_trust\n}}\n{text}"
     )
+    return caddy_with(file, directory, port)
+
+
+def caddy_with(
+    file: Path, directory: Path, port: int, **environment: str
+) -> contextlib.AbstractContextManager[int]:
+    """Caddy with the Caddyfile of this name. It is killed: it would wait for the streams."""
     argv = [tool("caddy"), "run", "--config", str(file), "--adapter", "caddyfile"]
-    return _running(argv, port, directory)
+    return listening(argv, port, directory, signal.SIGKILL, **environment)
 
 
 def haproxy(directory: Path, text: str, port: int) -> contextlib.AbstractContextManager[int]:
     """HAProxy with this configuration."""
     file = directory / "haproxy.cfg"
     file.write_text(text)
-    return _running([tool("haproxy"), "-db", "-f", str(file)], port, directory)
+    return listening([tool("haproxy"), "-db", "-f", str(file)], port, directory)
 
 
 def apache(directory: Path, text: str, port: int) -> contextlib.AbstractContextManager[int]:
@@ -97,7 +79,7 @@ def apache(directory: Path, text: str, port: int) -> contextlib.AbstractContextM
         f"ServerRoot {directory}\nServerName localhost\nPidFile {directory}/apache.pid\n"
         f"ErrorLog {directory}/error.log\nDefaultRuntimeDir {directory}\n{modules}Timeout 300\n{text}"
     )
-    return _running(
+    return listening(
         [tool("apache2"), "-D", "FOREGROUND", "-f", str(file)],
         port,
         directory,

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
-DOCS = Path(__file__).parents[2] / "docs" / "security.md"
+from tests.support.tools import ROOT
+
+GRANTED: dict[str, Any] = {
+    "REDIS_USERNAME": "trio_sse",
+    "REDIS_PASSWORD": "password",
+    "REDIS_MAIN_DB": "0",
+    "SSE_REDIS_CHANNEL": "notifications",
+}
+"""The settings of a service that has them."""
+
+DOCS = ROOT / "docs" / "security.md"
 
 
 def granting() -> list[list[str]]:
