@@ -28,7 +28,7 @@ def back_end(port: int) -> Iterator[BackEnd]:
 
 
 @pytest.fixture(scope="module")
-def masters() -> Iterator[Cluster]:
+def three() -> Iterator[Cluster]:
     """A cluster of three masters that the tests of one file share. Slots may move, and masters stay."""
-    with cluster(3) as three:
-        yield three
+    with cluster(3) as found:
+        yield found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,6 @@ from tests.support.valkeys import certificate, tls_in_front_of
 from tests.support.variants import script
 from trio_sse import check
 from trio_sse.check_by_key import sample
-
-
-@pytest.fixture(scope="module")
-def three() -> Iterator[Cluster]:
-    with cluster(3) as found:
-        yield found
 
 
 def lines(capsys: pytest.CaptureFixture[str], **values: Any) -> tuple[int, str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
 
-from tests.support.clusters import Cluster, cluster
+from tests.support.clusters import Cluster
 from tests.support.inside import settings
 from tests.support.rights import least_rights
 from trio_sse import check
@@ -27,12 +26,6 @@ RIGHTS = {
     "limits_shared": ("~trio_sse:idempotency:*", "~trio_sse:{notifications}:*"),
     "admin_token": ("~trio_sse:control:*",),
 }
-
-
-@pytest.fixture(scope="module")
-def three() -> Iterator[Cluster]:
-    with cluster(3) as found:
-        yield found
 
 
 def lines(capsys: pytest.CaptureFixture[str], **values: Any) -> tuple[int, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,9 +9,9 @@ import redis
 
 from tests.support.clusters import Cluster, cluster
 from tests.support.inside import settings
+from tests.support.log import BackEnd
 from tests.support.ports import free_port
 from tests.support.rights import least_rights
-from tests.support.valkeys import breakable
 from trio_sse import check
 from trio_sse.check_partitions import sample
 from trio_sse.delivery.partitions import Layout
@@ -20,25 +19,6 @@ from trio_sse.delivery.partitions import Layout
 EIGHT = Layout("notes", 8)
 PARTS: dict[str, Any] = {"redis_stream": "notes", "stream_partitions": 8}
 TOKENS = {"publish_tokens": "a" * 16}
-
-
-@pytest.fixture(scope="module")
-def three() -> Iterator[Cluster]:
-    with cluster(3) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    with breakable() as server:
-        yield server.port
-
-
-@pytest.fixture
-def back_end(port: int) -> Iterator[redis.Redis]:
-    with redis.Redis(port=port, db=1) as client:
-        client.flushdb()
-        yield client
 
 
 def lines(capsys: pytest.CaptureFixture[str], **values: Any) -> tuple[int, str]:
@@ -50,9 +30,7 @@ def at(port: int, **values: Any) -> dict[str, Any]:
     return {"redis_host": "127.0.0.1", "redis_port": port, **values}
 
 
-def test_of_one_redis_all_is_well(
-    capsys: pytest.CaptureFixture[str], port: int, back_end: redis.Redis
-) -> None:
+def test_of_one_redis_all_is_well(capsys: pytest.CaptureFixture[str], port: int, back_end: BackEnd) -> None:
     mine, _ = sample(settings(**PARTS))
     back_end.xadd(mine, {"payload": "{}"})
     code, out = lines(capsys, **at(port, redis_stream_before="old"), **TOKENS)
@@ -104,7 +82,7 @@ def test_a_node_of_a_cluster_that_is_taken_for_one_redis_is_wrong(
 
 
 def test_what_back_ends_write_to_and_nobody_reads_is_told(
-    capsys: pytest.CaptureFixture[str], port: int, back_end: redis.Redis
+    capsys: pytest.CaptureFixture[str], port: int, back_end: BackEnd
 ) -> None:
     back_end.xadd("notes", {"payload": "{}"})
     code, out = lines(capsys, **at(port))
@@ -119,7 +97,7 @@ def test_what_back_ends_write_to_and_nobody_reads_is_told(
 
 
 def test_a_key_that_is_no_stream_is_wrong(
-    capsys: pytest.CaptureFixture[str], port: int, back_end: redis.Redis
+    capsys: pytest.CaptureFixture[str], port: int, back_end: BackEnd
 ) -> None:
     back_end.set("notes:{3}", "text")
     code, out = lines(capsys, **at(port))
@@ -129,7 +107,7 @@ def test_a_key_that_is_no_stream_is_wrong(
 
 @pytest.mark.parametrize("missing", ["+xinfo|stream", "+xread", "+xrevrange", "+xadd", "~notes:*"])
 def test_each_right_that_is_missing_is_told(
-    capsys: pytest.CaptureFixture[str], port: int, back_end: redis.Redis, missing: str
+    capsys: pytest.CaptureFixture[str], port: int, back_end: BackEnd, missing: str
 ) -> None:
     rights = {*least_rights("~notes:*"), "+xadd"} - {"resetkeys", "resetchannels", "-@all"}
     login: dict[str, Any] = {"redis_username": "u", "redis_password": "pw"}

@@ -518,12 +518,6 @@ class Parts(Way):
         return found
 
 
-@pytest.fixture(scope="module")
-def three() -> Iterator[Cluster]:
-    with cluster(3) as found:
-        yield found
-
-
 @pytest.fixture(params=["one", "cluster"])
 def parts(request: pytest.FixtureRequest, valkey: int) -> Iterator[Parts]:
     nodes = request.getfixturevalue("three") if request.param == "cluster" else None

@@ -55,8 +55,8 @@ async def test_it_comes_back_and_nobody_gets_it(routing: str, port: int, back_en
             assert service.history.latest == 0
 
 
-async def test_on_a_cluster_it_goes_by_the_master_of_its_channel(masters: Cluster) -> None:
-    nodes = tuple(node.address for node in masters.alive)
+async def test_on_a_cluster_it_goes_by_the_master_of_its_channel(three: Cluster) -> None:
+    nodes = tuple(node.address for node in three.alive)
     async with running(redis_cluster=nodes) as (service, canary):
         await several(canary)
         assert service.not_ready() is None

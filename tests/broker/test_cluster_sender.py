@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -11,17 +11,11 @@ import redis
 import trio
 from redis.crc import key_slot
 
-from tests.support.clusters import Cluster, cluster
+from tests.support.clusters import Cluster
 from tests.support.inside import Client, opened, settings, until
 from trio_sse.broker.publisher import ConflictError, UnavailableError
 from trio_sse.delivery.flusher import flush_forever
 from trio_sse.service import Service
-
-
-@pytest.fixture(scope="module")
-def three() -> Iterator[Cluster]:
-    with cluster(3) as found:
-        yield found
 
 
 @asynccontextmanager

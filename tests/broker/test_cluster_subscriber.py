@@ -28,8 +28,8 @@ def slot_of(name: str) -> int:
     return key_slot(f"notifications:{name}".encode())
 
 
-def seeds(masters: Cluster) -> str:
-    return ",".join(node.address for node in masters.alive)
+def seeds(nodes: Cluster) -> str:
+    return ",".join(node.address for node in nodes.alive)
 
 
 def serial_of(client: Client) -> list[int]:
@@ -44,31 +44,31 @@ async def connected(*clients: Client) -> None:
     await until(lambda: all("connected" in client.names for client in clients))
 
 
-async def reaches(masters: Cluster, name: str, client: Client, number: int) -> None:
+async def reaches(nodes: Cluster, name: str, client: Client, number: int) -> None:
     """What is published by this channel reaches the client."""
-    masters.publish(f"notifications:{name}", f'{{"n":{number}}}')
+    nodes.publish(f"notifications:{name}", f'{{"n":{number}}}')
     await until(lambda: number in serial_of(client))
 
 
-def user_at(masters: Cluster, number: int) -> str:
+def user_at(nodes: Cluster, number: int) -> str:
     """A user whose channel this master serves, where that of all is at another one."""
-    node = masters.masters[number]
-    return next(f"u{one}" for one in range(1000) if masters.master_of(f"notifications:user:u{one}") is node)
+    node = nodes.masters[number]
+    return next(f"u{one}" for one in range(1000) if nodes.master_of(f"notifications:user:u{one}") is node)
 
 
-def elsewhere(masters: Cluster) -> int:
+def elsewhere(nodes: Cluster) -> int:
     """The number of a master that does not serve the channel of all."""
-    node = masters.master_of("notifications:all")
-    return next(number for number, one in enumerate(masters.masters) if one is not node and one.pid)
+    node = nodes.master_of("notifications:all")
+    return next(number for number, one in enumerate(nodes.masters) if one is not node and one.pid)
 
 
-async def test_a_stream_over_all_shards_begins_when_all_are_subscribed(masters: Cluster) -> None:
-    async with by_key(redis_cluster=seeds(masters)) as service:
+async def test_a_stream_over_all_shards_begins_when_all_are_subscribed(three: Cluster) -> None:
+    async with by_key(redis_cluster=seeds(three)) as service:
         client = service.join("ann", MANY)
         assert client.names == []
         await connected(client)
         for number, name in enumerate(["user:ann", "all", *(f"topic:{name}" for name in MANY)]):
-            masters.publish(f"notifications:{name}", f'{{"n":{number}}}')
+            three.publish(f"notifications:{name}", f'{{"n":{number}}}')
         await until(lambda: len(serial_of(client)) == 102)
         assert sorted(serial_of(client)) == list(range(102))
         assert gaps_of(client) == []
@@ -76,64 +76,64 @@ async def test_a_stream_over_all_shards_begins_when_all_are_subscribed(masters: 
         service.leave(client)
 
 
-async def test_one_node_is_enough_to_find_the_others(masters: Cluster) -> None:
-    async with by_key(redis_cluster=masters.masters[2].address) as service:
-        clients = [service.join(user_at(masters, number)) for number in range(3)]
+async def test_one_node_is_enough_to_find_the_others(three: Cluster) -> None:
+    async with by_key(redis_cluster=three.masters[2].address) as service:
+        clients = [service.join(user_at(three, number)) for number in range(3)]
         await connected(*clients)
         for number, client in enumerate(clients):
-            await reaches(masters, f"user:{user_at(masters, number)}", client, number)
+            await reaches(three, f"user:{user_at(three, number)}", client, number)
 
 
-async def test_names_in_braces_and_of_any_alphabet(masters: Cluster) -> None:
-    async with by_key(redis_cluster=seeds(masters)) as service:
+async def test_names_in_braces_and_of_any_alphabet(three: Cluster) -> None:
+    async with by_key(redis_cluster=seeds(three)) as service:
         names = ["a{x}b", "{x}", "a{}", "{", "Zoë 李", "}{"]
         client = service.join("{x}é", names)
         await connected(client)
         for number, name in enumerate(["user:{x}é", *(f"topic:{name}" for name in names)]):
-            await reaches(masters, name, client, number)
+            await reaches(three, name, client, number)
 
 
-async def test_slots_that_move_are_followed_and_only_their_users_are_told(masters: Cluster) -> None:
-    quiet, moved = user_at(masters, elsewhere(masters)), ""
-    number = elsewhere(masters)
+async def test_slots_that_move_are_followed_and_only_their_users_are_told(three: Cluster) -> None:
+    quiet, moved = user_at(three, elsewhere(three)), ""
+    number = elsewhere(three)
     moved = next(
         f"m{one}"
         for one in range(1000)
-        if masters.master_of(f"notifications:user:m{one}") is masters.masters[number]
+        if three.master_of(f"notifications:user:m{one}") is three.masters[number]
         and slot_of(f"user:m{one}") != slot_of(f"user:{quiet}")
     )
-    target = masters.masters[(number + 1) % 3]
-    async with by_key(redis_cluster=seeds(masters)) as service:
+    target = three.masters[(number + 1) % 3]
+    async with by_key(redis_cluster=seeds(three)) as service:
         one, other = service.join(moved), service.join(quiet)
         await connected(one, other)
         slot = slot_of(f"user:{moved}")
-        masters.move(slot, target)
+        three.move(slot, target)
         await until(lambda: gaps_of(one) == ["redis_reconnected"])
-        await reaches(masters, f"user:{moved}", one, 1)
-        await reaches(masters, f"user:{quiet}", other, 2)
+        await reaches(three, f"user:{moved}", one, 1)
+        await reaches(three, f"user:{quiet}", other, 2)
         assert gaps_of(other) == []
         assert service.reconnects == 0
 
 
-async def test_who_joins_while_slots_move_is_subscribed_at_the_right_one(masters: Cluster) -> None:
+async def test_who_joins_while_slots_move_is_subscribed_at_the_right_one(three: Cluster) -> None:
     """MOVED says where, before anybody has looked."""
-    async with by_key(redis_cluster=seeds(masters)) as service:
+    async with by_key(redis_cluster=seeds(three)) as service:
         first = service.join("first")
         await connected(first)
         slots = {name: slot_of(f"topic:{name}") for name in MANY}
         clients = []
         for number, name in enumerate(MANY[:30]):
-            target = masters.masters[number % 3]
-            masters.move(slots[name], target)
+            target = three.masters[number % 3]
+            three.move(slots[name], target)
             clients.append(service.join(None, [name]))
         await connected(*clients)
         for number, (name, client) in enumerate(zip(MANY, clients, strict=False)):
-            await reaches(masters, f"topic:{name}", client, number)
+            await reaches(three, f"topic:{name}", client, number)
 
 
-async def test_leaving_a_channel_whose_slot_has_moved_costs_nobody_anything(masters: Cluster) -> None:
+async def test_leaving_a_channel_whose_slot_has_moved_costs_nobody_anything(three: Cluster) -> None:
     """SUNSUBSCRIBE is answered by MOVED."""
-    async with by_key(redis_cluster=seeds(masters)) as service:
+    async with by_key(redis_cluster=seeds(three)) as service:
         stays = service.join("stays")
         await connected(stays)
         for turn in range(5):
@@ -146,56 +146,56 @@ async def test_leaving_a_channel_whose_slot_has_moved_costs_nobody_anything(mast
             service.interest.expire()
             service.interest._history._clock = trio.current_time
             assert f"leaves{turn}" in shard.drop
-            now = masters.master_of(f"notifications:user:leaves{turn}")
-            masters.move(slot, next(one for one in masters.masters if one is not now))
+            now = three.master_of(f"notifications:user:leaves{turn}")
+            three.move(slot, next(one for one in three.masters if one is not now))
             await until(lambda shard=shard: not shard.drop)  # type: ignore[misc]
-        await reaches(masters, "user:stays", stays, 1)
+        await reaches(three, "user:stays", stays, 1)
         assert gaps_of(stays) == []
         assert service.reconnects == 0
 
 
-async def test_a_lost_link_touches_the_users_of_its_shard_alone(masters: Cluster) -> None:
-    number = elsewhere(masters)
-    all_at = masters.masters.index(masters.master_of("notifications:all"))
-    async with by_key(redis_cluster=seeds(masters)) as service:
-        touched, others = service.join(user_at(masters, number)), service.join(user_at(masters, all_at))
-        both = service.join(user_at(masters, all_at), ["x"])
+async def test_a_lost_link_touches_the_users_of_its_shard_alone(three: Cluster) -> None:
+    number = elsewhere(three)
+    all_at = three.masters.index(three.master_of("notifications:all"))
+    async with by_key(redis_cluster=seeds(three)) as service:
+        touched, others = service.join(user_at(three, number)), service.join(user_at(three, all_at))
+        both = service.join(user_at(three, all_at), ["x"])
         await connected(touched, others, both)
-        masters.masters[number].client.client_kill_filter(_type="pubsub")
+        three.masters[number].client.client_kill_filter(_type="pubsub")
         await until(lambda: gaps_of(touched) == ["redis_reconnected"])
-        await reaches(masters, f"user:{user_at(masters, number)}", touched, 1)
+        await reaches(three, f"user:{user_at(three, number)}", touched, 1)
         assert gaps_of(others) == []
         assert service.subscriber.problem is None
         # The shard of the channel for all touches all.
-        masters.masters[all_at].client.client_kill_filter(_type="pubsub")
+        three.masters[all_at].client.client_kill_filter(_type="pubsub")
         await until(lambda: gaps_of(others) == ["redis_reconnected"])
         await until(lambda: len(gaps_of(touched)) == 2)
 
 
-async def test_slots_that_nobody_serves_are_taken_up_when_somebody_does(masters: Cluster) -> None:
-    number = elsewhere(masters)
-    user = user_at(masters, number)
+async def test_slots_that_nobody_serves_are_taken_up_when_somebody_does(three: Cluster) -> None:
+    number = elsewhere(three)
+    user = user_at(three, number)
     slot = slot_of(f"user:{user}")
-    other = user_at(masters, (number + 1) % 3)
-    for node in masters.masters:
+    other = user_at(three, (number + 1) % 3)
+    for node in three.masters:
         node.call("CONFIG", "SET", "cluster-require-full-coverage", "no")
     try:
-        async with by_key(redis_cluster=seeds(masters)) as service:
+        async with by_key(redis_cluster=seeds(three)) as service:
             one, two = service.join(user), service.join(other)
             await connected(one, two)
-            for node in masters.masters:
+            for node in three.masters:
                 node.call("CLUSTER", "DELSLOTS", slot)
             await until(lambda: service.interest._shard_of(user).refuses or _nowhere(service, user))
             late = service.join(user)
             await connected(late)
-            await reaches(masters, f"user:{other}", two, 1)
-            masters.masters[number].call("CLUSTER", "ADDSLOTS", slot)
-            masters.wait_until_well()
+            await reaches(three, f"user:{other}", two, 1)
+            three.masters[number].call("CLUSTER", "ADDSLOTS", slot)
+            three.wait_until_well()
             await until(lambda: gaps_of(one) == gaps_of(late) == ["redis_reconnected"])
-            await reaches(masters, f"user:{user}", one, 2)
+            await reaches(three, f"user:{user}", one, 2)
             assert gaps_of(two) == []
     finally:
-        for node in masters.masters:
+        for node in three.masters:
             node.call("CONFIG", "SET", "cluster-require-full-coverage", "yes")
 
 
@@ -204,11 +204,11 @@ def _nowhere(service: ByKey, target: str) -> bool:
     return service.interest._shard_of(target) not in service.cluster.masters.values()
 
 
-async def test_a_frozen_master_is_waited_for_by_its_own_users_alone(masters: Cluster) -> None:
-    number = elsewhere(masters)
-    node = masters.masters[number]
-    here, other = user_at(masters, number), user_at(masters, (number + 1) % 3)
-    async with by_key(redis_cluster=seeds(masters)) as service:
+async def test_a_frozen_master_is_waited_for_by_its_own_users_alone(three: Cluster) -> None:
+    number = elsewhere(three)
+    node = three.masters[number]
+    here, other = user_at(three, number), user_at(three, (number + 1) % 3)
+    async with by_key(redis_cluster=seeds(three)) as service:
         one = service.join(other)
         await connected(one)
         node.freeze()
@@ -216,13 +216,13 @@ async def test_a_frozen_master_is_waited_for_by_its_own_users_alone(masters: Clu
             stuck = service.join(here)
             late = service.join(f"{other}{other}", [])
             # At its master itself: `publish` may ask the frozen one who that is.
-            masters.masters[(number + 1) % 3].call("SPUBLISH", f"notifications:user:{other}", '{"n":1}')
+            three.masters[(number + 1) % 3].call("SPUBLISH", f"notifications:user:{other}", '{"n":1}')
             await until(lambda: serial_of(one) == [1])
             assert stuck.names == []
         finally:
             node.thaw()
         await connected(stuck, late)
-        masters.wait_until_well()
+        three.wait_until_well()
         assert gaps_of(one) == []
 
 
@@ -266,8 +266,8 @@ async def test_without_a_cluster_the_setting_is_named(port: int) -> None:
 
 
 @pytest.mark.parametrize("turns", range(0, 45, 3))
-async def test_it_ends_whenever_it_is_cancelled_and_nobody_waits(masters: Cluster, turns: int) -> None:
-    service = ByKey(redis_cluster=seeds(masters))
+async def test_it_ends_whenever_it_is_cancelled_and_nobody_waits(three: Cluster, turns: int) -> None:
+    service = ByKey(redis_cluster=seeds(three))
     ann = service.join("ann", MANY)
     with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
@@ -497,16 +497,16 @@ async def test_a_slow_answer_keeps_its_own_streams_waiting_alone() -> None:
             assert topic("*") == ALL
 
 
-async def test_the_rights_that_the_docs_name_are_enough(masters: Cluster) -> None:
-    for node in masters.masters:
+async def test_the_rights_that_the_docs_name_are_enough(three: Cluster) -> None:
+    for node in three.masters:
         node.call("ACL", "SETUSER", "least", "on", ">pw", *least_rights("+sunsubscribe"))
-    async with by_key(redis_cluster=seeds(masters), redis_username="least", redis_password="pw") as service:
+    async with by_key(redis_cluster=seeds(three), redis_username="least", redis_password="pw") as service:
         ann = service.join("ann", MANY)
         await connected(ann)
         service.leave(ann)
         service.interest._history._clock = lambda: trio.current_time() + 1000
         service.interest.expire()
-        await until(lambda: not any(masters.publish(f"notifications:topic:{name}", "{}") for name in MANY))
+        await until(lambda: not any(three.publish(f"notifications:topic:{name}", "{}") for name in MANY))
         await until(lambda: len(service.interest) == 1)
         assert service.reconnects == 0
         assert service.subscriber.problem is None

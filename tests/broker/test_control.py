@@ -207,8 +207,8 @@ async def test_where_redis_is_not_there_it_starts_all_the_same() -> None:
             assert "REDIS_HOST" in str((await one.control.ask("which", None)).problem)
 
 
-async def test_at_a_cluster_too(masters: Cluster) -> None:
-    nodes = ",".join(node.address for node in masters.masters)
+async def test_at_a_cluster_too(three: Cluster) -> None:
+    nodes = ",".join(node.address for node in three.masters)
     config = settings(redis_cluster=nodes, redis_routing="by-key", admin_token=TOKEN)
     async with trio_asyncio.open_loop():
         cluster = await trio_asyncio.aio_as_trio(map_of)(config)

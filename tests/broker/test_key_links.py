@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import pytest
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from tests.support.clusters import Cluster, cluster
+from tests.support.clusters import Cluster
 from tests.support.inside import settings
 from tests.support.log import DATABASE, BackEnd
 from trio_sse.broker.channels import Channels
@@ -63,12 +63,6 @@ def test_whoever_gives_up_leaves_no_answer_to_the_next(port: int, back_end: Back
         await links.close()
 
     asyncio.run(test())
-
-
-@pytest.fixture(scope="module")
-def three() -> Iterator[Cluster]:
-    with cluster(3) as found:
-        yield found
 
 
 def with_cluster(three: Cluster, test: Callable[[KeyLinks, ClusterMap], Awaitable[None]]) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
 import trio
 from redis.crc import key_slot
 
@@ -15,19 +12,13 @@ from tests.support.partitioned import LAYOUT, connected, log_in, names, numbers,
 USER, TOPICS = "42", [f"t{number}" for number in range(6)]
 
 
-@pytest.fixture(scope="module")
-def masters() -> Iterator[Cluster]:
-    with cluster(3) as found:
-        yield found
+def seeds(nodes: Cluster) -> tuple[str, ...]:
+    return tuple(node.address for node in nodes.alive)
 
 
-def seeds(masters: Cluster) -> tuple[str, ...]:
-    return tuple(node.address for node in masters.alive)
-
-
-async def test_each_partition_is_read_where_it_is(masters: Cluster) -> None:
-    log = log_in(masters, LAYOUT)
-    async with partitioned(redis_cluster=seeds(masters)) as running:
+async def test_each_partition_is_read_where_it_is(three: Cluster) -> None:
+    log = log_in(three, LAYOUT)
+    async with partitioned(redis_cluster=seeds(three)) as running:
         client = running.join(USER, TOPICS)
         await connected(client)
         for topic in TOPICS:
@@ -40,16 +31,16 @@ async def test_each_partition_is_read_where_it_is(masters: Cluster) -> None:
         assert names(client) == names(again) == ["connected"]
 
 
-async def test_one_that_moves_is_followed_without_a_gap(masters: Cluster) -> None:
-    log = log_in(masters, LAYOUT)
+async def test_one_that_moves_is_followed_without_a_gap(three: Cluster) -> None:
+    log = log_in(three, LAYOUT)
     name = LAYOUT.name(LAYOUT.of(USER))
-    async with partitioned(redis_cluster=seeds(masters)) as running:
+    async with partitioned(redis_cluster=seeds(three)) as running:
         client = running.join(USER)
         await connected(client)
         for turn in range(4):
             log.add([USER])
-            target = next(node for node in masters.masters if node is not masters.master_of(name))
-            await trio.to_thread.run_sync(masters.move, key_slot(name.encode()), target)
+            target = next(node for node in three.masters if node is not three.master_of(name))
+            await trio.to_thread.run_sync(three.move, key_slot(name.encode()), target)
             log.add([USER])
             await until(lambda turn=turn: numbers(client) == list(range(1, 2 * turn + 3)))  # type: ignore[misc]
         assert names(client) == ["connected"]

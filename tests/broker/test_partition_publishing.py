@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -13,28 +13,15 @@ import redis
 import trio
 from redis.crc import key_slot
 
-from tests.support.clusters import Cluster, cluster
+from tests.support.clusters import Cluster
 from tests.support.inside import PATIENCE_SECONDS, Client, until
 from tests.support.partitioned import LAYOUT, Partitioned, connected, numbers, partitioned
-from tests.support.valkeys import breakable
 from trio_sse.broker.publisher import ConflictError, Published, UnavailableError, _own
 from trio_sse.broker.sender import idempotency_key
 from trio_sse.delivery.partitions import Layout, Partition, parse_place
 from trio_sse.delivery.targets import topic
 
 Start = Callable[..., AbstractAsyncContextManager[Partitioned]]
-
-
-@pytest.fixture(scope="module")
-def three() -> Iterator[Cluster]:
-    with cluster(3) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    with breakable() as server:
-        yield server.port
 
 
 @pytest.fixture(params=["one", "cluster"])

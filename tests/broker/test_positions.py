@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ import trio
 import trio_asyncio
 from redis.crc import key_slot
 
-from tests.support.clusters import Cluster, cluster
+from tests.support.clusters import Cluster
 from tests.support.inside import settings
 from tests.support.valkeys import breakable
 from trio_sse.broker.channels import Channels
@@ -23,12 +23,6 @@ from trio_sse.broker.publisher import UnavailableError
 from trio_sse.broker.topology import look
 from trio_sse.delivery.partitions import Layout, Partition, Partitioning, parse_place
 from trio_sse.delivery.targets import topic
-
-
-@pytest.fixture(scope="module")
-def three() -> Iterator[Cluster]:
-    with cluster(3) as found:
-        yield found
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 import redis
@@ -23,12 +23,6 @@ from trio_sse.broker.post import Post
 from trio_sse.broker.sender import Copy
 from trio_sse.broker.topology import look
 from trio_sse.settings import Settings
-
-
-@pytest.fixture(scope="module")
-def three() -> Iterator[Cluster]:
-    with cluster(3) as found:
-        yield found
 
 
 def of(nodes: Cluster, **values: str) -> Settings:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import redis
 
@@ -16,12 +14,6 @@ from trio_sse.broker.errors import advice
 from trio_sse.broker.link import ERRORS
 from trio_sse.broker.topology import look
 from trio_sse.settings import Settings
-
-
-@pytest.fixture(scope="module")
-def three() -> Iterator[Cluster]:
-    with cluster(3) as found:
-        yield found
 
 
 def told(values: Settings) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
 import redis
 
-from tests.support.clusters import Cluster, cluster
+from tests.support.clusters import Cluster
 from tests.support.inside import settings
 from tests.support.ports import free_port
 from tests.support.routed import at
@@ -18,12 +17,6 @@ from trio_sse.commands.keyed import Added, KeyedSender, PartitionSender, Sent
 from trio_sse.delivery.partitions import Layout, parse_place
 from trio_sse.delivery.targets import topic
 from trio_sse.settings import Settings
-
-
-@pytest.fixture(scope="module")
-def three() -> Iterator[Cluster]:
-    with cluster(3) as found:
-        yield found
 
 
 def sent(values: Settings, *messages: bytes) -> list[Sent]:

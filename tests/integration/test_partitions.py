@@ -16,7 +16,7 @@ import redis
 from tests.integration.test_commands import publish
 from tests.integration.test_publish import ONE, TOKENS, post
 from tests.support.client import Stream, eventually, streaming
-from tests.support.clusters import Cluster, cluster
+from tests.support.clusters import Cluster
 from tests.support.process import Service, Services, with_code_under_test
 from tests.support.valkeys import breakable
 from tests.support.variants import HYPERCORN, TRIO_SSE, script
@@ -31,12 +31,6 @@ BOTH = f"/sse?user_id=ann&topic={TOPIC}"
 PARTS: dict[str, Any] = {"SSE_REDIS_STREAM": "notes", "SSE_STREAM_PARTITIONS": "8", **TOKENS}
 
 
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Cluster]:
-    with cluster(3) as found:
-        yield found
-
-
 @pytest.fixture(params=["one", "cluster"])
 def parts(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     """The settings of services with an empty log."""
@@ -44,7 +38,7 @@ def parts(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
         with breakable() as server:
             yield {**PARTS, "redis_port": server.port}
         return
-    three: Cluster = request.getfixturevalue("nodes")
+    three: Cluster = request.getfixturevalue("three")
     for node in three.masters:
         node.client.flushall()
     yield {**PARTS, "REDIS_CLUSTER": three.masters[0].address}

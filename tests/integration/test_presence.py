@@ -222,13 +222,15 @@ async def test_while_redis_is_away_no_stream_suffers_and_then_all_is_written_ane
 
 
 @pytest.fixture(scope="module")
-def three() -> Iterator[Cluster]:
+def replicated() -> Iterator[Cluster]:
     with cluster(3, replicas=1) as found:
         yield found
 
 
-async def test_in_a_cluster_it_is_the_same_and_survives_a_master(start: Services, three: Cluster) -> None:
-    nodes = ",".join(node.address for node in three.masters)
+async def test_in_a_cluster_it_is_the_same_and_survives_a_master(
+    start: Services, replicated: Cluster
+) -> None:
+    nodes = ",".join(node.address for node in replicated.masters)
     settings = {"REDIS_CLUSTER": nodes, "REDIS_HOST": None, "REDIS_PORT": None}
     here, there = two(start, "in-a-cluster", **settings)
     names = [f"user-{number}" for number in range(30)]
@@ -253,7 +255,7 @@ async def test_in_a_cluster_it_is_the_same_and_survives_a_master(start: Services
         await eventually(all_here, "all are here")
         for name in names:
             await told.heard(name, [True])
-        three.kill_master(three.masters[0])
+        replicated.kill_master(replicated.masters[0])
         async with streaming(here.port, "late"):
             await eventually(all_here, "all are here again", 40)
             await answered(there, "late", (True, 1), 40)

@@ -11,7 +11,7 @@ import redis
 
 from tests.integration.test_publish import TOKENS, post
 from tests.support.client import eventually, streaming, streams
-from tests.support.clusters import Cluster, cluster
+from tests.support.clusters import Cluster
 from tests.support.log import DATABASE
 from tests.support.process import Service, Services
 from tests.support.variants import HYPERCORN, TRIO_SSE
@@ -81,12 +81,6 @@ async def test_by_key_each_node_answers_once_whatever_channels_brought_it(
     # A node stays subscribed for a while.
     assert back_end.publish("keyed-replies:user:bob", message("k4")) == 1
     assert not back_end.exists("replies:k4")
-
-
-@pytest.fixture(scope="module")
-def three() -> Iterator[Cluster]:
-    with cluster(3) as found:
-        yield found
 
 
 async def test_in_a_cluster_lists_are_at_their_masters(start: Services, three: Cluster) -> None:
