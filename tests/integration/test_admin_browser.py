@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.integration.test_explain import ADMIN
 from tests.support.process import Service, Services
@@ -15,20 +14,6 @@ from tests.support.process import Service, Services
 pytestmark = pytest.mark.browser
 
 expect.set_options(timeout=15_000)
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    # Importing trio_sse imports trio_asyncio, whose loops run on Trio. Playwright wants asyncio's own.
-    asyncio.set_event_loop_policy(asyncio.DefaultEventLoopPolicy())
-    try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
-            yield browser
-            browser.close()
-    finally:
-        asyncio.set_event_loop_policy(None)
 
 
 @pytest.fixture

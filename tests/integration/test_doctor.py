@@ -3,7 +3,6 @@ lines of docs/operating.md nothing."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 import socket
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 import trio_sse
 from tests.support import proxies
@@ -30,20 +29,6 @@ CHECKS = (
     *("cookie", "cors", "clock"),
 )
 PAGE = Path(trio_sse.__file__).with_name("doctor.html").read_text()
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-quic"]
-    # Importing trio_sse imports trio_asyncio, whose loops run on Trio. Playwright wants asyncio's own.
-    asyncio.set_event_loop_policy(asyncio.DefaultEventLoopPolicy())
-    try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
-            yield browser
-            browser.close()
-    finally:
-        asyncio.set_event_loop_policy(None)
 
 
 Open = Callable[..., Page]
