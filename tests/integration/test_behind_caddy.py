@@ -7,8 +7,6 @@ import contextlib
 import itertools
 import json
 import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,13 @@ import trio
 import yaml
 from httpx_sse import ServerSentEvent
 
+from tests.support import proxies
 from tests.support.client import eventually, streaming
 from tests.support.ports import free_port
-from tests.support.process import Service, Services, wait_until
-from tests.support.tools import ROOT, tool
+from tests.support.process import Service, Services
+from tests.support.tools import ROOT
 from tests.support.variants import TRIO_SSE
 from trio_sse.commands.follow import Target, follow, new_client
-from trio_sse.embedded import is_answering
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -41,24 +39,16 @@ CLIENTS = 30
 DRAIN = "2"
 
 
-@contextlib.contextmanager
-def caddy(directory: Path, *upstreams: int) -> Iterator[int]:
+def caddy(directory: Path, *upstreams: int) -> contextlib.AbstractContextManager[int]:
     """Caddy with the configuration of deploy/, in front of these ports. Yields its own."""
     port = free_port()
-    environment = {
-        "HOME": str(directory),
-        "CADDY_SITE": f":{port}",
-        "CADDY_UPSTREAMS": " ".join(f"127.0.0.1:{upstream}" for upstream in upstreams),
-    }
-    command = [tool("caddy"), "run", "--config", str(CADDYFILE), "--adapter", "caddyfile"]
-    with directory.joinpath("caddy.log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, cwd=directory, stdout=log, stderr=log)
-    try:
-        wait_until(lambda: is_answering(port), "Caddy listens")
-        yield port
-    finally:
-        process.kill()  # it would wait for the streams
-        process.wait()
+    return proxies.caddy_with(
+        CADDYFILE,
+        directory,
+        port,
+        CADDY_SITE=f":{port}",
+        CADDY_UPSTREAMS=" ".join(f"127.0.0.1:{upstream}" for upstream in upstreams),
+    )
 
 
 class Reader:

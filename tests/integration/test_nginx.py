@@ -3,63 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
+from tests.support import proxies
 from tests.support.client import Stream, connect, eventually, streaming
 from tests.support.ports import free_port
-from tests.support.process import Services, wait_until
+from tests.support.process import Services
 from tests.support.variants import VARIANTS, Variant
-from trio_sse.embedded import is_answering
 
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+pytestmark = pytest.mark.integration
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(NGINX is None, reason="no nginx installed"),
-]
-
-DOCS = Path(__file__).parents[2] / "docs" / "operating.md"
-LOCATION = DOCS.read_text().split("```nginx\n")[1].split("```")[0]
-
-# Buffering is on, as by default: X-Accel-Buffering switches it off for the stream.
-CONFIGURATION = """
-daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {directory}; proxy_temp_path {directory}; fastcgi_temp_path {directory};
-    uwsgi_temp_path {directory}; scgi_temp_path {directory};
-    server {{
-        listen 127.0.0.1:{front};
-        {location}
-    }}
-}}
-"""
+LOCATION = proxies.block("nginx")
 
 
-@contextlib.contextmanager
-def nginx(directory: Path, back: int, location: str = LOCATION) -> Iterator[int]:
+def nginx(directory: Path, back: int, location: str = LOCATION) -> contextlib.AbstractContextManager[int]:
+    """Buffering is on, as by default: X-Accel-Buffering switches it off for the stream."""
     front = free_port()
-    configuration = directory / "nginx.conf"
     location = location.replace("127.0.0.1:8085", f"127.0.0.1:{back}")
-    configuration.write_text(CONFIGURATION.format(directory=directory, front=front, location=location))
-    assert NGINX is not None
-    process = subprocess.Popen(
-        [NGINX, "-p", str(directory), "-c", str(configuration)], stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_until(lambda: is_answering(front), "nginx listens")
-        yield front
-    finally:
-        process.terminate()
-        process.wait(10)
+    return proxies.nginx(directory, f"listen 127.0.0.1:{front};\n{location}", front)
 
 
 async def test_a_stream_passes_unbuffered(start: Services, tmp_path: Path) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.process import wait_until
-from tests.support.tools import tool
+from tests.support.tools import ROOT, tool
 from trio_sse.embedded import is_answering
 
-ROOT = Path(__file__).parents[2]
 OPERATING = (ROOT / "docs" / "operating.md").read_text()
 
 APACHE_MODULES = Path("/usr/lib/apache2/modules")
@@ -27,7 +27,9 @@ def block(language: str) -> str:
 
 
 @contextlib.contextmanager
-def _running(argv: list[str], port: int, directory: Path, **environment: str) -> Iterator[int]:
+def _running(
+    argv: list[str], port: int, directory: Path, end: int = signal.SIGTERM, **environment: str
+) -> Iterator[int]:
     with (directory / "output").open("wb") as output:
         process = subprocess.Popen(
             argv,
@@ -42,7 +44,7 @@ def _running(argv: list[str], port: int, directory: Path, **environment: str) ->
         assert process.poll() is None, (directory / "output").read_text()
         yield port
     finally:
-        process.terminate()
+        process.send_signal(end)
         process.wait(10)
 
 
@@ -73,8 +75,15 @@ def caddy(directory: Path, text: str, port: int) -> contextlib.AbstractContextMa
     file.write_text(
         f"{{\n    admin off\n    auto_https disable_redirects\n    skip_install_trust\n}}\n{text}"
     )
+    return caddy_with(file, directory, port)
+
+
+def caddy_with(
+    file: Path, directory: Path, port: int, **environment: str
+) -> contextlib.AbstractContextManager[int]:
+    """Caddy with the Caddyfile of this name. It is killed: it would wait for the streams."""
     argv = [tool("caddy"), "run", "--config", str(file), "--adapter", "caddyfile"]
-    return _running(argv, port, directory)
+    return _running(argv, port, directory, signal.SIGKILL, **environment)
 
 
 def haproxy(directory: Path, text: str, port: int) -> contextlib.AbstractContextManager[int]:
