@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
-import shutil
 import signal
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import trio
 
 from tests.support.ports import free_port
 from tests.support.process import Service, Services
+from tests.support.tools import tool
 from tests.support.variants import VARIANTS, Variant
 from trio_sse import embedded
 
@@ -121,9 +120,4 @@ def served(request: pytest.FixtureRequest, shared_services: Callable[[Variant], 
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of a Chromium. Where there is none the test is skipped, except in CI."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if path := shutil.which(name):
-            return path
-    if os.environ.get("CI"):
-        pytest.fail("no Chromium, and in CI there must be one")
-    pytest.skip("no Chromium on PATH")
+    return tool("chromium", "chromium-browser", "google-chrome")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,12 +12,13 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.support.tools import ROOT, tool
 from trio_sse.delivery.partitions import Layout, parse_place
 from trio_sse.delivery.targets import Target, topic
 
 pytestmark = pytest.mark.integration
 
-DOCS = Path(__file__).parents[2] / "docs" / "scaling.md"
+DOCS = ROOT / "docs" / "scaling.md"
 NAMES = ("user:42", "user:1", "topic:orders/17", "topic:Füße/消息", "user:😀", "user:a b'")
 
 GO = 'package main\nimport ("fmt"; "hash/crc32")\nfunc main() {\n'
@@ -77,8 +77,7 @@ LANGUAGES: dict[str, tuple[str, Callable[[list[str]], str], list[str]]] = {
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_line_of_each_language_is_right(tmp_path: Path, language: str) -> None:
     name, program, command = LANGUAGES[language]
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"no {command[0]} on PATH")
+    command = [tool(command[0]), *command[1:]]
     line = blocks(language)[0]
     assert '"user:42"' in line
     assert "% 8" in line

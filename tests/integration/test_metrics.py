@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import signal
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tests.support.client import Stream, account, eventually, streaming, streams
 from tests.support.ports import free_port
 from tests.support.process import Service, Services
 from tests.support.scraped import Samples, samples, total, undeclared
+from tests.support.tools import tool
 from tests.support.variants import TRIO_SSE
 
 pytestmark = pytest.mark.integration
@@ -122,7 +122,6 @@ async def test_who_comes_back_is_published_to_once_more_and_the_balance_stays(st
     assert (found["delivered_total", "replayed"], undeclared(found)) == (23, 0)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with Prometheus")
 async def test_promtool_has_nothing_to_say_of_the_port_of_its_own(start: Services) -> None:
     port = free_port()
     service = start_two(start, port)
@@ -132,7 +131,7 @@ async def test_promtool_has_nothing_to_say_of_the_port_of_its_own(start: Service
         asked.request("GET", "/metrics", headers=BEARER)
         text = asked.getresponse().read()
     done = await trio.run_process(
-        ["promtool", "check", "metrics"], stdin=text, capture_stdout=True, capture_stderr=True
+        [tool("promtool"), "check", "metrics"], stdin=text, capture_stdout=True, capture_stderr=True
     )
     assert (done.stdout, done.stderr) == (b"", b"")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ import pytest
 from tests.deploy.test_monitoring import DASHBOARD, MONITORING, RULES
 from tests.support.client import eventually, streams
 from tests.support.ports import free_port
-from tests.support.process import Services, wait_until
-from tests.support.tools import tool
-from trio_sse.embedded import is_answering
+from tests.support.process import Services
+from tests.support.tools import listening, tool
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -40,14 +38,8 @@ def prometheus(directory: Path, target: int) -> Iterator[str]:
     configuration.write_text(CONFIGURATION.format(rules=MONITORING / "alerts.yaml", target=target))
     command = [tool("prometheus"), f"--config.file={configuration}", f"--storage.tsdb.path={directory}/tsdb"]
     command += [f"--web.listen-address=127.0.0.1:{port}"]
-    with directory.joinpath("prometheus.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
-    try:
-        wait_until(lambda: is_answering(port), "Prometheus listens", 30)
+    with listening(command, port, directory):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
 
 
 class Asking:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
-import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.tools import tool
 from trio_sse.counters import DELAY_SECONDS, Counters, Histogram
 from trio_sse.metrics.exposition import exposition
 from trio_sse.metrics.report import totals_of
@@ -71,8 +70,8 @@ def test_whoever_asks_for_openmetrics_gets_it() -> None:
     assert families["trio_sse_published_to_streams"].samples[0].value == 7
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with Prometheus")
 def test_promtool_has_nothing_to_say() -> None:
     text, _ = exposition(totals_of(counted(), {}), "")
-    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
+    command = [tool("promtool"), "check", "metrics"]
+    done = subprocess.run(command, input=text, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

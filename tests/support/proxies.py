@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.process import wait_until
-from tests.support.tools import ROOT, tool
-from trio_sse.embedded import is_answering
+from tests.support.tools import ROOT, listening, tool
 
 OPERATING = (ROOT / "docs" / "operating.md").read_text()
 
@@ -24,28 +19,6 @@ _MODULES = (
 def block(language: str) -> str:
     """The lines that docs/operating.md has for a proxy."""
     return OPERATING.split(f"```{language}\n")[1].split("```")[0]
-
-
-@contextlib.contextmanager
-def _running(
-    argv: list[str], port: int, directory: Path, end: int = signal.SIGTERM, **environment: str
-) -> Iterator[int]:
-    with (directory / "output").open("wb") as output:
-        process = subprocess.Popen(
-            argv,
-            cwd=directory,
-            env={**os.environ, "HOME": str(directory), "XDG_DATA_HOME": str(directory), **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        wait_until(lambda: is_answering(port) or process.poll() is not None, f"{argv[0]} listens", seconds=30)
-        assert process.poll() is None, (directory / "output").read_text()
-        yield port
-    finally:
-        process.send_signal(end)
-        process.wait(10)
 
 
 _NGINX = """
@@ -66,7 +39,7 @@ def nginx(directory: Path, server: str, port: int) -> contextlib.AbstractContext
     """nginx with these lines in its `server`, among them where it listens."""
     configuration = directory / "nginx.conf"
     configuration.write_text(_NGINX.format(directory=directory, server=server))
-    return _running([tool("nginx"), "-p", str(directory), "-c", str(configuration)], port, directory)
+    return listening([tool("nginx"), "-p", str(directory), "-c", str(configuration)], port, directory)
 
 
 def caddy(directory: Path, text: str, port: int) -> contextlib.AbstractContextManager[int]:
@@ -83,14 +56,14 @@ def caddy_with(
 ) -> contextlib.AbstractContextManager[int]:
     """Caddy with the Caddyfile of this name. It is killed: it would wait for the streams."""
     argv = [tool("caddy"), "run", "--config", str(file), "--adapter", "caddyfile"]
-    return _running(argv, port, directory, signal.SIGKILL, **environment)
+    return listening(argv, port, directory, signal.SIGKILL, **environment)
 
 
 def haproxy(directory: Path, text: str, port: int) -> contextlib.AbstractContextManager[int]:
     """HAProxy with this configuration."""
     file = directory / "haproxy.cfg"
     file.write_text(text)
-    return _running([tool("haproxy"), "-db", "-f", str(file)], port, directory)
+    return listening([tool("haproxy"), "-db", "-f", str(file)], port, directory)
 
 
 def apache(directory: Path, text: str, port: int) -> contextlib.AbstractContextManager[int]:
@@ -106,7 +79,7 @@ def apache(directory: Path, text: str, port: int) -> contextlib.AbstractContextM
         f"ServerRoot {directory}\nServerName localhost\nPidFile {directory}/apache.pid\n"
         f"ErrorLog {directory}/error.log\nDefaultRuntimeDir {directory}\n{modules}Timeout 300\n{text}"
     )
-    return _running(
+    return listening(
         [tool("apache2"), "-D", "FOREGROUND", "-f", str(file)],
         port,
         directory,

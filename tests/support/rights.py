@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from tests.support.tools import ROOT
 
-DOCS = Path(__file__).parents[2] / "docs" / "security.md"
+DOCS = ROOT / "docs" / "security.md"
 
 
 def granting() -> list[list[str]]:
