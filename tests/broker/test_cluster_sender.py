@@ -34,14 +34,6 @@ def message(number: int, **target: object) -> bytes:
     return json.dumps({**target, "n": number, "created_at": 0}).encode()
 
 
-def numbers(client: Client) -> list[int]:
-    return [
-        json.loads(data)["n"]
-        for data, name in zip(client.data, client.names, strict=True)
-        if name == "message"
-    ]
-
-
 async def followers(service: Service, *users: str) -> list[Client]:
     clients = [Client(opened(service, user)) for user in users]
     await until(lambda: all("connected" in client.names for client in clients))
@@ -56,7 +48,7 @@ async def test_each_message_reaches_those_it_is_for_over_all_masters(three: Clus
             [message(number, user_id=user) for number, user in enumerate(users)], None
         )
         await until(lambda: all(client.names.count("message") == 1 for client in clients))
-    assert [numbers(client) for client in clients] == [[number] for number in range(12)]
+    assert [client.numbers for client in clients] == [[number] for number in range(12)]
     assert not repeated
     assert [one.receipt.took for one in published if one.receipt] == [1] * 12
 
@@ -69,8 +61,8 @@ async def test_a_message_for_many_is_delivered_once_to_each(three: Cluster) -> N
         await until(lambda: "connected" in both.names)
         await service.publisher.publish([message(1, user_id=users, topic="news")], None)
         await service.publisher.publish([message(2, user_id="*")], None)
-        await until(lambda: all(2 in numbers(client) for client in (*clients, both)))
-    assert all(numbers(client) == [1, 2] for client in (*clients, both))
+        await until(lambda: all(2 in client.numbers for client in (*clients, both)))
+    assert all(client.numbers == [1, 2] for client in (*clients, both))
     assert all("copy" not in data for data in clients[0].data)
 
 
@@ -90,8 +82,8 @@ async def test_a_repetition_is_published_once(three: Cluster) -> None:
         assert (await service.publisher.publish(payloads, "order-17"))[1]
         with pytest.raises(ConflictError):
             await service.publisher.publish([message(9, user_id="ann")], "order-17")
-        await until(lambda: len(numbers(client)) == 3)
-    assert numbers(client) == [0, 1, 2]
+        await until(lambda: len(client.numbers) == 3)
+    assert client.numbers == [0, 1, 2]
 
 
 async def test_what_was_published_in_part_is_completed_and_nobody_gets_it_twice(three: Cluster) -> None:
@@ -112,10 +104,10 @@ async def test_what_was_published_in_part_is_completed_and_nobody_gets_it_twice(
         redis_cli.close()
         _, repeated = await service.publisher.publish(payloads, "in-part")
         assert not repeated
-        await until(lambda: all(numbers(client) for client in clients))
+        await until(lambda: all(client.numbers for client in clients))
         await service.publisher.publish([message(2, user_id="*")], None)
-        await until(lambda: all(2 in numbers(client) for client in clients))
-    assert [numbers(client) for client in clients] == [[1, 2]] * 4
+        await until(lambda: all(2 in client.numbers for client in clients))
+    assert [client.numbers for client in clients] == [[1, 2]] * 4
 
 
 async def test_slots_that_moved_are_found(three: Cluster) -> None:
@@ -126,6 +118,6 @@ async def test_slots_that_moved_are_found(three: Cluster) -> None:
         other = next(node for node in three.masters if node is not home)
         three.move(slot, other)
         await service.publisher.publish([message(1, user_id="eve")], "moved")
-        await until(lambda: "gap" in client.names or numbers(client) == [1])
+        await until(lambda: "gap" in client.names or client.numbers == [1])
         await service.publisher.publish([message(2, user_id="eve")], "moved-2")
-        await until(lambda: 2 in numbers(client))
+        await until(lambda: 2 in client.numbers)

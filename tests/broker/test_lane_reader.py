@@ -6,8 +6,8 @@ import trio
 from redis.crc import key_slot
 
 from tests.support.clusters import Cluster, cluster
-from tests.support.inside import until
-from tests.support.partitioned import LAYOUT, connected, log_in, names, numbers, partitioned, seen
+from tests.support.inside import events, until
+from tests.support.partitioned import LAYOUT, connected, log_in, partitioned
 
 USER, TOPICS = "42", [f"t{number}" for number in range(6)]
 
@@ -25,10 +25,10 @@ async def test_each_partition_is_read_where_it_is(three: Cluster) -> None:
             log.add(topics=[topic])
         log.add([USER], TOPICS)
         log.add()
-        await until(lambda: sorted(numbers(client)) == list(range(1, 9)))
-        again = running.join(USER, TOPICS, last_event_id=seen(client)[3].id)
-        await until(lambda: len(numbers(again)) == 5)
-        assert names(client) == names(again) == ["connected"]
+        await until(lambda: sorted(client.numbers) == list(range(1, 9)))
+        again = running.join(USER, TOPICS, last_event_id=events(client.received)[3].id)
+        await until(lambda: len(again.numbers) == 5)
+        assert client.notices == again.notices == ["connected"]
 
 
 async def test_one_that_moves_is_followed_without_a_gap(three: Cluster) -> None:
@@ -42,8 +42,8 @@ async def test_one_that_moves_is_followed_without_a_gap(three: Cluster) -> None:
             target = next(node for node in three.masters if node is not three.master_of(name))
             await trio.to_thread.run_sync(three.move, key_slot(name.encode()), target)
             log.add([USER])
-            await until(lambda turn=turn: numbers(client) == list(range(1, 2 * turn + 3)))  # type: ignore[misc]
-        assert names(client) == ["connected"]
+            await until(lambda turn=turn: client.numbers == list(range(1, 2 * turn + 3)))  # type: ignore[misc]
+        assert client.notices == ["connected"]
 
 
 async def test_a_master_that_dies_is_followed_by_its_replica() -> None:
@@ -54,10 +54,10 @@ async def test_a_master_that_dies_is_followed_by_its_replica() -> None:
             client = running.join(USER, TOPICS)
             await connected(client)
             log.add([USER], TOPICS)
-            await until(lambda: numbers(client) == [1])
+            await until(lambda: client.numbers == [1])
             own.master_of(name).call("WAIT", 1, 5000)
             await trio.to_thread.run_sync(own.kill_master, own.master_of(name))
             log.add([USER])
-            await until(lambda: numbers(client) == [1, 2])
-            assert names(client) == ["connected"]
+            await until(lambda: client.numbers == [1, 2])
+            assert client.notices == ["connected"]
             assert running.service.not_ready() is None

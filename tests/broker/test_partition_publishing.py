@@ -15,7 +15,7 @@ from redis.crc import key_slot
 
 from tests.support.clusters import Cluster
 from tests.support.inside import PATIENCE_SECONDS, Client, until
-from tests.support.partitioned import LAYOUT, Partitioned, connected, numbers, partitioned
+from tests.support.partitioned import LAYOUT, Partitioned, connected, partitioned
 from trio_sse.broker.publisher import ConflictError, Published, UnavailableError, _own
 from trio_sse.broker.sender import idempotency_key
 from trio_sse.delivery.partitions import Layout, Partition, parse_place
@@ -74,7 +74,7 @@ async def test_what_is_published_is_delivered_and_told(start: Start) -> None:
         published, repeated = await running.service.publisher.publish(payloads, None)
         assert not repeated
         assert [became(one) for one in published] == [(2, 0, 0), (1, 0, 0), (3, 0, 0), (3, 0, 0)]
-        assert [numbers(client) for client in clients] == [[1, 3, 4], [1, 3, 4], [2, 3, 4]]
+        assert [client.numbers for client in clients] == [[1, 3, 4], [1, 3, 4], [2, 3, 4]]
         assert not running.service.hub.receipts
 
 
@@ -86,7 +86,7 @@ async def test_a_stream_that_follows_several_partitions_counts_once(start: Start
         several = message(1, "ann", BOB, topic=news)
         published, _ = await running.service.publisher.publish([several, message(2, user_id="*")], None)
         assert [became(one) for one in published] == [(2, 0, 0), (2, 0, 0)]
-        await until(lambda: numbers(ann) == numbers(both) == [1, 2])
+        await until(lambda: ann.numbers == both.numbers == [1, 2])
 
 
 async def test_the_id_is_the_place_behind_the_message(start: Start) -> None:
@@ -104,7 +104,7 @@ async def test_the_id_is_the_place_behind_the_message(start: Start) -> None:
         await publish([message(3, "ann")], None)
         later = running.join("ann", last_event_id=first.id)
         last = running.join("ann", last_event_id=second.id)
-        await until(lambda: numbers(later) == [2, 3] and numbers(last) == [3])
+        await until(lambda: later.numbers == [2, 3] and last.numbers == [3])
 
 
 async def test_whom_nobody_here_follows_is_told_at_once_and_another_process_has_it(
@@ -117,7 +117,7 @@ async def test_whom_nobody_here_follows_is_told_at_once_and_another_process_has_
             published, _ = await running.service.publisher.publish(payloads, None)
         assert [became(one) for one in published] == [(0, 0, 0), (1, 0, 0)]
         assert all(one.id for one in published)
-        await until(lambda: numbers(bob) == [1, 2])
+        await until(lambda: bob.numbers == [1, 2])
 
 
 async def test_the_same_idempotency_key_publishes_once(start: Start) -> None:
@@ -134,7 +134,7 @@ async def test_the_same_idempotency_key_publishes_once(start: Start) -> None:
         with pytest.raises(ConflictError):
             await publish([message(9, BOB)], "order-17")
         assert not (await publish(payloads, "order-17", "another token"))[1]
-        await until(lambda: [numbers(client) for client in clients] == [[1, 2, 3] * 2, [2] * 2])
+        await until(lambda: [client.numbers for client in clients] == [[1, 2, 3] * 2, [2] * 2])
         assert not running.service.hub.receipts
 
 
@@ -151,7 +151,7 @@ async def test_equal_messages_of_many_are_all_published_and_counted(start: Start
                 nursery.start_soon(publish)
         assert [became(one) for one in told] == [(2, 0, 0)] * 20
         assert len({one.id for one in told}) == 20
-        assert [numbers(client) for client in clients] == [[1] * 20] * 2
+        assert [client.numbers for client in clients] == [[1] * 20] * 2
 
 
 async def test_while_a_log_is_replaced_it_is_read_and_written_no_more(start: Start) -> None:
@@ -163,7 +163,7 @@ async def test_while_a_log_is_replaced_it_is_read_and_written_no_more(start: Sta
         place = parse_place(published.id or "")
         assert place is not None
         assert list(place.parts) == [Partition(4, Layout("new", 4).of("ann"))]
-        await until(lambda: numbers(ann) == [1])
+        await until(lambda: ann.numbers == [1])
 
 
 async def test_a_partition_that_takes_nothing_lets_nothing_be_published_of_one_redis(port: int) -> None:
@@ -180,7 +180,7 @@ async def test_a_partition_that_takes_nothing_lets_nothing_be_published_of_one_r
                 with pytest.raises(UnavailableError, match="a part was published") as caught:
                     await publish([message(2, "ann", BOB)], key)
                 assert caught.value.unsure
-            await until(lambda: numbers(ann) == [2, 2])
+            await until(lambda: ann.numbers == [2, 2])
 
 
 async def test_what_was_published_in_part_is_completed_and_no_partition_has_it_twice(three: Cluster) -> None:
@@ -217,7 +217,7 @@ async def test_what_was_published_in_part_is_completed_and_no_partition_has_it_t
             assert [fields[b"payload"] for _, fields in added] == [payloads[number], payloads[-1]]
         places = [parse_place(one.id or "") for one in published]
         assert all(places)
-        await until(lambda: all(numbers(client) == [1, 2] for client in clients))
+        await until(lambda: all(client.numbers == [1, 2] for client in clients))
 
 
 def _kept(key: str) -> str:

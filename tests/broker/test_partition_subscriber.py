@@ -12,17 +12,8 @@ import redis
 import trio
 from structlog.testing import capture_logs
 
-from tests.support.inside import Client, until
-from tests.support.partitioned import (
-    LAYOUT,
-    Log,
-    connected,
-    log_at,
-    names,
-    numbers,
-    partitioned,
-    seen,
-)
+from tests.support.inside import Client, events, until
+from tests.support.partitioned import LAYOUT, Log, connected, log_at, partitioned
 from tests.support.valkeys import breakable
 from trio_sse.broker import attempts
 from trio_sse.delivery import lanes
@@ -50,11 +41,11 @@ def partitions(user: str, topics: list[str]) -> set[int]:
 
 
 def has(client: Client, count: int) -> bool:
-    return len(numbers(client)) >= count
+    return len(client.numbers) >= count
 
 
 def last_id(client: Client) -> str:
-    return seen(client)[-1].id
+    return events(client.received)[-1].id
 
 
 async def test_a_stream_gets_what_is_for_it_from_whichever_partition(port: int, log: Log) -> None:
@@ -68,15 +59,15 @@ async def test_a_stream_gets_what_is_for_it_from_whichever_partition(port: int, 
         log.add(["7"])
         log.add(["42", "7"], TOPICS)
         log.add()
-        await until(lambda: len(numbers(many)) == 9 and len(numbers(one)) == 3 and len(numbers(other)) == 3)
-        assert sorted(numbers(many)) == [1, 2, 3, 4, 5, 6, 7, 9, 10]
-        assert sorted(numbers(one)) == [7, 9, 10]
-        assert sorted(numbers(other)) == [8, 9, 10]
+        await until(lambda: len(many.numbers) == 9 and len(one.numbers) == 3 and len(other.numbers) == 3)
+        assert sorted(many.numbers) == [1, 2, 3, 4, 5, 6, 7, 9, 10]
+        assert sorted(one.numbers) == [7, 9, 10]
+        assert sorted(other.numbers) == [8, 9, 10]
         place = parse_place(last_id(many))
         assert place is not None
         assert {partition.number for partition in place.parts} == partitions("42", TOPICS)
         assert None not in place.parts.values()
-        assert names(many) == names(one) == ["connected"]
+        assert many.notices == one.notices == ["connected"]
 
 
 @pytest.mark.parametrize("remembers", [True, False], ids=["memory", "log"])
@@ -89,17 +80,17 @@ async def test_any_id_resumes_without_loss_or_repetition(port: int, log: Log, *,
             log.add(topics=[TOPICS[number % 6]])
             log.add(["42"], TOPICS[:number])
             log.add()
-        await until(lambda: len(numbers(whole)) == 24)
-        told = seen(whole)
+        await until(lambda: len(whole.numbers) == 24)
+        told = events(whole.received)
         for place in (running, elsewhere):
             for at, event in enumerate(told):
                 client = place.join("42", TOPICS, last_event_id=event.id)
                 before = [earlier.json()["n"] for earlier in told[: at + 1] if earlier.event == "message"]
                 await connected(client)
                 await until(partial(has, client, 24 - len(before)))
-                assert sorted(before + numbers(client)) == list(range(1, 25))
-                assert names(client) == ["connected"]
-                assert seen(client)[0].json()["replayed"] == 24 - len(before)
+                assert sorted(before + client.numbers) == list(range(1, 25))
+                assert client.notices == ["connected"]
+                assert events(client.received)[0].json()["replayed"] == 24 - len(before)
                 place.leave(client)
 
 
@@ -118,7 +109,7 @@ async def test_a_partition_is_read_while_somebody_follows_what_is_in_it(
         log.add(["bob"])
         again = running.join("bob", ["news"], rewind=5)
         await connected(again)
-        await until(lambda: numbers(again) == [1])
+        await until(lambda: again.numbers == [1])
 
 
 async def test_rewind_goes_back_in_all_partitions_together(port: int, log: Log) -> None:
@@ -130,9 +121,9 @@ async def test_rewind_goes_back_in_all_partitions_together(port: int, log: Log) 
     log.add(["42"], TOPICS)
     async with partitioned(port) as running:
         client = running.join("42", TOPICS, rewind=5)
-        await until(lambda: len(numbers(client)) == 5)
-        assert sorted(numbers(client)) == [9, 10, 11, 12, 13]
-        assert seen(client)[0].json()["replayed"] == 5
+        await until(lambda: len(client.numbers) == 5)
+        assert sorted(client.numbers) == [9, 10, 11, 12, 13]
+        assert events(client.received)[0].json()["replayed"] == 5
 
 
 async def test_since_a_time_and_the_newest_of_each_key(port: int, log: Log) -> None:
@@ -141,13 +132,13 @@ async def test_since_a_time_and_the_newest_of_each_key(port: int, log: Log) -> N
         log.add(["42"], TOPICS, key="all")
     async with partitioned(port) as running:
         since = running.join("42", TOPICS, seconds=3600.0)
-        await until(lambda: len(numbers(since)) == 8)
-        assert names(since)[:1] == ["connected"]
+        await until(lambda: len(since.numbers) == 8)
+        assert since.notices[:1] == ["connected"]
         client = running.join("42", TOPICS, snapshot=True)
-        await until(lambda: names(client) == ["connected", *["snapshot"] * len(partitions("42", TOPICS))])
-        assert sorted(numbers(client)) == [1, 3, 5, 7, 8]
+        await until(lambda: client.notices == ["connected", *["snapshot"] * len(partitions("42", TOPICS))])
+        assert sorted(client.numbers) == [1, 3, 5, 7, 8]
         log.add(["42"])
-        await until(lambda: len(numbers(client)) == 6)
+        await until(lambda: len(client.numbers) == 6)
         place = parse_place(last_id(client))
         assert place is not None
         assert len(place.parts) == len(partitions("42", TOPICS))
@@ -158,8 +149,8 @@ async def test_an_id_of_a_publisher_serves_those_who_follow_something_else_too(p
     published = f"8~{LAYOUT.of('42')}.0-0"
     async with partitioned(port) as running:
         client = running.join("42", TOPICS, last_event_id=published)
-        await until(lambda: numbers(client) == [1])
-        assert names(client) == ["connected"]
+        await until(lambda: client.numbers == [1])
+        assert client.notices == ["connected"]
 
 
 async def test_who_comes_back_with_a_topic_more_gets_what_came_since(port: int, log: Log) -> None:
@@ -167,12 +158,12 @@ async def test_who_comes_back_with_a_topic_more_gets_what_came_since(port: int, 
         first = running.join("42")
         await connected(first)
         log.add(["42"])
-        await until(lambda: numbers(first) == [1])
+        await until(lambda: first.numbers == [1])
         running.leave(first)
         log.add(topics=TOPICS[:1])
         again = running.join("42", TOPICS, last_event_id=last_id(first))
-        await until(lambda: numbers(again) == [2])
-        assert names(again) == ["connected"]
+        await until(lambda: again.numbers == [2])
+        assert again.notices == ["connected"]
 
 
 async def test_who_comes_back_with_a_topic_less_is_told_that_something_may_be_missing(
@@ -182,21 +173,21 @@ async def test_who_comes_back_with_a_topic_less_is_told_that_something_may_be_mi
         first = running.join("42", TOPICS)
         await connected(first)
         log.add()
-        await until(lambda: numbers(first) == [1])
+        await until(lambda: first.numbers == [1])
         again = running.join("42", last_event_id=last_id(first))
-        await until(lambda: names(again) == ["connected", "gap"])
-        assert seen(again)[1].json()["reason"] == "unknown_id"
+        await until(lambda: again.notices == ["connected", "gap"])
+        assert events(again.received)[1].json()["reason"] == "unknown_id"
         log.add(["42"])
-        await until(lambda: numbers(again) == [2])
+        await until(lambda: again.numbers == [2])
 
 
 @pytest.mark.parametrize("sent", ["x", "9f3c12ab77de.42", "4:1.abc", "8:-", "1-1"])
 async def test_an_id_from_elsewhere_is_a_gap(port: int, log: Log, sent: str) -> None:
     async with partitioned(port) as running:
         client = running.join("42", last_event_id=sent)
-        await until(lambda: "gap" in names(client))
+        await until(lambda: "gap" in client.notices)
         log.add(["42"])
-        await until(lambda: numbers(client) == [1])
+        await until(lambda: client.numbers == [1])
 
 
 async def test_the_log_that_is_replaced_is_read_too(port: int, log: Log) -> None:
@@ -208,12 +199,12 @@ async def test_the_log_that_is_replaced_is_read_too(port: int, log: Log) -> None
             old.add(["42"], TOPICS)
             log.count = 10
             client = running.join("42", TOPICS, last_event_id=entry)
-            await until(lambda: numbers(client) == [2])
+            await until(lambda: client.numbers == [2])
             log.add(["42"], TOPICS)
             old.add()
             log.add()
-            await until(lambda: sorted(numbers(client)) == [2, 3, 11, 12])
-            assert names(client) == ["connected"]
+            await until(lambda: sorted(client.numbers) == [2, 3, 11, 12])
+            assert client.notices == ["connected"]
             between = last_id(client)
         async with partitioned(
             port, redis_stream="notes3", stream_partitions=3, redis_stream_before="notes/8"
@@ -222,7 +213,7 @@ async def test_the_log_that_is_replaced_is_read_too(port: int, log: Log) -> None
             newer.add(["42"], TOPICS)
             log.add(["42"], TOPICS)
             client = running.join("42", TOPICS, last_event_id=between)
-            await until(lambda: sorted(numbers(client)) == [13, 21])
+            await until(lambda: sorted(client.numbers) == [13, 21])
 
 
 async def test_a_message_in_a_partition_of_nobody_it_is_for_is_refused(port: int, log: Log) -> None:
@@ -246,13 +237,13 @@ async def test_without_redis_streams_begin_and_are_told_when_it_is_back(
             assert running.service.not_ready() is not None
             await trio.to_thread.run_sync(server.start)
             count = len(partitions("42", TOPICS))
-            await until(lambda: names(client).count("gap") == count)
-            assert {event.json()["reason"] for event in seen(client) if event.event == "gap"} == {
+            await until(lambda: client.notices.count("gap") == count)
+            assert {event.json()["reason"] for event in events(client.received) if event.event == "gap"} == {
                 "redis_reconnected"
             }
             with log_at(server.port) as log:
                 log.add(["42"], TOPICS)
-            await until(lambda: numbers(client) == [1])
+            await until(lambda: client.numbers == [1])
             assert running.service.not_ready() is None
 
 
@@ -265,7 +256,7 @@ async def test_after_a_lost_redis_that_kept_its_data_nothing_is_missing(port: in
                 admin.client_kill_filter(_type="normal", skipme=True)
             last = log.add(["42"], TOPICS)
             await until(partial(has, client, last))
-        assert names(client) == ["connected"]
+        assert client.notices == ["connected"]
 
 
 async def test_one_who_reads_too_slowly_is_told_and_comes_back_for_it(port: int, log: Log) -> None:
@@ -276,13 +267,13 @@ async def test_one_who_reads_too_slowly_is_told_and_comes_back_for_it(port: int,
         for _ in range(10):
             log.add(["42"])
             log.add(topics=TOPICS[:1])
-        await until(lambda: len(numbers(other)) == 20)
+        await until(lambda: len(other.numbers) == 20)
         client.catch_up()
-        gaps = [event for event in seen(client) if event.event == "gap"]
-        assert len(numbers(client)) + sum(event.json()["dropped"] for event in gaps) == 20
+        gaps = [event for event in events(client.received) if event.event == "gap"]
+        assert len(client.numbers) + sum(event.json()["dropped"] for event in gaps) == 20
         again = running.join("42", TOPICS, last_event_id=last_id(client))
         log.add(["42"])
-        await until(lambda: numbers(again) == [21])
+        await until(lambda: again.numbers == [21])
 
 
 async def test_a_stream_that_ends_says_so_once_behind_what_it_has(port: int, log: Log) -> None:
@@ -298,8 +289,8 @@ async def test_a_stream_that_ends_says_so_once_behind_what_it_has(port: int, log
         connection.end(b"event: bye\ndata: x\n\n")
         assert client.closed
         client.catch_up()
-        assert sorted(numbers(client)) == [1, 2]
-        assert names(client) == ["connected", "bye"]
+        assert sorted(client.numbers) == [1, 2]
+        assert client.notices == ["connected", "bye"]
         running.leave(client)
         assert running.service.lanes is not None
         assert all(not len(lane.hub) for lane in running.service.lanes.lanes.values())

@@ -48,14 +48,6 @@ def message(number: int, user: str = "ann") -> bytes:
     return json.dumps({"user_id": user, "n": number, "created_at": 0}).encode()
 
 
-def numbers(client: Client) -> list[int]:
-    return [
-        json.loads(data)["n"]
-        for data, name in zip(client.data, client.names, strict=True)
-        if name == "message"
-    ]
-
-
 @pytest.fixture(params=[None, "own"], ids=["channel", "stream"])
 def stream(request: pytest.FixtureRequest) -> str | None:
     name: str | None = request.param
@@ -69,7 +61,7 @@ async def test_what_is_published_is_delivered_and_told(valkey: int, stream: str 
             [message(1), message(2), message(3, "bob")], None
         )
         assert not repeated
-        assert [numbers(client) for client in clients] == [[1, 2], [1, 2], [3]]
+        assert [client.numbers for client in clients] == [[1, 2], [1, 2], [3]]
         found = [one.receipt for one in published]
         assert [receipt and (receipt.took, receipt.buffered, receipt.dropped) for receipt in found] == [
             (2, 0, 0),
@@ -113,7 +105,7 @@ async def test_the_same_key_publishes_once(valkey: int, stream: str | None, coun
             if stream:
                 assert [one.id for one in again] == [one.id for one in first]
         await service.publisher.publish(payloads, "order-18")
-        assert numbers(client) == [*range(count)] * 2
+        assert client.numbers == [*range(count)] * 2
         assert not service.hub.receipts
 
 
@@ -125,7 +117,7 @@ async def test_the_same_key_with_other_messages_is_a_conflict(valkey: int, strea
             with pytest.raises(ConflictError):
                 await service.publisher.publish(others, "key")
         await service.publisher.publish([message(3)], None)
-        assert numbers(client) == [1, 3]
+        assert client.numbers == [1, 3]
         assert not service.hub.receipts
 
 
@@ -167,7 +159,7 @@ async def test_many_with_one_key_at_once_publish_once(valkey: int, stream: str |
                 nursery.start_soon(publish)
         assert sorted(repeated for _, repeated in answers) == [False] + [True] * 29
         await service.publisher.publish([message(2)], None)
-        assert numbers(client) == [1, 2]
+        assert client.numbers == [1, 2]
         assert not service.hub.receipts
 
 
@@ -183,7 +175,7 @@ async def test_equal_messages_of_many_are_all_published(valkey: int, stream: str
         async with trio.open_nursery() as nursery:
             for _ in range(10):
                 nursery.start_soon(publish)
-        assert numbers(client) == [1] * 20
+        assert client.numbers == [1] * 20
         assert len(set(ids)) == 20
 
 
@@ -254,8 +246,8 @@ async def test_a_redis_that_takes_no_writes_publishes_nothing_or_all_of_it(
             with redis.Redis(port=server.port) as admin:
                 admin.config_set("min-replicas-to-write", "0")
             await service.publisher.publish([message(2)], None)
-            await until(lambda: 2 in numbers(client))
-            assert len(numbers(client)) == 3 - refused + 1
+            await until(lambda: 2 in client.numbers)
+            assert len(client.numbers) == 3 - refused + 1
 
 
 async def test_at_a_replica_nothing_is_published_whenever_it_became_one(
@@ -273,8 +265,8 @@ async def test_at_a_replica_nothing_is_published_whenever_it_became_one(
             assert "REDIS_HOST" in str(caught.value)
             admin.replicaof("NO", "ONE")
             await service.publisher.publish([message(3)], None)
-            await until(lambda: 3 in numbers(client))
-            assert numbers(client) == [3]
+            await until(lambda: 3 in client.numbers)
+            assert client.numbers == [3]
 
 
 async def test_in_a_cluster_a_channel_is_heard_at_every_node_and_needs_no_database() -> None:
@@ -287,7 +279,7 @@ async def test_in_a_cluster_a_channel_is_heard_at_every_node_and_needs_no_databa
                 client = Client(opened(service, "ann"))
                 for key in (None, "key"):
                     await service.publisher.publish([message(1)], key)
-                await until(lambda: len(numbers(client)) == 2)  # noqa: B023
+                await until(lambda: len(client.numbers) == 2)  # noqa: B023
 
 
 @pytest.mark.parametrize("endpoint", ["ip", "unknown-endpoint", "hostname"])
@@ -312,7 +304,7 @@ async def test_in_a_cluster_of_several_nodes_every_key_is_kept(endpoint: str) ->
                 for number in range(8):
                     assert not (await service.publisher.publish([message(number)], f"key-{number}"))[1]
                     assert (await service.publisher.publish([message(number)], f"key-{number}"))[1]
-                await until(lambda: numbers(client) == [*range(8)])  # noqa: B023
+                await until(lambda: client.numbers == [*range(8)])  # noqa: B023
 
 
 async def test_who_leaves_in_the_middle_leaves_no_receipt(valkey: int) -> None:
@@ -327,7 +319,7 @@ async def test_who_leaves_in_the_middle_leaves_no_receipt(valkey: int) -> None:
             assert not service.hub.receipts
         client = Client(opened(service, "ann"))
         await service.publisher.publish([message(1000)], None)
-        assert numbers(client)[-1] == 1000
+        assert client.numbers[-1] == 1000
 
 
 async def test_no_more_than_a_few_connections_to_redis_are_open_at_a_time(
@@ -375,7 +367,7 @@ async def test_by_key_what_is_published_is_delivered_and_told(valkey: int) -> No
         published, repeated = await service.publisher.publish(payloads, None)
         assert not repeated
         assert [became(one) for one in published] == [(2, 0, 0), (1, 0, 0), (2, 0, 0)]
-        assert [numbers(client) for client in clients] == [[1, 3], [1, 3], [2]]
+        assert [client.numbers for client in clients] == [[1, 3], [1, 3], [2]]
         assert len({one.id for one in published}) == 3
         assert not service.hub.receipts
 
@@ -392,7 +384,7 @@ async def test_by_key_a_message_that_nobody_here_follows_is_told_at_once(
             (True, (0, 0, 0)),
             (False, (1, 0, 0)),
         ]
-        assert numbers(client) == [2]
+        assert client.numbers == [2]
         assert not service.hub.receipts
 
 
@@ -402,7 +394,7 @@ async def test_by_key_it_reaches_whoever_follows_at_another_process(valkey: int)
         async with by_key(valkey, "bob", redis_channel=channel) as (_, (client,)):
             published, _ = await service.publisher.publish([message(1, "bob")], None)
             assert became(published[0]) == (0, 0, 0)
-            await until(lambda: numbers(client) == [1])
+            await until(lambda: client.numbers == [1])
 
 
 async def test_by_key_a_message_for_several_reaches_each_stream_once(valkey: int) -> None:
@@ -413,7 +405,7 @@ async def test_by_key_a_message_for_several_reaches_each_stream_once(valkey: int
         payloads = [json.dumps({**several, "n": 1}).encode(), message(2, "*")]
         published, _ = await service.publisher.publish(payloads, None)
         assert [became(one) for one in published] == [(3, 0, 0), (4, 0, 0)]
-        assert [numbers(client) for client in (*clients, both)] == [[1, 2], [1, 2], [2], [1, 2]]
+        assert [client.numbers for client in (*clients, both)] == [[1, 2], [1, 2], [2], [1, 2]]
         assert not any("trio_sse.copy" in data for client in (*clients, both) for data in client.data)
 
 
@@ -425,7 +417,7 @@ async def test_by_key_the_largest_message_for_several_is_delivered(valkey: int) 
         assert len(payload) == 1000
         published, _ = await service.publisher.publish([payload], None)
         assert became(published[0]) == (1, 0, 0)
-        assert numbers(client) == [1]
+        assert client.numbers == [1]
 
 
 async def test_by_key_the_same_idempotency_key_publishes_once(valkey: int) -> None:
@@ -439,7 +431,7 @@ async def test_by_key_the_same_idempotency_key_publishes_once(valkey: int) -> No
         with pytest.raises(ConflictError):
             await publish(payloads[:1], "order-17")
         await publish([message(3, "*")], None)
-        assert [numbers(client) for client in clients] == [[1, 2, 3], [2, 3]]
+        assert [client.numbers for client in clients] == [[1, 2, 3], [2, 3]]
         assert not service.hub.receipts
 
 
@@ -467,8 +459,8 @@ async def test_by_key_a_channel_that_the_acl_forbids_is_told_for_what_it_is(
         assert caught.value.unsure is (users[0] == "ann")
         service.publisher._sender = Sender(service.settings)
         await service.publisher.publish([message(2)], None)
-        await until(lambda: 2 in numbers(client))
-        assert numbers(client) == ([1, 2] if caught.value.unsure else [2])
+        await until(lambda: 2 in client.numbers)
+        assert client.numbers == ([1, 2] if caught.value.unsure else [2])
 
 
 async def test_by_key_while_redis_is_away_it_is_unavailable_and_names_the_setting() -> None:

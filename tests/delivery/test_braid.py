@@ -5,8 +5,8 @@ import weakref
 
 import pytest
 
-from tests.delivery.test_lanes import TOPICS, World, names, numbers
 from tests.support.inside import Client, events, flush_now
+from tests.support.lanes import TOPICS, World
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.braid import Braid
 from trio_sse.delivery.connection import HEARTBEAT, Connection
@@ -58,7 +58,7 @@ def test_the_last_words_stand_behind_all_that_waits() -> None:
     braid.end(b"event: bye\ndata: 1\n\n")
     assert client.closed
     client.catch_up()
-    assert sorted(numbers(client.received)) == [1, 2]
+    assert sorted(client.numbers) == [1, 2]
     assert [event.event for event in events(client.received)][-1] == "bye"
 
 
@@ -73,7 +73,7 @@ def test_one_that_ended_before_it_had_an_outlet_still_says_its_last_words(begun:
     client = Client(braid)
     assert client.closed
     client.catch_up()
-    assert names(client)[-1:] == ["bye"]
+    assert client.notices[-1:] == ["bye"]
     braid.end(b"event: again\ndata: 1\n\n")
     assert client.take_page() == b""
 
@@ -112,13 +112,13 @@ def test_of_an_id_that_nobody_can_read_each_strand_tells() -> None:
     world.publish(("ann",))
     client.catch_up()
     told = events(client.received)
-    assert names(client) == ["connected", *["gap"] * len(braid.strands)]
-    assert sorted(numbers(client.received)) == [2, 3]
+    assert client.notices == ["connected", *["gap"] * len(braid.strands)]
+    assert sorted(client.numbers) == [2, 3]
     assert parse_place(told[-1].id) is not None
     client.busy = True
     world.publish((topic("b"),))
     client.catch_up()
-    assert numbers(client.received)[-1] == 4
+    assert client.numbers[-1] == 4
 
 
 def test_what_is_written_names_what_was_written_before_by_another_strand() -> None:
@@ -139,7 +139,7 @@ def test_what_is_written_names_what_was_written_before_by_another_strand() -> No
     world.publish((topic("a"),))
     client.busy = False
     world.publish(("ann",))
-    assert numbers(client.received) == [1, 2]
+    assert client.numbers == [1, 2]
     last = parse_place(events(client.received)[-1].id)
     assert last is not None
     for target in ("ann", topic("a")):
@@ -178,4 +178,4 @@ def test_what_a_strand_gets_from_another_partition_it_skips_and_keeps_the_rest()
     for lane in world.lanes.lanes.values():
         lane.hub.end_read()
         flush_now(lane.hub)
-    assert sorted(numbers(client.received)) == [1, 2, 3, 4, 5]
+    assert sorted(client.numbers) == [1, 2, 3, 4, 5]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.delivery.test_lanes import World
+from tests.support.lanes import World
 from trio_sse.delivery.lane import Bounds, Lane
 from trio_sse.delivery.messages import MessageError
 from trio_sse.delivery.notices import GAP, gap

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,104 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from tests.support.inside import Client, events, flush_now
-from trio_sse.counters import Counters
+from tests.support.inside import Client, events, flush_now, numbers
+from tests.support.lanes import ALL_TARGETS, TOPICS, World
 from trio_sse.delivery.braid import Braid
-from trio_sse.delivery.connection import Common
-from trio_sse.delivery.event_ids import EntryId
-from trio_sse.delivery.history import History
-from trio_sse.delivery.lane import Bounds, Lane
-from trio_sse.delivery.lanes import LINGER_SECONDS, Lanes
+from trio_sse.delivery.lanes import LINGER_SECONDS
 from trio_sse.delivery.logged_connection import LoggedBraid
 from trio_sse.delivery.messages import Notification
-from trio_sse.delivery.partitions import Layout, Partition, Partitioning, parse_place
-from trio_sse.delivery.receipts import Receipts
-from trio_sse.delivery.resume import Resumer, Start
+from trio_sse.delivery.partitions import parse_place
+from trio_sse.delivery.resume import Start
 from trio_sse.delivery.stream_record import StreamRecord
-from trio_sse.delivery.targets import Target, followed, topic
-
-TOPICS = ["a", "b", "c", "d"]
-ALL_TARGETS: list[Target] = ["ann", "bob", *map(topic, TOPICS)]
-
-
-class World:
-    """A log in partitions, and a process that reads it."""
-
-    def __init__(
-        self, partitions: int = 4, *, capacity: int = 10, messages: int = 1000, disconnect: bool = False
-    ) -> None:
-        self.layout = Layout("notes", partitions)
-        self.now = 1000.0
-        self.counters = Counters()
-        history = History("", messages=1, seconds=1, max_bytes=1, clock=self.clock)
-        common = Common(
-            self.counters, history, Resumer(history, heartbeat_seconds=30.0), capacity, disconnect
-        )
-        self.lanes = Lanes(
-            Partitioning([self.layout]),
-            bounds=Bounds(messages * partitions, 300.0, 1 << 24, 100, 1 << 20, 30.0),
-            counters=self.counters,
-            receipts=Receipts(),
-            common=common,
-            clock=self.clock,
-            wall_clock=self.clock,
-        )
-        self.published: list[tuple[Target, ...] | None] = []
-        self.entries: dict[Partition, int] = {}
-
-    def clock(self) -> float:
-        return self.now
-
-    def open(
-        self, user: str | None, topics: Sequence[str] = (), *, busy: bool = False, **start: Any
-    ) -> Client:
-        braid = self.lanes.open(followed(user, topics))
-        self.lanes.begin(braid, Start(**start))
-        return Client(braid, busy=busy)
-
-    def read(self) -> None:
-        """Begin to read what is to be read: it has nothing."""
-        for lane in self.lanes.take_new():
-            lane.history.filled_from((0, 0))
-            lane.history.read_up_to((self.entries.get(lane.partition, 0), 0))
-            self.lanes.was_tried(lane)
-
-    def publish(self, targets: tuple[Target, ...] | None, **fields: Any) -> None:
-        """To each partition; those that nobody reads are skipped."""
-        self.published.append(targets)
-        names: dict[str, Any] = {"user_id": "*"}
-        if targets is not None:
-            users = [one for one in targets if not one.startswith("\0")]
-            topics = [one[1:] for one in targets if one.startswith("\0")]
-            names = {name: value for name, value in (("user_id", users), ("topic", topics)) if value}
-        payload = json.dumps({**names, "n": len(self.published), **fields}).encode()
-        for number in self.layout.numbers(targets):
-            partition = Partition(self.layout.partitions, number)
-            self.entries[partition] = self.entries.get(partition, 0) + 1
-            if (lane := self.lanes.lanes.get(partition)) is not None:
-                self.arrive(lane, payload, (self.entries[partition], 0))
-
-    @staticmethod
-    def arrive(lane: Lane, payload: bytes, entry: EntryId) -> None:
-        lane.hub.dispatch(lane.decode(payload, 10_000, entry), entry)
-        flush_now(lane.hub)
-
-    def for_those(self, follows: set[Target]) -> list[int]:
-        """The numbers of the messages for whoever follows these."""
-        return [
-            number
-            for number, targets in enumerate(self.published, 1)
-            if targets is None or follows.intersection(targets)
-        ]
-
-
-def numbers(received: bytes) -> list[int]:
-    return [event.json()["n"] for event in events(received) if event.event == "message"]
-
-
-def names(client: Client) -> list[str]:
-    return [event.event for event in events(client.received) if event.event != "message"]
-
+from trio_sse.delivery.targets import followed, topic
 
 targets = st.none() | st.lists(st.sampled_from(ALL_TARGETS), min_size=1, max_size=4, unique=True).map(tuple)
 steps = st.lists(
@@ -161,11 +71,11 @@ def test_messages_of_one_partition_stay_in_order() -> None:
             world.publish((target,))
     client.catch_up()
     by_partition: dict[int, list[int]] = {}
-    for number in numbers(client.received):
+    for number in client.numbers:
         (target,) = world.published[number - 1] or ()
         by_partition.setdefault(world.layout.of(target), []).append(number)
     assert all(found == sorted(found) for found in by_partition.values())
-    assert len(numbers(client.received)) == 28
+    assert len(client.numbers) == 28
 
 
 def test_a_stream_begins_when_all_its_partitions_are_read() -> None:
@@ -259,9 +169,9 @@ def test_a_gap_in_one_partition_is_told_to_those_who_come_back_too() -> None:
     lane = next(iter(world.lanes.lanes.values()))
     lane.hub.announce_gap("redis_reconnected")
     flush_now(lane.hub)
-    assert names(client) == ["connected", "gap"]
+    assert client.notices == ["connected", "gap"]
     again = world.open("ann", TOPICS, last_event_id=events(client.received)[0].id)
-    assert names(again) == ["connected", "gap"]
+    assert again.notices == ["connected", "gap"]
 
 
 def test_a_message_is_heard_where_its_partitions_are_read() -> None:
@@ -291,9 +201,9 @@ def test_an_id_with_places_in_a_log_that_is_read_no_more_counts_by_its_others() 
     gone = [world.open("ann", last_event_id=id) for id in ("8:1.a", "1795462559402-0")]  # noqa: A001
     less = world.open("ann", last_event_id=f"4:{own}.0,{other}.0")
     world.read()
-    assert names(moved) == ["connected"]
+    assert moved.notices == ["connected"]
     for client in (*gone, less):
-        assert names(client) == ["connected", "gap"]
+        assert client.notices == ["connected", "gap"]
 
 
 async def test_a_stream_that_is_logged_counts_what_all_partitions_gave() -> None:
@@ -324,7 +234,7 @@ def test_who_follows_less_than_before_is_told_and_that_counts_as_a_gap() -> None
     first = world.open("ann", TOPICS)
     world.read()
     again = world.open("ann", last_event_id=events(first.received)[0].id)
-    assert names(again) == ["connected", "gap"]
+    assert again.notices == ["connected", "gap"]
     assert world.counters.gaps == {"unknown_id": 1}
 
 

@@ -60,6 +60,11 @@ def events(stream: bytes) -> list[ServerSentEvent]:
     return [event for line in lines[:-1] if (event := decoder.decode(line)) is not None]
 
 
+def numbers(stream: bytes) -> list[int]:
+    """The field `n` of each message."""
+    return [event.json()["n"] for event in events(stream) if event.event == "message"]
+
+
 def settings(**values: Any) -> Settings:
     """Settings that do not depend on the environment of whoever runs the tests."""
     with mock.patch.dict(os.environ, clear=True):
@@ -244,6 +249,15 @@ class Client:
     @property
     def names(self) -> list[str]:
         return [event.event for event in events(self.received)]
+
+    @property
+    def notices(self) -> list[str]:
+        """The names of all but messages."""
+        return [name for name in self.names if name != "message"]
+
+    @property
+    def numbers(self) -> list[int]:
+        return numbers(self.received)
 
 
 def asgi(application: Any) -> Callable[..., Awaitable[None]]:

@@ -9,10 +9,9 @@ from typing import Any, cast
 
 import redis
 import trio
-from httpx_sse import ServerSentEvent
 
 from tests.support.clusters import Cluster
-from tests.support.inside import Client, events, settings, until
+from tests.support.inside import Client, settings, until
 from trio_sse.access.admission import Accepted
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.partitions import Layout
@@ -103,20 +102,5 @@ async def partitioned(port: int | None = None, **values: Any) -> AsyncIterator[P
         nursery.cancel_scope.cancel()
 
 
-def seen(client: Client) -> list[ServerSentEvent]:
-    """What it has received."""
-    return events(client.received)
-
-
-def numbers(client: Client) -> list[int]:
-    """Of the messages that it has received."""
-    return [event.json()["n"] for event in seen(client) if event.event == "message"]
-
-
-def names(client: Client) -> list[str]:
-    """Of the notices that it has received."""
-    return [event.event for event in seen(client) if event.event != "message"]
-
-
 async def connected(*clients: Client) -> None:
-    await until(lambda: all("connected" in names(client) for client in clients))
+    await until(lambda: all("connected" in client.names for client in clients))
