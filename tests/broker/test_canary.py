@@ -122,6 +122,23 @@ async def test_a_log_that_is_read_is_well_and_one_that_is_not_is_broken(port: in
         await until(lambda: service.not_ready() is None)
 
 
+async def test_a_log_whose_reader_is_behind_and_goes_on_is_well(port: int, back_end: BackEnd) -> None:
+    async with running(redis_port=port, redis_stream="events") as (service, canary):
+        back_end.add(1)
+        await until(lambda: service.history.last_entry not in (None, (0, 0)))
+        entry, last = 0, canary._number + 5
+
+        def goes_on() -> bool:
+            nonlocal entry
+            entry += 1
+            service.history.read_up_to((0, entry))
+            return canary._number >= last
+
+        await until(goes_on)
+        assert canary._unread is not None
+        assert service.not_ready() is None
+
+
 async def test_while_redis_is_away_it_says_nothing(port: int) -> None:
     at = settings(redis_host="127.0.0.1", redis_port=1, canary_seconds=OFTEN)
     service = Service(at)
