@@ -23,11 +23,10 @@ from trio_sse.delivery.targets import each, followed
 TOPICS = [f"t{number}" for number in range(6)]
 
 
-@pytest.fixture
-def port(valkey: int) -> int:
-    with redis.Redis(port=valkey) as client:
+@pytest.fixture(autouse=True)
+def _empty(port: int) -> None:
+    with redis.Redis(port=port) as client:
         client.flushall()
-    return valkey
 
 
 @pytest.fixture
