@@ -23,6 +23,13 @@ def opened(world: World, **start: object) -> Braid:
     return braid
 
 
+def live() -> tuple[World, Braid, Client]:
+    world = World()
+    braid = opened(world)
+    world.read()
+    return world, braid, Client(braid)
+
+
 def test_heartbeats_leave_before_it_has_begun() -> None:
     world = World()
     braid = opened(world)
@@ -35,10 +42,7 @@ def test_heartbeats_leave_before_it_has_begun() -> None:
 
 
 def test_the_latest_notice_of_a_kind_waits_for_a_busy_client() -> None:
-    world = World()
-    braid = opened(world)
-    world.read()
-    client = Client(braid)
+    _, braid, client = live()
     client.busy = True
     for beat in (b"1", b"2"):
         braid.tell(HEARTBEAT, Batch.notice(b": %b\n\n" % beat))
@@ -48,10 +52,7 @@ def test_the_latest_notice_of_a_kind_waits_for_a_busy_client() -> None:
 
 
 def test_the_last_words_stand_behind_all_that_waits() -> None:
-    world = World()
-    braid = opened(world)
-    world.read()
-    client = Client(braid)
+    world, braid, client = live()
     client.busy = True
     world.publish(("ann",))
     world.publish((topic("a"),))
@@ -79,10 +80,7 @@ def test_one_that_ended_before_it_had_an_outlet_still_says_its_last_words(begun:
 
 
 def test_it_ends_with_the_first_strand_that_ends() -> None:
-    world = World()
-    braid = opened(world)
-    world.read()
-    client = Client(braid)
+    _, braid, client = live()
     next(iter(braid.strands.values())).close()
     assert braid.closed
     assert client.closed
@@ -166,10 +164,7 @@ def test_no_reference_circle_is_left_of_it() -> None:
 
 
 def test_what_a_strand_gets_from_another_partition_it_skips_and_keeps_the_rest() -> None:
-    world = World()
-    braid = opened(world)
-    world.read()
-    client = Client(braid)
+    world, _, client = live()
     for lane in world.lanes.lanes.values():
         lane.hub.begin_read()
     everybody = (("ann", *map(topic, TOPICS)), None, (topic("a"),), (topic("b"),), None)

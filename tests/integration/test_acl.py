@@ -11,18 +11,11 @@ from tests.integration.test_publish import ONE, TOKENS, post
 from tests.support.client import eventually, streaming
 from tests.support.clusters import cluster
 from tests.support.process import Services
-from tests.support.rights import granting
+from tests.support.rights import GRANTED, granting
 from tests.support.valkeys import breakable
 from tests.support.variants import TRIO_SSE
 
 pytestmark = pytest.mark.integration
-
-COMMON: dict[str, Any] = {
-    "REDIS_USERNAME": "trio_sse",
-    "REDIS_PASSWORD": "password",
-    "REDIS_MAIN_DB": "0",
-    "SSE_REDIS_CHANNEL": "notifications",
-}
 
 
 def grant(admin: redis.Redis, lines: int) -> None:
@@ -37,13 +30,13 @@ async def test_the_rights_that_the_docs_name_are_enough(start: Services) -> None
     stream: dict[str, Any] = {"SSE_REDIS_STREAM": "events", "SSE_HISTORY_MESSAGES": "1"}
     with breakable() as valkey, valkey.client() as admin:
         grant(admin, 2)
-        service = start(redis_port=valkey.port, **COMMON)
+        service = start(redis_port=valkey.port, **GRANTED)
         async with streaming(service.port) as client:
             admin.publish("notifications", '{"user_id":1,"n":1}')
             assert (await client.notification())["n"] == 1
 
         grant(admin, 3)
-        service = start(redis_port=valkey.port, **COMMON, **stream)
+        service = start(redis_port=valkey.port, **GRANTED, **stream)
         for n in range(5):
             admin.xadd("events", {"payload": f'{{"user_id":1,"n":{n}}}'}, id=f"{n + 1}-0")
         async with streaming(service.port, headers=[("last-event-id", "1-0")]) as client:
@@ -51,7 +44,7 @@ async def test_the_rights_that_the_docs_name_are_enough(start: Services) -> None
 
         grant(admin, 4)
         for more in ({}, stream):
-            service = start(redis_port=valkey.port, **COMMON, **more, **TOKENS)
+            service = start(redis_port=valkey.port, **GRANTED, **more, **TOKENS)
             async with streaming(service.port) as client:
                 keys: list[dict[str, str]] = [{}, {"idempotency_key": "one"}, {"idempotency_key": "one"}]
                 for key in keys:
@@ -66,7 +59,7 @@ async def test_the_rights_that_the_docs_name_are_enough(start: Services) -> None
             "SSE_CONNECTION_RATE_PER_ADDRESS": "100",
             "SSE_REBALANCE": "0.1",
         }
-        service = start(redis_port=valkey.port, **COMMON, **counted, SSE_LIMITS_WITHOUT_REDIS="closed")
+        service = start(redis_port=valkey.port, **GRANTED, **counted, SSE_LIMITS_WITHOUT_REDIS="closed")
         async with streaming(service.port), streaming(service.port):
             refused = service.get("/sse", headers={"Accept": "application/json"})
             assert refused.status == 429, refused.body
@@ -75,7 +68,7 @@ async def test_the_rights_that_the_docs_name_are_enough(start: Services) -> None
 
 async def test_the_rights_for_presence_and_replies_are_enough(start: Services) -> None:
     settings: dict[str, Any] = {
-        **COMMON,
+        **GRANTED,
         "SSE_PRESENCE": "true",
         "SSE_PRESENCE_TOPIC": "who",
         "SSE_PRESENCE_GRACE_SECONDS": "0",
@@ -108,7 +101,7 @@ async def test_the_rights_for_presence_and_replies_are_enough(start: Services) -
 
 async def test_the_rights_for_partitions_are_enough(start: Services) -> None:
     parts: dict[str, Any] = {
-        **COMMON,
+        **GRANTED,
         "SSE_REDIS_STREAM": "notes",
         "SSE_STREAM_PARTITIONS": "8",
         "SSE_HISTORY_MESSAGES": "1",
@@ -136,7 +129,7 @@ async def test_the_rights_for_partitions_are_enough(start: Services) -> None:
 
 async def test_the_rights_for_partitions_of_a_cluster_are_enough(start: Services) -> None:
     parts: dict[str, Any] = {
-        **COMMON,
+        **GRANTED,
         "SSE_REDIS_STREAM": "notes",
         "SSE_STREAM_PARTITIONS": "8",
         **TOKENS,

@@ -16,7 +16,7 @@ from tests.integration.test_workers import start_workers
 from tests.support.client import Stream, eventually, streaming
 from tests.support.clusters import cluster
 from tests.support.process import Answer, Service, Services
-from tests.support.rights import granting
+from tests.support.rights import GRANTED, granting
 from tests.support.tokens import token
 from tests.support.valkeys import breakable
 from tests.support.variants import COMMANDS, TRIO_SSE, Variant
@@ -159,13 +159,7 @@ async def test_without_a_token_there_is_nothing_of_it_in_redis(start: Services, 
 
 
 async def test_the_rights_that_the_docs_name_are_enough(start: Services) -> None:
-    settings: dict[str, Any] = {
-        **JWT,
-        "REDIS_USERNAME": "trio_sse",
-        "REDIS_PASSWORD": "password",
-        "REDIS_MAIN_DB": "0",
-        "SSE_REDIS_CHANNEL": "notifications",
-    }
+    settings: dict[str, Any] = {**JWT, **GRANTED}
     commands = granting()
     with breakable() as valkey, valkey.client() as admin:
         [ours] = [words for words in commands if "~trio_sse:control:*" in words]

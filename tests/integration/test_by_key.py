@@ -13,7 +13,7 @@ import pytest
 import redis
 import trio
 
-from tests.support.client import Event, Stream, eventually, streaming
+from tests.support.client import Stream, eventually, streaming
 from tests.support.process import Service, Services
 from tests.support.valkeys import breakable, certificate, tls_in_front_of
 from tests.support.variants import COMMANDS, TRIO_SSE, Variant
@@ -128,12 +128,6 @@ async def all_of(services: list[Service], user: str) -> AsyncIterator[list[Strea
         yield [await stack.enter_async_context(streaming(service.port, user)) for service in services]
 
 
-async def next_but_heartbeats(stream: Stream) -> Event:
-    while (event := await stream.event()).name == "heartbeat":
-        pass
-    return event
-
-
 async def test_redis_is_killed_and_comes_back(start: Services) -> None:
     with breakable() as valkey:
         services = start.each(COMMANDS, redis_port=valkey.port, **BY_KEY)
@@ -146,7 +140,7 @@ async def test_redis_is_killed_and_comes_back(start: Services) -> None:
                 valkey.start()
                 for service, ann, bob in zip(services, opened, late, strict=True):
                     for stream in (ann, bob):
-                        event = await next_but_heartbeats(stream)
+                        event = await stream.next_but_heartbeats()
                         assert event.json == {"reason": "redis_reconnected", "dropped": None}
                     service.wait_until_answers()
                     with valkey.client() as client:
@@ -166,7 +160,7 @@ async def test_redis_is_away_at_the_start(start: Services) -> None:
             valkey.start()
             for service, stream in zip(services, opened, strict=True):
                 assert "REDIS_HOST" in service.log
-                assert (await next_but_heartbeats(stream)).json["reason"] == "redis_reconnected"
+                assert (await stream.next_but_heartbeats()).json["reason"] == "redis_reconnected"
 
 
 async def test_an_acl_that_forbids_the_channels_is_one_clear_line(start: Services) -> None:
@@ -225,11 +219,11 @@ async def test_100_000_subscriptions_are_back_soon_and_nobody_is_told_before(
             began = time.monotonic()
             admin.client_kill_filter(_type="pubsub")
             last = streams[-1]
-            assert (await next_but_heartbeats(last)).json["reason"] == "redis_reconnected"
+            assert (await last.next_but_heartbeats()).json["reason"] == "redis_reconnected"
             print(f"{variant}: all are back after {time.monotonic() - began:.2f} s")
             assert len(admin.pubsub_channels(f"{channel}:*")) == 100_001
             for number, stream in enumerate(streams[:-1]):
-                assert (await next_but_heartbeats(stream)).json["reason"] == "redis_reconnected"
+                assert (await stream.next_but_heartbeats()).json["reason"] == "redis_reconnected"
                 assert admin.publish(f"{channel}:topic:t{number}-999", f'{{"n":{number}}}') == 1
                 assert (await stream.notification())["n"] == number
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 from redis.crc import key_slot
 
-from tests.support.client import Event, Stream, eventually, streaming
+from tests.support.client import Stream, eventually, streaming
 from tests.support.clusters import Cluster, Node, cluster
 from tests.support.process import Service, Services
 from tests.support.variants import COMMANDS
@@ -78,15 +78,9 @@ async def opened(services: list[Service], users: dict[int, str]) -> AsyncIterato
         }
 
 
-async def next_but_heartbeats(stream: Stream) -> Event:
-    while (event := await stream.event()).name == "heartbeat":
-        pass
-    return event
-
-
 async def told(streams: list[Stream]) -> None:
     for stream in streams:
-        event = await next_but_heartbeats(stream)
+        event = await stream.next_but_heartbeats()
         assert event.name == "gap", event
         assert event.json == {"reason": "redis_reconnected", "dropped": None}
 
@@ -153,7 +147,7 @@ async def _accounts_for(nodes: Cluster, user: str, stream: Stream, *, touched: b
             last += 1
             nodes.publish(f"{PREFIX}:user:{user}", f'{{"n":{last}}}')
         with trio.move_on_after(1):
-            event = await next_but_heartbeats(stream)
+            event = await stream.next_but_heartbeats()
             if event.name == "gap":
                 assert event.json["reason"] == "redis_reconnected"
                 excused, gaps = True, gaps + 1

@@ -65,7 +65,7 @@ async def test_one_after_the_other_comes_at_once_and_in_order(service: Service, 
     await eventually(lambda: service.connections == 0, "both have left")
 
 
-async def test_two_nodes_and_a_restart_know_each_other_s_ids(start: Services, valkey: int) -> None:
+async def test_two_nodes_know_each_other_s_ids(start: Services, valkey: int) -> None:
     with log_at(valkey, Layout("log-two", 8)) as log:
         one, other = start.each([TRIO_SSE, TRIO_SSE], **partitioned("log-two"))
         last_id = ""

@@ -15,7 +15,7 @@ import redis
 
 from tests.integration.test_commands import publish
 from tests.integration.test_publish import ONE, TOKENS, post
-from tests.support.client import Stream, eventually, streaming
+from tests.support.client import eventually, streaming
 from tests.support.clusters import Cluster
 from tests.support.process import Service, Services, with_code_under_test
 from tests.support.valkeys import breakable
@@ -44,10 +44,6 @@ def parts(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     yield {**PARTS, "REDIS_CLUSTER": three.masters[0].address}
 
 
-async def numbers(stream: Stream, count: int) -> list[int]:
-    return [(await stream.notification())["n"] for _ in range(count)]
-
-
 async def test_every_process_has_it_and_its_id_is_a_place_at_each(
     start: Services, parts: dict[str, Any]
 ) -> None:
@@ -58,12 +54,12 @@ async def test_every_process_has_it_and_its_id_is_a_place_at_each(
         assert answer.status == 200, answer.body
         told = answer.json["messages"]
         assert [one["connections"]["took"] + one["connections"]["buffered"] for one in told] == [1, 1, 1]
-        assert await numbers(one, 3) == await numbers(other, 3) == [1, 2, 3]
+        assert await one.numbers(3) == await other.numbers(3) == [1, 2, 3]
     for target in (BOTH, "/sse?user_id=ann"):
         for service, message in ((there, 0), (here, 1)):
             at = [("last-event-id", told[message]["id"])]
             async with streaming(service.port, target=target, headers=at) as again:
-                assert await numbers(again, 2 - message) == [2, 3][message:]
+                assert await again.numbers(2 - message) == [2, 3][message:]
 
 
 async def test_a_page_that_begins_at_a_position_misses_nothing(
@@ -78,7 +74,7 @@ async def test_a_page_that_begins_at_a_position_misses_nothing(
     post(here, [{"user_id": "ann", "n": 1}, {"topic": TOPIC, "n": 2}, {"user_id": "bob", "n": 3}])
     for place in places:
         async with streaming(there.port, target=BOTH, headers=[("last-event-id", place)]) as page:
-            assert sorted(await numbers(page, 2)) == [1, 2]
+            assert sorted(await page.numbers(2)) == [1, 2]
 
 
 async def test_a_message_by_hand_goes_where_its_streams_read(start: Services, parts: dict[str, Any]) -> None:
@@ -127,7 +123,7 @@ async def test_back_ends_that_cannot_change_go_on_by_way_of_the_bridge(
                     back_end.xadd(name, {"payload": payload})
                 else:
                     back_end.publish(name, payload)
-            assert await numbers(stream, 2) == [0, 1]
+            assert await stream.numbers(2) == [0, 1]
     # It stands in the log where messages may be missing: who comes later is told as well.
     async with streaming(service.port, target=BOTH, headers=[("last-event-id", "8~0.0-0")]) as late:
         events = await late.until(lambda event: event.name == "message" and event.json["n"] == 1)
@@ -162,10 +158,10 @@ async def test_from_one_stream_to_partitions_and_to_another_number_without_loss(
             # Back ends change one after the other, while the service knows both.
             both = (writes[min(step, 2)], writes[max(0, min(step, 2) - 1)] if step < 3 else writes[2])
             async with streaming(service.port, target=BOTH, headers=[("last-event-id", last)]) as stream:
-                assert sorted(await numbers(stream, added - n)) == [*range(n, added)]
+                assert sorted(await stream.numbers(added - n)) == [*range(n, added)]
                 for key in both:
                     add(key)
-                    event = (await stream.until(lambda event: event.name != "heartbeat"))[-1]
+                    event = await stream.next_but_heartbeats()
                     assert (event.name, event.json.get("n")) == ("message", added - 1)
                     last, n = event.id, added
             add(writes[min(step, 2)])  # while nobody is here

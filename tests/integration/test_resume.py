@@ -30,10 +30,6 @@ def published(service: Service) -> int:
     return int(service.get("/readyz").json["totals"]["published"])
 
 
-async def numbers(stream: Stream, count: int) -> list[int]:
-    return [(await stream.notification())["n"] for _ in range(count)]
-
-
 async def test_what_was_missed_arrives_before_what_is_new(served: Service) -> None:
     user = "resume"
     async with streaming(served.port, user) as stream:
@@ -45,7 +41,7 @@ async def test_what_was_missed_arrives_before_what_is_new(served: Service) -> No
         assert stream.connected.json["replayed"] == 35, "more than the buffer of 10"
         assert stream.connected.id == events[4].id, "cut off now it would come back to the same place"
         served.publish(user, n=40)
-        assert await numbers(stream, 36) == list(range(5, 41))
+        assert await stream.numbers(36) == list(range(5, 41))
 
 
 async def test_by_query_for_clients_that_cannot_set_the_header(served: Service) -> None:
@@ -54,7 +50,7 @@ async def test_by_query_for_clients_that_cannot_set_the_header(served: Service) 
         served.publish("query", n=1)
         first = await stream.event()
     async with streaming(served.port, f"query&last_event_id={first.id}") as stream:
-        assert await numbers(stream, 1) == [1]
+        assert await stream.numbers(1) == [1]
 
 
 async def test_before_the_first_message_the_confirmation_is_the_place(served: Service) -> None:
@@ -62,7 +58,7 @@ async def test_before_the_first_message_the_confirmation_is_the_place(served: Se
         place = stream.connected.id
     served.publish("first", n=0)
     async with resuming(served, "first", place) as stream:
-        assert await numbers(stream, 1) == [0]
+        assert await stream.numbers(1) == [0]
 
 
 @pytest.mark.parametrize(
@@ -76,9 +72,9 @@ async def test_an_unknown_place_is_a_gap(served: Service, last_event_id: str) ->
         assert stream.connected.id == "", "cut off before the gap it would be told again"
         place = gap.id
         served.publish("unknown", n=0)
-        assert await numbers(stream, 1) == [0]
+        assert await stream.numbers(1) == [0]
     async with resuming(served, "unknown", place) as stream:
-        assert await numbers(stream, 1) == [0]
+        assert await stream.numbers(1) == [0]
 
 
 async def test_beyond_what_is_kept_is_a_gap(start: Services) -> None:
@@ -92,7 +88,7 @@ async def test_beyond_what_is_kept_is_a_gap(start: Services) -> None:
         assert stream.connected.json["replayed"] == 5
         gap = await stream.event()
         assert gap.json == {"reason": "history_expired", "dropped": None}
-        assert await numbers(stream, 5) == [5, 6, 7, 8, 9]
+        assert await stream.numbers(5) == [5, 6, 7, 8, 9]
 
 
 async def test_redis_lost_while_a_client_was_away_is_told_when_it_comes_back(served: Service) -> None:
@@ -177,7 +173,7 @@ async def test_a_stream_in_redis_outlives_the_service(start: Services, variant: 
         for another in (start(variant, SSE_REDIS_STREAM=key), start(variant, **small)):
             async with resuming(another, "1", ids[0]) as stream:
                 assert stream.connected.json["replayed"] == 3
-                assert await numbers(stream, 3) == [1, 2, 3]
+                assert await stream.numbers(3) == [1, 2, 3]
 
 
 async def test_the_end_of_a_long_life_costs_nothing(start: Services) -> None:
@@ -187,7 +183,7 @@ async def test_the_end_of_a_long_life_costs_nothing(start: Services) -> None:
         await stream.to_the_end()
     service.publish(1, n=0)
     async with resuming(service, "1", place) as stream:
-        assert await numbers(stream, 1) == [0]
+        assert await stream.numbers(1) == [0]
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)

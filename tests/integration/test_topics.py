@@ -39,10 +39,6 @@ async def keep(service: Service, *messages: dict[str, Any]) -> None:
     await eventually(lambda: total(service, "published") == before + len(messages), "all are here")
 
 
-async def numbers(stream: Stream, count: int) -> list[int]:
-    return [(await stream.notification())["n"] for _ in range(count)]
-
-
 def flow(name: str, count: int) -> list[dict[str, Any]]:
     """Numbered messages that reach whoever follows the user `name` and the topics `name`/a and `name`/b: some
     in several ways, and between them some that do not."""
@@ -68,7 +64,7 @@ async def test_several_topics_each_message_once_and_in_order(served: Service) ->
         assert stream.connected.json["user_id"] == "several"
         assert stream.connected.json["topics"] == ["several/a", "several/b"]
         tell(served, *flow("several", 200))
-        assert await numbers(stream, 200) == list(range(200))
+        assert await stream.numbers(200) == list(range(200))
 
 
 async def test_a_topic_and_a_user_of_one_name_are_two_things(served: Service) -> None:
@@ -80,8 +76,8 @@ async def test_a_topic_and_a_user_of_one_name_are_two_things(served: Service) ->
         assert "topics" not in of_user.connected.json
         for n, message in enumerate([{"topic": "twin"}, {"user_id": "twin"}, {"user_id": "*"}]):
             tell(served, {**message, "n": n})
-        assert await numbers(of_topic, 2) == [0, 2]
-        assert await numbers(of_user, 2) == [1, 2]
+        assert await of_topic.numbers(2) == [0, 2]
+        assert await of_user.numbers(2) == [1, 2]
 
 
 async def test_one_who_comes_back_with_one_topic_more_gets_what_came_on_it_too(served: Service) -> None:
@@ -92,7 +88,7 @@ async def test_one_who_comes_back_with_one_topic_more_gets_what_came_on_it_too(s
     async with streaming(served.port, target=all_of("more"), headers=back) as stream:
         assert stream.connected.json["replayed"] == 40
         tell(served, {"topic": "more/b", "n": 40})
-        assert await numbers(stream, 41) == list(range(41))
+        assert await stream.numbers(41) == list(range(41))
 
 
 @commands
@@ -112,7 +108,7 @@ async def test_a_replay_from_the_redis_stream_merges_all_that_is_followed(
             target = f"{all_of('log')}&last_event_id={place}"
             async with streaming(service.port, target=target) as stream:
                 assert stream.connected.json["replayed"] == 100
-                assert await numbers(stream, 100) == list(range(100))
+                assert await stream.numbers(100) == list(range(100))
 
 
 @commands
@@ -133,7 +129,7 @@ async def test_the_redis_stream_and_the_channel_reach_a_stream_in_order(
         assert [event.json["n"] for event in received] == list(range(20))
         headers = [("last-event-id", received[4].id)]
         async with streaming(service.port, target=all_of("both"), headers=headers) as stream:
-            assert await numbers(stream, 15) == list(range(5, 20))
+            assert await stream.numbers(15) == list(range(5, 20))
 
 
 @commands
@@ -172,7 +168,7 @@ async def test_a_token_says_which_topics(start: Services, variant: Variant) -> N
             assert stream.connected.json["topics"] == topics
             assert stream.connected.json.get("user_id") == user
             tell(service, {"topic": "other", "n": -1}, {"topic": topics[-1], "n": 1})
-            assert await numbers(stream, 1) == [1]
+            assert await stream.numbers(1) == [1]
 
 
 @commands
@@ -193,7 +189,7 @@ async def test_a_token_to_publish_may_be_for_some_topics_alone(start: Services, 
         ):
             assert await trio.to_thread.run_sync(status, good, bad) == 403, bad
         assert await trio.to_thread.run_sync(status, good, {"topic": "orders/1/items"}) == 200
-        assert await numbers(stream, 1) == [0], "of what was refused nothing was published"
+        assert await stream.numbers(1) == [0], "of what was refused nothing was published"
         assert total(service, "published") == 2
 
 
@@ -220,7 +216,7 @@ async def test_a_page_misses_nothing_after_the_position_it_was_rendered_with(
     await trio.to_thread.run_sync(publish, {"topic": "page/b", "n": 9})
     for place, after in zip(places, [*range(10), 9], strict=True):
         async with streaming(service.port, target=f"{all_of('page')}&last_event_id={place}") as stream:
-            assert await numbers(stream, 10 - after) == list(range(after, 10))
+            assert await stream.numbers(10 - after) == list(range(after, 10))
 
 
 @commands
@@ -233,7 +229,7 @@ async def test_the_last_id_in_redis_is_a_position_too(start: Services, variant: 
             place = back_end.xinfo_stream(key)["last-generated-id"].decode()
             back_end.xadd(key, {"payload": json.dumps({"topic": "t", "n": n})})
             async with streaming(service.port, target=f"/sse?topic=t&last_event_id={place}") as stream:
-                assert await numbers(stream, 1) == [n]
+                assert await stream.numbers(1) == [n]
 
 
 async def test_a_stream_begins_with_its_last_messages(served: Service) -> None:
@@ -246,7 +242,7 @@ async def test_a_stream_begins_with_its_last_messages(served: Service) -> None:
     # A browser repeats the query of its first request. Its last id counts.
     headers = [("last-event-id", events[-2].id)]
     async with streaming(served.port, target=f"{all_of('rewind')}&rewind=12", headers=headers) as stream:
-        assert await numbers(stream, 1) == [30]
+        assert await stream.numbers(1) == [30]
 
 
 @commands
@@ -273,14 +269,14 @@ async def test_a_stream_begins_with_what_came_since(
         await eventually(lambda: total(service, "published") == 4, "all are kept")
     async with streaming(service.port, target="/sse?topic=t&since=0.8") as stream:
         assert stream.connected.json["replayed"] == 1
-        assert await numbers(stream, 1) == [3]
+        assert await stream.numbers(1) == [3]
     then = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 3600))
     async with streaming(service.port, target=f"/sse?topic=t&since={then}") as stream:
         assert stream.connected.json["replayed"] == 4
         if not has_log:
             gap = await stream.event()
             assert (gap.name, gap.json["reason"]) == ("gap", "history_expired")
-        assert await numbers(stream, 4) == [0, 1, 2, 3]
+        assert await stream.numbers(4) == [0, 1, 2, 3]
 
 
 @commands
@@ -295,7 +291,7 @@ async def test_since_before_what_was_trimmed_away_is_told(
     async with streaming(service.port, target="/sse?topic=t&since=3600") as stream:
         gap = await stream.event()
         assert (gap.name, gap.json["reason"]) == ("gap", "history_expired")
-        assert await numbers(stream, 3) == [2, 3, 4]
+        assert await stream.numbers(3) == [2, 3, 4]
 
 
 async def test_a_stream_begins_with_the_newest_of_each_key(served: Service) -> None:
@@ -321,10 +317,10 @@ async def test_a_stream_begins_with_the_newest_of_each_key(served: Service) -> N
         assert events[3].json == {"keys": 3}
         place = events[3].id
         tell(served, {"topic": "board/a", "key": "x", "n": 8})
-        assert await numbers(stream, 1) == [8]
+        assert await stream.numbers(1) == [8]
     headers = [("last-event-id", place)]
     async with streaming(served.port, target=target, headers=headers) as stream:
-        assert await numbers(stream, 1) == [8]
+        assert await stream.numbers(1) == [8]
 
 
 async def test_a_snapshot_that_was_cut_off_begins_anew(served: Service) -> None:
@@ -339,7 +335,7 @@ async def test_a_snapshot_that_was_cut_off_begins_anew(served: Service) -> None:
         await keep(served, {"topic": "cut", "key": "k0", "n": keys})
         cut.reset()
     async with streaming(served.port, target=target) as stream:
-        assert await numbers(stream, keys) == list(range(1, keys + 1))
+        assert await stream.numbers(keys) == list(range(1, keys + 1))
         assert (await stream.event()).json == {"keys": keys}
 
 
@@ -354,7 +350,7 @@ async def test_with_the_redis_stream_a_new_process_has_the_newest_too(
             back_end.xadd(key, {"payload": json.dumps(payload)})
     service = start(variant, SSE_REDIS_STREAM=key)
     async with streaming(service.port, target="/sse?topic=t&snapshot=true") as stream:
-        assert await numbers(stream, 3) == [27, 28, 29]
+        assert await stream.numbers(3) == [27, 28, 29]
         assert (await stream.event()).json == {"keys": 3}
     other = start(variant)
     async with streaming(other.port, target="/sse?topic=t&snapshot=true") as stream:

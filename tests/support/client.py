@@ -102,12 +102,20 @@ class Stream:
             assert await self._more(), "the stream has ended"
         return self._events.pop(0)
 
-    async def notification(self) -> Any:
-        """The next event but heartbeats, which must be a notification: its JSON."""
+    async def next_but_heartbeats(self) -> Event:
         while (event := await self.event()).name == "heartbeat":
             pass
+        return event
+
+    async def notification(self) -> Any:
+        """The next event but heartbeats, which must be a notification: its JSON."""
+        event = await self.next_but_heartbeats()
         assert event.name == "message", event
         return event.json
+
+    async def numbers(self, count: int) -> list[int]:
+        """The field `n` of so many notifications, which must be the next events but heartbeats."""
+        return [(await self.notification())["n"] for _ in range(count)]
 
     async def until(self, last: Callable[[Event], bool]) -> list[Event]:
         """All events up to the one that is the `last`."""

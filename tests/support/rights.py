@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.support.tools import ROOT
+
+GRANTED: dict[str, Any] = {
+    "REDIS_USERNAME": "trio_sse",
+    "REDIS_PASSWORD": "password",
+    "REDIS_MAIN_DB": "0",
+    "SSE_REDIS_CHANNEL": "notifications",
+}
+"""The settings of a service that has them."""
 
 DOCS = ROOT / "docs" / "security.md"
 
