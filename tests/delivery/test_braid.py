@@ -10,7 +10,9 @@ from tests.support.lanes import TOPICS, World
 from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.braid import Braid
 from trio_sse.delivery.connection import HEARTBEAT, Connection
+from trio_sse.delivery.marks import Mark
 from trio_sse.delivery.partitions import parse_place
+from trio_sse.delivery.receipts import Receipt
 from trio_sse.delivery.resume import Start
 from trio_sse.delivery.targets import followed, topic
 
@@ -174,3 +176,14 @@ def test_what_a_strand_gets_from_another_partition_it_skips_and_keeps_the_rest()
         lane.hub.end_read()
         flush_now(lane.hub)
     assert sorted(client.numbers) == [1, 2, 3, 4, 5]
+
+
+def test_what_a_strand_skips_is_not_counted_for_it() -> None:
+    _, braid, client = live()
+    strand = next(strand for strand in braid.strands.values() if strand.skips)
+    skipped, kept = Receipt(), Receipt()
+    mark = Mark(elsewhere=(next(iter(strand.skips)),))
+    strand.offer(Batch([b": 1\n\n", b": 2\n\n"], [1, 2], {1: skipped, 2: kept}, {1: mark}))
+    assert client.received.endswith(b"\n\n: 2\n\n")
+    assert b": 1\n" not in client.received
+    assert (skipped.took, kept.took) == (0, 1)
