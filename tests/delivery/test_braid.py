@@ -8,11 +8,13 @@ import pytest
 from tests.support.inside import Client, events, flush_now
 from tests.support.lanes import TOPICS, World
 from trio_sse.delivery.batch import Batch
-from trio_sse.delivery.braid import Braid
+from trio_sse.delivery.braid import Braid, Strand
 from trio_sse.delivery.connection import HEARTBEAT, Connection
+from trio_sse.delivery.marks import Mark
 from trio_sse.delivery.partitions import parse_place
+from trio_sse.delivery.receipts import Receipt
 from trio_sse.delivery.resume import Start
-from trio_sse.delivery.targets import followed, topic
+from trio_sse.delivery.targets import each, followed, topic
 
 BEAT = Batch.notice(b": beat\n\n")
 
@@ -174,3 +176,45 @@ def test_what_a_strand_gets_from_another_partition_it_skips_and_keeps_the_rest()
         lane.hub.end_read()
         flush_now(lane.hub)
     assert sorted(client.numbers) == [1, 2, 3, 4, 5]
+
+
+def test_what_a_strand_skips_is_not_counted_for_it() -> None:
+    _, braid, client = live()
+    strand = next(strand for strand in braid.strands.values() if strand.skips)
+    skipped, kept = Receipt(), Receipt()
+    mark = Mark(elsewhere=(next(iter(strand.skips)),))
+    strand.offer(Batch([b": 1\n\n", b": 2\n\n"], [1, 2], {1: skipped, 2: kept}, {1: mark}))
+    assert client.received.endswith(b"\n\n: 2\n\n")
+    assert b": 1\n" not in client.received
+    assert (skipped.took, kept.took) == (0, 1)
+
+
+def test_a_message_waits_while_the_place_of_another_strand_is_not_known() -> None:
+    """As while a replay from the log begins with a gap: its id would not name that place."""
+    world, other, _ = live()
+    here, there = list(other.strands)[:2]
+    strands = {}
+    braid = Braid(other.follows, other._common, lambda _: None)
+    for partition in (here, there):
+        lane = world.lanes.lanes[partition]
+        follows = other.strands[partition].follows
+        strands[partition] = Strand(braid, partition, follows, lane.common, frozenset())
+        lane.hub.join(strands[partition])
+    braid.weave(strands, {}, lambda *_: b"event: connected\ndata: 1\n\n")
+    client = Client(braid)
+    for partition, known in ((here, True), (there, False)):
+        history = world.lanes.lanes[partition].history
+        braid.began(partition, history.text(history.latest) if known else None, 0)
+        strands[partition].begin(b"" if known else b"event: gap\ndata: 1\n\n", history.latest)
+    targets = [next(one for one in each(strands[one].follows)) for one in (here, there)]
+    world.publish((targets[0],))
+    client.catch_up()
+    assert (client.notices, client.numbers) == (["connected", "gap"], [])
+    world.publish((targets[1],))
+    client.catch_up()
+    assert client.numbers == [2, 1]
+    last = parse_place(events(client.received)[-1].id)
+    assert last is not None
+    assert list(last.parts) == [here, there]
+    for partition, strand in strands.items():
+        world.lanes.lanes[partition].hub.leave(strand)
