@@ -18,8 +18,6 @@ from trio_sse.admin.reports import (
 from trio_sse.admin.verdicts import Verdict, story
 from trio_sse.broker.control import Node
 
-MESSAGE = MessageReport("p.1", 1000.0, ["ann"], [], fingerprint=7, size=3)
-
 
 def process(name: str = "p", **more: Any) -> Report:
     return Report(Node(name, "host", 1), 100.0, 200.0, **more)

@@ -32,11 +32,6 @@ def bearing(given: str) -> list[tuple[str, str]]:
     return [("authorization", f"Bearer {given}")]
 
 
-def processes_of(service: Service, user: str) -> set[str]:
-    streams = explain(service, user)["story"]["streams"]
-    return {stream["process"] for stream in streams if stream["state"] != "ended"}
-
-
 async def ends_of(opened: Sequence[Stream]) -> set[str]:
     return {(await stream.to_the_end())[-1].name for stream in opened}
 
