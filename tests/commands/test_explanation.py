@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -44,7 +45,8 @@ def stream(**more: Any) -> dict[str, Any]:
 
 def codes(documented: type, width: int) -> set[str]:
     """The codes that a docstring lists, in a column of this width."""
-    rows = re.findall(r"^ {4}([a-z_]+ +)\S", documented.__doc__ or "", re.MULTILINE)
+    # cleandoc: from Python 3.13 on a docstring has no indentation, before it has.
+    rows = re.findall(r"^([a-z_]+ +)\S", inspect.cleandoc(documented.__doc__ or ""), re.MULTILINE)
     return {row.strip() for row in rows if len(row) == width}
 
 
