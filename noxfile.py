@@ -164,6 +164,8 @@ def lock(session: nox.Session) -> None:
         "pyproject.toml",
         "--group",
         "dev",
+        "--extra",
+        "otel",
         "--universal",
         "--python-version",
         "3.11",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import os
 import secrets
 import socket
 import ssl
@@ -20,7 +21,7 @@ from trio_sse.broker.link import ERRORS, Link, answer_within, call, open_link, r
 from trio_sse.broker.log import read_info
 from trio_sse.logs import escaped
 from trio_sse.server.listening import ListenError, Url, is_handed, listening, place, urls
-from trio_sse.settings import Settings, contradictions
+from trio_sse.settings import Settings, SettingsError, contradictions
 
 MESSAGE = '{"user_id":1,"message":"hello"}'
 
@@ -35,6 +36,8 @@ def run(settings: Settings) -> int:
     else:
         _say(True, "streams: for the user that a token names (SSE_AUTH=jwt)")
     results = [_port(settings), _redis(settings)]
+    if settings.traces_per_second:
+        results.append(_collector())
     return 0 if all(results) else 1
 
 
@@ -51,6 +54,18 @@ def _port(settings: Settings) -> bool:
             return _say(False, f"{where}: {error}")
         return _say(running == "ready", f"{where}: a trio_sse is running there and says: {running}")
     return _say(True, f"{where} is free")
+
+
+def _collector() -> bool:
+    from trio_sse.tracing.collector import configured  # with an HTTP client
+
+    try:
+        there = configured(os.environ)
+    except SettingsError as error:
+        return _say(False, str(error))
+    problem = there.problem()
+    said = "takes traces" if problem is None else f"{problem} (OTEL_EXPORTER_OTLP_ENDPOINT)"
+    return _say(problem is None, f"collector {there.url}: {said}")
 
 
 def _readiness(there: Url) -> str | None:

@@ -73,6 +73,9 @@ class Counters:
     """Gaps that streams were told, by reason."""
     bad: dict[str, int] = field(default_factory=dict)
     """The rejected messages, by reason."""
+    traces: dict[str, int] = field(default_factory=dict)
+    """Messages that asked to be traced, by what became of that: `exported`, `left_out` for their number, or
+    `lost` on the way to the collector."""
     balance: Balance = field(default_factory=lambda: Balance())
     flushes: list[int] = field(default_factory=lambda: [0] * 64)
     """How many flushes offered less than 2**n messages, and not less than half of that, by n. Each message

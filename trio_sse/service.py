@@ -36,6 +36,7 @@ from trio_sse.delivery.resume import Resumer
 from trio_sse.delivery.snapshot import Snapshot
 from trio_sse.delivery.stream_record import StreamRecord
 from trio_sse.delivery.targets import followed
+from trio_sse.delivery.traces import Traces
 from trio_sse.descriptors import descriptors
 from trio_sse.metrics.gathering import Metrics
 from trio_sse.metrics.report import Totals, totals_of
@@ -43,6 +44,7 @@ from trio_sse.rebalancing import Rebalancing
 from trio_sse.settings import Settings
 from trio_sse.siblings import Counts, Siblings
 from trio_sse.stopping import Stopping
+from trio_sse.tracing.extra import Running, exporter
 from trio_sse.turning import STUCK_SECONDS, Turning
 
 AUTH_EXPIRED_SECONDS = 2.0
@@ -73,6 +75,10 @@ class Service:
         if settings.admin_token is not None:
             self.hub.recorder = Recorder(settings.explain_records, settings.explain_bytes)
             self.admission.refused = self.hub.recorder.refused
+        self._exporter: Running | None = None
+        if settings.traces_per_second:
+            self.hub.traces = Traces(settings.traces_per_second, self.counters)
+            self._exporter = exporter(settings, self.hub.traces, self.counters, process)
         source = Source(settings, self.hub)
         if source.interest is not None:
             self.hub.target_listeners.append(source.interest)
@@ -91,7 +97,7 @@ class Service:
         )
         self.lanes = self._lanes(source.partitioning)
         if self.lanes is not None:
-            self.lanes.recorder = self.hub.recorder
+            self.lanes.recorder, self.lanes.traces = self.hub.recorder, self.hub.traces
         self.lifetimes = Lifetimes()
         self.stopping = Stopping(self.hub, settings.drain_seconds)
         self.subscriber = source.subscriber(self.resumer, self.lanes)
@@ -146,7 +152,13 @@ class Service:
                     nursery.start_soon(Rebalancing(self.hub, self.settings.rebalance, self.census).run)
                 if self._canary is not None:
                     await nursery.start(self._canary.run, self.subscriber)
-                for beside in (self.positions, self.presence, self._replies, self.administration):
+                for beside in (
+                    self.positions,
+                    self.presence,
+                    self._replies,
+                    self.administration,
+                    self._exporter,
+                ):
                     if beside is not None:
                         await nursery.start(beside.run)
                 task_status.started()
@@ -162,9 +174,11 @@ class Service:
         notice.
         """
         connection = self._connection(accepted)
-        if self.hub.recorder is not None and not accepted.last_words:
+        recorded = self.hub.recorder is not None or self.hub.traces is not None
+        if recorded and not accepted.last_words:
             connection.record = self._record(connection, accepted)
-            self.hub.recorder.opened(connection.record)
+            if self.hub.recorder is not None:
+                self.hub.recorder.opened(connection.record)
         try:
             self._take_place(connection, accepted)
         except BaseException:
@@ -180,8 +194,10 @@ class Service:
             connection.say()
         self.hub.leave(connection)
         self.admission.limits.end(connection)
-        if self.hub.recorder is not None and connection.record is not None:
-            self.hub.recorder.left(connection.record)
+        if connection.record is not None:
+            if self.hub.recorder is not None:
+                self.hub.recorder.left(connection.record)
+            connection.record.leaves()
 
     def _record(self, connection: Connection, accepted: Accepted) -> StreamRecord:
         return StreamRecord(

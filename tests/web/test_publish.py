@@ -303,7 +303,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         users = None if user == "*" else tuple([user] if isinstance(user, str) else user)
         return SimpleNamespace(users=users, topics=tuple([topic] if isinstance(topic, str) else topic))
 
-    async def publish(self: object, payloads: list[bytes], key: str | None, token: str) -> Any:
+    async def publish(self: object, payloads: list[bytes], *_: object) -> Any:
         taken.extend(payloads)
         return [], False
 

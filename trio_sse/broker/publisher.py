@@ -20,6 +20,7 @@ from trio_sse.broker.sender import Copy, Sender
 from trio_sse.broker.source import AnySubscriber, Source
 from trio_sse.delivery import messages
 from trio_sse.delivery.receipts import Receipt, Receipts, together
+from trio_sse.delivery.traces import Context, with_context
 from trio_sse.settings import Settings
 
 DELIVERY_SECONDS = 1.0
@@ -74,11 +75,12 @@ class Publisher:
         self._turns = trio.CapacityLimiter(_AT_ONCE)
 
     async def publish(
-        self, payloads: Sequence[bytes], key: str | None, token: str = ""
+        self, payloads: Sequence[bytes], key: str | None, token: str = "", context: Context | None = None
     ) -> tuple[list[Published], bool]:
         """Publish all of `payloads`, or none; in a cluster it may be a part, and an UnavailableError says so.
         Returns the outcome of each, and whether the holder of `token` had published them before with the same
-        Idempotency-Key `key`: then nothing is published now.
+        Idempotency-Key `key`: then nothing is published now. `context`: what those belong to that do not say
+        so themselves. A retry may have another one.
 
         Raises UnavailableError or ConflictError. After a cancellation it is not known whether Redis has them.
         """
@@ -87,6 +89,8 @@ class Publisher:
         outgoing: list[_Outgoing] = []
         try:
             for number, payload in enumerate(payloads):
+                if context is not None:
+                    payload = with_context(payload, context, self._settings.max_message_bytes)
                 outgoing.append(self._outgoing(payload, own, number))
             async with self._turns:
                 repeated, told = await self._send(outgoing, own, fingerprint)

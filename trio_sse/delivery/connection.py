@@ -18,6 +18,7 @@ from trio_sse.delivery.history import PAGE_BYTES, History
 from trio_sse.delivery.marks import Mark, Part
 from trio_sse.delivery.outlet import Outlet
 from trio_sse.delivery.owed import Owed
+from trio_sse.delivery.receipts import Receipt
 from trio_sse.delivery.replay import Replay, Rest
 from trio_sse.delivery.sse import event_name
 from trio_sse.delivery.states import State
@@ -255,8 +256,9 @@ class Connection:
         balance, replay = self._common.counters.balance, self._replay
         balance.published -= batch.messages
         if batch.receipts and not self.closed:
-            for receipt in batch.receipts.values():
+            for sequence, receipt in batch.receipts.items():
                 receipt.buffered += 1
+                self._hold(sequence, receipt, replayed=True)
         if replay is not None and (newer := batch.after(replay.due.up_to)) is not None:
             replay.due.comes(balance, newer.last, newer.messages)
 
@@ -405,9 +407,16 @@ class Connection:
             if receipts and sequence in receipts:
                 receipts[sequence].buffered += queued
                 receipts[sequence].dropped += not queued
+                if queued:
+                    self._hold(sequence, receipts[sequence], replayed=False)
             if not queued and marks is None:
                 self._drop_rest(batch, place)
                 return
+
+    def _hold(self, sequence: int, receipt: Receipt, *, replayed: bool) -> None:
+        """A message with a receipt waits, or will be replayed. If it is traced, it is told when."""
+        if receipt.trace is not None and self.record is not None:
+            self.record.holds(sequence, receipt.trace, replayed=replayed)
 
     def _drop_rest(self, batch: Batch, place: int) -> None:
         """There was no room for the message before this place, so there is none for those that follow. A read

@@ -6,7 +6,6 @@ import time
 
 import trio
 
-from trio_sse.delivery.batch import Batch
 from trio_sse.delivery.hub import Hub
 
 BUDGET_SECONDS = 0.001
@@ -60,25 +59,29 @@ async def flush(hub: Hub) -> None:
     offers = 0
     if trio.current_time() >= hub.delays.due:
         hub.delays.wanted = True
+    published = direct = sent = 0  # and not counted yet; there are as many batches as users
     for batch, connections in hub.take():
+        messages = len(batch.frames) if batch.marks is None else batch.messages
         taken, counted = 0, offers
         for connection in connections:
             taken += connection.offer(batch)
             offers += 1
             if offers % _OFFERS_BETWEEN_LOOKS == 0 and time.perf_counter() >= turn_ends:
-                _count(hub, batch, offers - counted, taken)
+                published += messages * (offers - counted)
+                direct += messages * taken
+                sent += len(batch.joined) * taken
+                hub.offered(published, direct, sent)
+                published = direct = sent = 0
+                if batch.marks is not None:
+                    hub.told(batch, taken)
                 taken, counted = 0, offers
                 await trio.lowlevel.checkpoint()
                 turn_ends = time.perf_counter() + BUDGET_SECONDS
-        _count(hub, batch, offers - counted, taken)
+        published += messages * (offers - counted)
+        direct += messages * taken
+        sent += len(batch.joined) * taken
+        if batch.marks is not None:
+            hub.told(batch, taken)
+    hub.offered(published, direct, sent)
     hub.flushed()
     await trio.lowlevel.checkpoint()
-
-
-def _count(hub: Hub, batch: Batch, offers: int, taken: int) -> None:
-    """A batch was offered to so many connections, and so many took all of it at once. To be called without a
-    checkpoint after the offers."""
-    messages = batch.messages
-    hub.offered(messages * offers, messages * taken, len(batch.joined) * taken)
-    if batch.marks is not None:
-        hub.told(batch, taken)

@@ -24,6 +24,7 @@ from trio_sse.delivery.recorder import Recorder
 from trio_sse.delivery.snapshot import Snapshot
 from trio_sse.delivery.states import State
 from trio_sse.delivery.targets import ALL, Followed, Target, each, topic_name
+from trio_sse.delivery.traces import Traces
 from trio_sse.delivery.wheel import Wheel
 
 MAX_PENDING_BYTES = 8 * 1024 * 1024
@@ -105,6 +106,8 @@ class Hub:
         """How many streams an ASGI server writes."""
         self.recorder: Recorder | None = None
         """Remembers what came, for SSE_ADMIN_TOKEN."""
+        self.traces: Traces | None = None
+        """Follows messages that ask for it, for SSE_TRACES_PER_SECOND."""
         self.receipts = Receipts() if receipts is None else receipts
         """Receipts of messages that were published from this node."""
         self._unflushed: list[Receipt] = []
@@ -431,6 +434,8 @@ class Hub:
             self.delays.end()
         for receipt in self._flushing:
             receipt.done.set()
+            if receipt.trace is not None:
+                receipt.trace.was_offered(receipt)
             if receipt.reply_to is not None and self.receipts.answer is not None and receipt.streams:
                 self.receipts.answer(receipt)  # else all have left, or get it from another partition
         self._flushing.clear()

@@ -15,6 +15,7 @@ from trio_sse.delivery.flusher import settle
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.log_limits import LogLimit
 from trio_sse.delivery.messages import AS_IT_SAYS, Decode, Targets
+from trio_sse.delivery.receipts import Receipt
 from trio_sse.delivery.recorder import NO_SEQUENCE
 
 log = structlog.stdlib.get_logger("trio_sse.delivery.intake")
@@ -72,6 +73,12 @@ class Intake:
         receipt = hub.receipts.claim(payload) if hub.receipts.expected else None
         if notification.reply_to is not None:
             receipt = hub.receipts.asked(notification.reply_to, receipt)
+        if hub.traces is not None:
+            partition = hub.history.sources.partition
+            trace = hub.traces.begin(payload, from_log=entry is not None, partition=partition)
+            if trace is not None:
+                receipt = receipt or Receipt()
+                receipt.trace = trace
         before, here = hub.history.latest, hub.dispatch(notification, entry, receipt)
         if hub.recorder is not None:
             hub.recorder.message(
@@ -91,7 +98,7 @@ class Intake:
                 hub.delays.begin(payload, entry)
             return
         if receipt is not None:
-            receipt.reply_to = None  # who is elsewhere is no business of this node
+            receipt.reply_to = receipt.trace = None  # who is elsewhere is no business of this node
         if len(hub) and _debug():
             log.debug(
                 "no connection for this message",

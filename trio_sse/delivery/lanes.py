@@ -20,6 +20,7 @@ from trio_sse.delivery.receipts import Receipts
 from trio_sse.delivery.recorder import Recorder
 from trio_sse.delivery.resume import Start, greeting
 from trio_sse.delivery.targets import Followed, each
+from trio_sse.delivery.traces import Traces
 
 LINGER_SECONDS = 20.0
 """How long a partition is read after its last follower has left: a page that is loaded again finds memory as
@@ -52,6 +53,8 @@ class Lanes:
         """Set while there are new ones."""
         self.recorder: Recorder | None = None
         """Remembers what comes, for SSE_ADMIN_TOKEN."""
+        self.traces: Traces | None = None
+        """Follows messages that ask for it, for SSE_TRACES_PER_SECOND."""
         self._share = bounds.share(partitioning.layouts[0].partitions)
         self._heartbeat_seconds = bounds.heartbeat_seconds
         self._counters = counters
@@ -140,7 +143,7 @@ class Lanes:
                 clock=self._clock,
                 greet=_tell_braid,
             )
-            lane.hub.recorder = self.recorder
+            lane.hub.recorder, lane.hub.traces = self.recorder, self.traces
             self.new.append(lane)
             self.changed.set()
         return lane

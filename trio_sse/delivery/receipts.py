@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import trio
 
+from trio_sse.delivery.traces import Trace
+
 
 @dataclass(slots=True, eq=False)
 class Receipt:
@@ -22,6 +24,8 @@ class Receipt:
     """Connections that lost it, and get a `gap`."""
     reply_to: str | None = None
     """The Redis list that is to be told, once it is complete."""
+    trace: Trace | None = None
+    """What is to be told, once it is complete."""
     done: trio.Event = field(default_factory=trio.Event)
 
     @property

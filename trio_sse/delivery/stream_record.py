@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.partitions import Partition
 from trio_sse.delivery.targets import Followed
+from trio_sse.delivery.traces import Trace
 
 MOST_EVENTS = 100
 """Events that are kept of one stream. What is asked of messages before the oldest has no answer then."""
@@ -51,6 +52,7 @@ class StreamRecord:
     once costs nothing here. Times are in seconds since 1970."""
 
     __slots__ = (
+        "_held",
         "_run",
         "_waiting_since",
         "address",
@@ -131,6 +133,7 @@ class StreamRecord:
         end is remembered here."""
         self._waiting_since = 0.0
         self._run = False
+        self._held: dict[int, tuple[Trace, str]] = {}
 
     @property
     def strands(self) -> Collection[StreamRecord]:
@@ -163,11 +166,20 @@ class StreamRecord:
         elif gap and after > since:
             now = time.time()
             self._add(Happened(MISSING, since + 1, after, 0, now, now))
+        if gap and log_after is None:
+            for sequence in [one for one in self._held if one <= after]:
+                self._over(sequence, MISSING)
 
     def is_live(self, sequence: int) -> None:
         """It has caught up, with all up to `sequence`."""
         if self.live is None:
             self.live, self.live_at = sequence, time.time()
+
+    def holds(self, sequence: int, trace: Trace, *, replayed: bool) -> None:
+        """This message, which is traced, waits for the client, or will be replayed to it."""
+        if sequence not in self._held:
+            trace.held()
+            self._held[sequence] = trace, "replayed" if replayed else WAITED
 
     def waits(self, sequence: int) -> None:
         """The client did not take it at once."""
@@ -192,6 +204,7 @@ class StreamRecord:
         if sequence in self.waiting:
             self.waiting.remove(sequence)
         self._add(Happened(SUPERSEDED, sequence, sequence, 1, now, now))
+        self._over(sequence, SUPERSEDED)
 
     def expires(self, sequence: int) -> None:
         """It expired before the client took it."""
@@ -199,6 +212,7 @@ class StreamRecord:
         if sequence in self.waiting:
             self.waiting.remove(sequence)
         self._add(Happened(EXPIRED, sequence, sequence, 1, now, now))
+        self._over(sequence, EXPIRED)
 
     def takes(self) -> None:
         """The client took all that waited."""
@@ -207,6 +221,7 @@ class StreamRecord:
             first, last = self.waiting[0], self.waiting[-1]
             self._add(Happened(WAITED, first, last, len(self.waiting), self._waiting_since, time.time()))
             self.waiting = []
+        self._give_up()
 
     def ends(self, why: str = "") -> None:
         """It ends. The first reason counts."""
@@ -220,6 +235,7 @@ class StreamRecord:
         if self.connection is not None:
             self.last = self.connection.since
             self.connection = None
+        self._give_up("unsent")
         for part in self.parts.values():
             part.leaves()
 
@@ -231,6 +247,17 @@ class StreamRecord:
     def reached(self) -> int:
         """The sequence up to which everything for it was given to it, dropped, or put to wait."""
         return self.connection.since if self.connection is not None else self.last or 0
+
+    def _over(self, sequence: int, outcome: str) -> None:
+        if (held := self._held.pop(sequence, None)) is not None:
+            held[0].over(outcome)
+
+    def _give_up(self, outcome: str = "") -> None:
+        """No message is held any more. `outcome`: what became of all, if not what was meant to."""
+        if self._held:
+            held, self._held = self._held, {}
+            for trace, meant in held.values():
+                trace.over(outcome or meant)
 
     def _add(self, event: Happened) -> None:
         if self.events is None:

@@ -112,6 +112,14 @@ FAMILIES = (
     ),
     Family("replies", "counter", "Answers to reply_to.", "result", ("sent", "dropped")),
     Family(
+        "traces",
+        "counter",
+        "Messages with a sampled traceparent, with SSE_TRACES_PER_SECOND: exported to the collector, left "
+        "out for their number or by the sampler, or lost on the way.",
+        "result",
+        ("exported", "left_out", "lost"),
+    ),
+    Family(
         "flush_messages",
         "histogram",
         "Messages in one flush, counted once for every stream.",

@@ -54,7 +54,12 @@ def totals_of(counters: Counters, refused: Mapping[str, int]) -> Totals:
         "replies:dropped": counters.replies_dropped,
         "flush_messages/sum": counters.flushed,
     }
-    for family, counts in (("gaps", counters.gaps), ("bad_messages", counters.bad), ("refused", refused)):
+    for family, counts in (
+        ("gaps", counters.gaps),
+        ("bad_messages", counters.bad),
+        ("refused", refused),
+        ("traces", counters.traces),
+    ):
         found.update((f"{family}:{name}", count) for name, count in counts.items())
     found.update((f"flush_messages/{2**n - 1}", count) for n, count in enumerate(counters.flushes) if count)
     found.update(_cells("event_loop_lag_seconds", counters.loop_lag))

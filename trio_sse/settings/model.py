@@ -382,6 +382,14 @@ class Settings(BaseSettings):
         0,
         3600,
     )
+    traces_per_second: int = _number(
+        "SSE_TRACES_PER_SECOND",
+        0,
+        "messages with a sampled `traceparent` that are traced for OpenTelemetry, at most, by each process; "
+        "it needs the extra `trio-sse[otel]`; 0: none",
+        0,
+        10_000,
+    )
     tls_cert: str | None = _setting(
         "SSE_TLS_CERT",
         None,

@@ -17,6 +17,8 @@ from trio_sse.access.publishers import Publishers
 from trio_sse.access.request import bearer
 from trio_sse.broker.publisher import ConflictError, Published, UnavailableError
 from trio_sse.delivery import messages
+from trio_sse.delivery.traces import Context
+from trio_sse.service import Service
 from trio_sse.settings import Settings
 from trio_sse.web.replies import json_reply, needs_token, problem_reply, try_again
 from trio_sse.web.serving import serving
@@ -28,6 +30,7 @@ blueprint = Blueprint("publish", __name__)
 PATH = "/publish"
 MAX_MESSAGES = 1000
 MAX_KEY = 255
+MAX_TRACESTATE = 512
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of a body, unless SSE_MAX_MESSAGE_BYTES needs more or less: see `max_body`."""
@@ -65,7 +68,7 @@ async def publish() -> Response:
     if mistakes:
         return problem_reply(422, "nothing was published", more={"errors": mistakes})
     try:
-        published, repeated = await service.publisher.publish(payloads, key, token)
+        published, repeated = await service.publisher.publish(payloads, key, token, _context(service))
     except ConflictError:
         return problem_reply(422, "the Idempotency-Key was used with other messages")
     except UnavailableError as error:
@@ -75,6 +78,16 @@ async def publish() -> Response:
             detail += "; Redis may have the messages all the same: with an Idempotency-Key a retry is safe"
         return try_again(detail)
     return json_reply({"repeated": repeated, "messages": [_told(one) for one in published]})
+
+
+def _context(service: Service) -> Context | None:
+    """The trace that the request belongs to (W3C Trace Context), if messages are traced."""
+    if service.hub.traces is None:
+        return None
+    state = request.headers.get("tracestate", "")
+    fit = state.isascii() and state.isprintable() and len(state) <= MAX_TRACESTATE
+    context = Context(request.headers.get("traceparent", ""), state if fit else "")
+    return context if context.sampled else None
 
 
 def publish_token(request: Request, publishers: Publishers) -> str | None:

@@ -1,0 +1,259 @@
+"""Messages that are traced, from their arrival to the last of their streams."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.inside import Client, flush_now, joined, new_hub, unbegun
+from trio_sse.counters import Counters
+from trio_sse.delivery import traces
+from trio_sse.delivery.connection import Connection
+from trio_sse.delivery.hub import Hub
+from trio_sse.delivery.intake import Intake
+from trio_sse.delivery.stream_record import StreamRecord
+from trio_sse.delivery.traces import Context, Trace, Traces, context_of, with_context
+
+VALID = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "sampled"),
+    [
+        (VALID, True),
+        (VALID[:-1] + "0", False),
+        (VALID[:-1] + "3", True),
+        (VALID[:-1] + "2", False),
+        ("01" + VALID[2:] + "-more", True),
+        ("01" + VALID[2:] + "more", False),
+        (VALID + "-more", False),
+        (VALID + "\n", False),
+        ("ff" + VALID[2:], False),
+        (VALID.upper(), False),
+        (VALID.replace("0af7651916cd43dd8448eb211c80319c", "0" * 32), False),
+        (VALID.replace("b7ad6b7169203331", "0" * 16), False),
+        (VALID[:-1], False),
+        ("", False),
+    ],
+)
+def test_only_a_valid_traceparent_with_the_flag_asks_for_a_trace(traceparent: str, sampled: bool) -> None:
+    assert Context(traceparent).sampled is sampled
+
+
+@pytest.mark.parametrize(
+    ("payload", "found"),
+    [
+        ('{"user_id":1,"traceparent":"a"}', Context("a")),
+        ('{"traceparent":"a","tracestate":"b=c","message":{"traceparent":"z"}}', Context("a", "b=c")),
+        ('{"message":{"traceparent":"a"}}', None),
+        ('{"message":"\\"traceparent\\""}', None),
+        ('{"traceparent":17}', None),
+        ('{"traceparent":null}', None),
+        ('{"traceparent":"a","tracestate":{}}', None),
+        ('{"traceparent":"a","message":"\\ud800"}', None),
+        ("{}", None),
+    ],
+)
+def test_the_context_is_two_texts_of_the_message_itself(payload: str, found: Context | None) -> None:
+    assert context_of(payload.encode()) == found
+
+
+def test_a_message_gets_a_context_unless_it_has_one_or_no_room() -> None:
+    context = Context(VALID, "a=b")
+    longer = with_context(b'{"user_id":1}', context, 1000)
+    assert json.loads(longer) == {"user_id": 1, "traceparent": VALID, "tracestate": "a=b"}
+    assert with_context(b'{"user_id":1}', context, len(longer)) == longer
+    for untouched in (b'{"user_id":1}', b'{"traceparent":null,"user_id":1}', b'{"message":"\\ud800"}'):
+        most = len(longer) - 1 if untouched == b'{"user_id":1}' else 1000
+        assert with_context(untouched, context, most) == untouched
+    assert b"tracestate" not in with_context(b'{"user_id":1}', Context(VALID), 1000)
+
+
+def traced_hub(per_second: int = 100, clock: Any = lambda: 0.0) -> Hub:
+    hub = new_hub()
+    hub.traces = Traces(per_second, hub.counters, clock)
+    return hub
+
+
+def recorded(connection: Connection, *, busy: bool = False) -> Client:
+    record = connection.record = StreamRecord("s-1", connection, connection.follows)
+    record.goes_on(0, 0, None, 0, None, snapshot=False)
+    client = Client(connection)
+    client.busy = busy
+    return client
+
+
+def come(hub: Hub, count: int = 1, **more: Any) -> None:
+    """Messages come, and are offered to all."""
+    intake = Intake(hub, 1000)
+    for _ in range(count):
+        intake.receive(json.dumps({"user_id": "1", "traceparent": VALID, **more}).encode())
+    flush_now(hub)
+
+
+def ended(hub: Hub) -> list[Trace]:
+    assert hub.traces is not None
+    assert hub.traces.some.is_set() == bool(hub.traces.finished)
+    return hub.traces.take(1000)
+
+
+def outcomes(hub: Hub) -> list[dict[str, int]]:
+    return [trace.outcomes for trace in ended(hub)]
+
+
+def leave(hub: Hub, connection: Connection) -> None:
+    hub.leave(connection)
+    assert connection.record is not None
+    connection.record.leaves()
+
+
+def test_one_that_all_take_at_once_has_ended_with_its_flush() -> None:
+    hub = traced_hub()
+    for _ in range(3):
+        recorded(joined(hub))
+    come(hub)
+    (trace,) = ended(hub)
+    assert trace.outcomes == {"taken": 3}
+    assert trace.streams == 3
+    assert trace.began <= trace.offered <= trace.ended
+    assert trace.context == Context(VALID)
+    assert trace.id == hub.history.text(1)
+    assert not trace.waiting
+
+
+def test_what_nobody_follows_here_is_not_traced() -> None:
+    hub = traced_hub()
+    recorded(joined(hub, "2"))
+    come(hub)
+    assert ended(hub) == []
+
+
+@pytest.mark.parametrize("more", [{"traceparent": None}, {"traceparent": VALID[:-1] + "0"}])
+def test_what_does_not_ask_for_it_is_not_traced(more: dict[str, Any]) -> None:
+    hub = traced_hub()
+    recorded(joined(hub))
+    come(hub, **more)
+    assert ended(hub) == []
+    assert hub.counters.traces == {}
+
+
+def test_it_lasts_until_the_last_slow_client_has_taken_it() -> None:
+    hub = traced_hub()
+    recorded(joined(hub))
+    slow = [recorded(joined(hub), busy=True) for _ in range(2)]
+    come(hub)
+    slow[0].catch_up()
+    assert ended(hub) == []
+    slow[1].catch_up()
+    (trace,) = ended(hub)
+    assert trace.outcomes == {"taken": 1, "waited": 2}
+    assert trace.ended > trace.offered
+
+
+def test_what_has_no_room_is_dropped_and_not_waited_for() -> None:
+    hub = traced_hub()
+    client = recorded(joined(hub, capacity=1), busy=True)
+    come(hub, 3)
+    assert outcomes(hub) == [{"dropped": 1}, {"dropped": 1}]
+    client.catch_up()
+    assert outcomes(hub) == [{"waited": 1}]
+
+
+def test_a_newer_one_of_its_key_takes_its_place() -> None:
+    hub = traced_hub()
+    client = recorded(joined(hub), busy=True)
+    come(hub, 2, key="price")
+    assert outcomes(hub) == [{"superseded": 1}]
+    client.catch_up()
+    assert outcomes(hub) == [{"waited": 1}]
+
+
+def test_it_expires_while_it_waits() -> None:
+    now = [0.0]
+    hub = new_hub(clock=lambda: now[0])
+    hub.traces = Traces(100, hub.counters)
+    client = recorded(joined(hub), busy=True)
+    come(hub, ttl=5)
+    now[0] = 6.0
+    client.catch_up()
+    assert outcomes(hub) == [{"expired": 1}]
+
+
+def test_a_client_that_leaves_does_not_get_it() -> None:
+    hub = traced_hub()
+    connection = joined(hub)
+    recorded(connection, busy=True)
+    come(hub, 2)
+    leave(hub, connection)
+    assert outcomes(hub) == [{"unsent": 1}, {"unsent": 1}]
+    leave(hub, connection)
+    assert outcomes(hub) == []
+
+
+def test_a_stream_that_does_not_know_yet_where_to_begin_gets_it_by_its_replay() -> None:
+    hub = traced_hub()
+    connection = unbegun(hub)
+    client = recorded(connection)
+    come(hub)
+    assert ended(hub) == []
+    connection.begin(b"", 0)
+    client.catch_up()
+    assert outcomes(hub) == [{"replayed": 1}]
+
+
+def test_a_stream_that_begins_behind_it_with_a_gap_misses_it() -> None:
+    hub = traced_hub()
+    connection = unbegun(hub)
+    client = recorded(connection)
+    come(hub)
+    assert connection.record is not None
+    connection.record.goes_on(0, hub.history.latest, "unknown_id", 0, None, snapshot=False)
+    connection.begin(b"", hub.history.latest, gap=True)
+    client.catch_up()
+    assert outcomes(hub) == [{"missing": 1}]
+
+
+def test_more_than_so_many_a_second_are_left_out_and_counted() -> None:
+    now = [0.0]
+    hub = traced_hub(10, lambda: now[0])
+    recorded(joined(hub))
+    come(hub, 15)
+    assert (len(ended(hub)), hub.counters.traces) == (10, {"left_out": 5})
+    now[0] = 0.5
+    come(hub, 15)
+    assert (len(ended(hub)), hub.counters.traces) == (5, {"left_out": 15})
+    now[0] = 100.0
+    come(hub, 15)
+    assert (len(ended(hub)), hub.counters.traces) == (10, {"left_out": 20})
+
+
+def test_of_too_many_that_wait_the_rest_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "MOST_OPEN", 2)
+    hub = traced_hub()
+    client = recorded(joined(hub), busy=True)
+    come(hub, 3)
+    (third,) = ended(hub)
+    assert (third.outcomes, third.waiting, third.streams) == ({}, 1, 1)
+    client.catch_up()
+    assert outcomes(hub) == [{"waited": 1}, {"waited": 1}]
+    client.busy = True
+    come(hub, 2)
+    assert ended(hub) == []
+
+
+def test_of_too_many_that_have_ended_the_newest_are_lost_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "MOST_FINISHED", 2)
+    counters = Counters()
+    all_of_them = Traces(10, counters)
+    for number in range(3):
+        trace = Trace(Context(VALID), number, 0, all_of_them)
+        all_of_them.opened(trace)
+        all_of_them.ended(trace)
+    assert [trace.size for trace in all_of_them.finished] == [0, 1]
+    assert counters.traces == {"lost": 1}
+    assert len(all_of_them.take(1)) == 1
+    assert all_of_them.some.is_set()
+    assert len(all_of_them.take(1)) == 1
+    assert not all_of_them.some.is_set()

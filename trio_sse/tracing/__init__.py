@@ -1,0 +1,1 @@
+"""Traces of messages, for OpenTelemetry. Needs the extra `trio-sse[otel]`."""
