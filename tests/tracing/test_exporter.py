@@ -161,6 +161,19 @@ async def test_it_may_refuse_some(there: Collector) -> None:
     assert logs[0]["problem"] == "too old"
 
 
+async def test_a_span_that_cannot_be_made_is_lost_and_ends_nothing(there: Collector) -> None:
+    with capture_logs() as logs:
+        async with running(there) as own:
+            broken = Trace(Context(traceparent()), 1, -1, own.traces)  # a clock from before 1970
+            own.traces.opened(broken)
+            own.traces.ended(broken)
+            await until(lambda: own.counts == {"lost": 1})
+            own.end()
+            await until(lambda: there.spans)
+    assert logs[0]["problem"].startswith("a span cannot be made: ")
+    assert own.counts == {"lost": 1, "exported": 1}
+
+
 async def test_when_the_service_stops_what_there_is_is_sent_once_more(
     there: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:

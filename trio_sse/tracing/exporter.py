@@ -76,7 +76,12 @@ class Exporter:
         """Encode the next batch. Returns whether there is one."""
         body, count = bytearray(), 0
         while count < BATCH and (taken := self._traces.take(_AT_ONCE)):
-            encoded, made = self._spans.encode(taken)
+            try:
+                encoded, made = self._spans.encode(taken)
+            except Exception as error:  # noqa: BLE001  no trace is worth the service
+                self._lost(len(taken))
+                self._say(f"a span cannot be made: {told(error)}")
+                encoded, made, taken = b"", 0, []
             body += encoded
             count += made
             if made < len(taken):  # the sampler did not want them
@@ -102,7 +107,7 @@ class Exporter:
         body, count = self._sending
         try:
             answer = await client.post(self._collector.url, content=self._collector.body(body))
-        except (httpx.HTTPError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  whatever a server may answer
             raise _AwayError(told(error)) from None
         if answer.status_code in _AGAIN:
             raise _AwayError(f"the answer is {answer.status_code}", _retry_after(answer))
