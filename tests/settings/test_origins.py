@@ -72,6 +72,13 @@ def test_what_is_no_origin_is_refused(text: str) -> None:
         normal_origin(text)
 
 
+@pytest.mark.parametrize("text", [".", "..", "a..", ".a", "a..b", "*..", "*."])
+def test_a_name_with_a_part_that_is_empty_is_no_host(text: str) -> None:
+    with pytest.raises(ValueError):
+        normal_host(text)
+    assert normal_host("a.b.") == "a.b"
+
+
 @given(st.text())
 def test_no_text_makes_it_raise_anything_else(text: str) -> None:
     for normal in (normal_origin, normal_host):

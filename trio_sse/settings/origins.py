@@ -39,7 +39,10 @@ def normal_host(text: str) -> str:
     match = _HOST.fullmatch(text.lower())
     if match is None:
         raise ValueError("not a name of a host")
-    return (match[1] or "") + _ascii(match[2]).removesuffix(".")
+    host = _ascii(match[2]).removesuffix(".")
+    if "" in host.split("."):
+        raise ValueError("not a name of a host")
+    return (match[1] or "") + host
 
 
 def _ascii(host: str) -> str:
