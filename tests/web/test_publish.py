@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quart.testing.client import QuartClient
 
+from tests.support.collector import traceparent
 from tests.support.inside import Client, client_of, opened, settings
 from trio_sse.broker.publisher import Publisher, UnavailableError
 from trio_sse.delivery import messages
@@ -494,3 +495,34 @@ async def test_readyz_says_whether_there_is_such_a_route() -> None:
     for tokens, there in (("one", True), (None, False)):
         response = await client_of(new_service(publish_tokens=tokens)).get("/readyz")
         assert (await response.get_json(force=True))["publish"] is there
+
+
+@pytest.mark.parametrize(
+    ("sent", "found"),
+    [
+        ({"traceparent": traceparent(), "tracestate": "a=b"}, (traceparent(), "a=b")),
+        ({"traceparent": traceparent(), "tracestate": "x" * 513}, (traceparent(), None)),
+        ({"traceparent": traceparent(), "tracestate": "\xe4"}, (traceparent(), None)),
+        ({"traceparent": traceparent(sampled=False)}, (None, None)),
+        ({"traceparent": "nonsense", "tracestate": "a=b"}, (None, None)),
+        ({}, (None, None)),
+    ],
+)
+async def test_the_trace_of_a_request_goes_on_in_its_messages(
+    valkey: int, sent: dict[str, str], found: tuple[str | None, str | None]
+) -> None:
+    service = new_service(valkey, traces_per_second=10)
+    async with App(service).test_app():
+        reader = Client(opened(service, "ann"))
+        own = traceparent(trace="1" * 32)
+        status, _, _ = await post(client_of(service), [message(1), message(2, traceparent=own)], **sent)
+    assert status == 200
+    first, second = map(json.loads, reader.data[1:])
+    assert (first.get("traceparent"), first.get("tracestate")) == found
+    assert (second["traceparent"], second.get("tracestate")) == (own, None)
+
+
+async def test_without_traces_messages_stay_as_they_are(service: Service, client: QuartClient) -> None:
+    reader = Client(opened(service, "ann"))
+    await post(client, message(1), traceparent=traceparent())
+    assert "traceparent" not in reader.data[1]
