@@ -229,6 +229,14 @@ def test_more_than_so_many_a_second_are_left_out_and_counted() -> None:
     assert (len(ended(hub)), hub.counters.traces) == (10, {"left_out": 20})
 
 
+def test_what_nobody_here_is_to_get_leaves_nothing_out() -> None:
+    hub = traced_hub(10)
+    recorded(joined(hub))
+    come(hub, 100, user_id="2")
+    come(hub, 10)
+    assert (len(ended(hub)), hub.counters.traces) == (10, {})
+
+
 def test_of_too_many_that_wait_the_rest_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traces, "MOST_OPEN", 2)
     hub = traced_hub()

@@ -73,12 +73,12 @@ class Intake:
         receipt = hub.receipts.claim(payload) if hub.receipts.expected else None
         if notification.reply_to is not None:
             receipt = hub.receipts.asked(notification.reply_to, receipt)
-        if hub.traces is not None:
+        traces, trace = hub.traces, None
+        if traces is not None:
             partition = hub.history.sources.partition
-            trace = hub.traces.begin(payload, from_log=entry is not None, partition=partition)
+            trace = traces.begin(payload, from_log=entry is not None, partition=partition)
             if trace is not None:
                 receipt = receipt or Receipt()
-                receipt.trace = trace
         before, here = hub.history.latest, hub.dispatch(notification, entry, receipt)
         if hub.recorder is not None:
             hub.recorder.message(
@@ -94,11 +94,13 @@ class Intake:
         # Of several processes most have nobody for a message. To find out that the line is not wanted takes
         # structlog, with the users, three times as long as all else.
         if here:
+            if traces is not None and receipt is not None and trace is not None and traces.have_room():
+                receipt.trace = trace
             if hub.delays.wanted:
                 hub.delays.begin(payload, entry)
             return
         if receipt is not None:
-            receipt.reply_to = receipt.trace = None  # who is elsewhere is no business of this node
+            receipt.reply_to = None  # who is elsewhere is no business of this node
         if len(hub) and _debug():
             log.debug(
                 "no connection for this message",

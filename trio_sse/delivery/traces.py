@@ -144,7 +144,7 @@ class Trace:
 
 
 class Traces:
-    """Those of one process: at most `per_second` are begun."""
+    """Those of one process: at most `per_second`."""
 
     def __init__(
         self, per_second: int, counters: Counters, clock: Callable[[], float] = time.monotonic
@@ -160,18 +160,22 @@ class Traces:
         self._open = 0
 
     def begin(self, payload: bytes, *, from_log: bool, partition: Partition | None) -> Trace | None:
-        """Trace this message, which has come, if it asks for that."""
+        """Trace this message, which has come, if it asks for that. See `have_room`."""
         context = context_of(payload)
         if context is None or not context.sampled:
             return None
+        return Trace(context, len(payload), time.time_ns(), self, from_log, partition)
+
+    def have_room(self) -> bool:
+        """Whether one more may be traced, which somebody here is to get. Else it is left out, and counted."""
         now = self._clock()
         self._left = min(self._most, self._left + (now - self._looked) * self._most)
         self._looked = now
         if self._left < 1:
             add_to(self._counts, "left_out")
-            return None
+            return False
         self._left -= 1
-        return Trace(context, len(payload), time.time_ns(), self, from_log, partition)
+        return True
 
     def opened(self, trace: Trace) -> None:
         """A trace has been offered to all."""
