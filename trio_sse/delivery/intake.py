@@ -98,6 +98,8 @@ class Intake:
                 hub.delays.begin(payload, entry)
             return
         if receipt is not None:
+            if receipt.trace is not None and hub.traces is not None:
+                hub.traces.was_for_nobody()
             receipt.reply_to = receipt.trace = None  # who is elsewhere is no business of this node
         if len(hub) and _debug():
             log.debug(
