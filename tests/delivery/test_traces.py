@@ -8,13 +8,16 @@ from itertools import count
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.support.inside import Client, flush_now, joined, new_hub, unbegun
+from tests.support.inside import Client, flush_now, joined, new_hub, new_resumer, unbegun
 from trio_sse.counters import Counters
 from trio_sse.delivery import traces
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.intake import Intake
+from trio_sse.delivery.resume import Start
 from trio_sse.delivery.stream_record import StreamRecord
 from trio_sse.delivery.traces import Context, Trace, Traces, context_of, with_context
 
@@ -338,6 +341,72 @@ def test_one_that_its_only_stream_leaves_before_the_flush_takes_the_place_of_no_
     come(hub)
     assert outcomes(hub) == [{"taken": 1}]
     assert hub.counters.traces == {}
+
+
+STEPS = ["message", "message", "flush", "join", "begin", "busy", "page", "catch_up", "leave", "later"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 11)), max_size=80))
+def test_whatever_happens_each_trace_ends_once_and_tells_what_the_streams_got(
+    steps: list[tuple[str, int]],
+) -> None:
+    now = [0.0]
+    hub = new_hub(clock=lambda: now[0], messages=8)
+    hub.traces = Traces(10_000, hub.counters)
+    resumer = new_resumer(hub.history)
+    intake = Intake(hub, 100_000)
+    streams: list[tuple[Connection, Client]] = []
+    here: dict[int, list[Client]] = {}  # by message: the streams that were offered it, and do not have it yet
+    had: dict[int, int] = {}  # by message: how many of the others have it
+    sent, waiting = 0, list[int]()
+
+    def flush() -> None:
+        for n in waiting:
+            present = [client for connection, client in streams if not connection.closed]
+            here[n] = [client for client in present if n not in client.numbers]
+            had[n] = len(present) - len(here[n])
+        waiting.clear()
+        flush_now(hub)
+
+    for step, number in [*steps, ("flush", 0)]:
+        if step == "join":
+            connection = unbegun(hub, capacity=2, recovery=resumer)
+            streams.append((connection, recorded(connection, after=None, busy=number % 2 == 1)))
+        elif step == "message":
+            sent += 1
+            if len(hub):  # else nobody traces it
+                waiting.append(sent)
+            more = [{}, {"key": "a"}, {"ttl": 5}, {"big": "x" * 40_000}][number % 4]
+            intake.receive(json.dumps({"user_id": "1", "n": sent, "traceparent": VALID, **more}).encode())
+        elif step == "flush":
+            flush()
+        elif step == "later":
+            now[0] += number
+        elif streams:
+            connection, client = streams[number % len(streams)]
+            if step == "begin" and not connection.begun and not connection.closed:
+                last = hub.history.text(max(0, hub.history.latest - number))
+                resumer.begin(connection, Start(last if number % 3 else None))
+            elif step == "busy":
+                client.busy = True
+            elif step == "page" and client.busy:
+                client.take_page()
+            elif step == "catch_up":
+                client.catch_up()
+            elif step == "leave":
+                leave(hub, connection)
+    for connection, _ in streams:
+        leave(hub, connection)
+    assert hub.traces.held == 0
+    told = ended(hub)
+    assert len(told) == len({trace.id for trace in told})
+    by_id = {trace.id: trace.outcomes for trace in told}
+    for n, clients in here.items():
+        outcomes = by_id.get(hub.history.text(n), {})
+        got = sum(n in client.numbers for client in clients)
+        counted = sum(outcomes.get(name, 0) for name in ("taken", "waited", "replayed"))
+        assert got <= counted <= got + had[n]
+        assert sum(outcomes.values()) <= len(clients) + had[n]
 
 
 def test_more_than_so_many_a_second_are_left_out_and_counted() -> None:

@@ -47,7 +47,7 @@ class Collector(NamedTuple):
 
     def body(self, spans: bytes) -> bytes:
         """The body of a request."""
-        return gzip.compress(spans, 5) if self.compressed else spans
+        return gzip.compress(spans, 1) if self.compressed else spans
 
     def problem(self) -> str | None:
         """Why it takes no traces, in a line, or None. Waits for it, so this is not for an event loop."""
