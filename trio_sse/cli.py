@@ -37,6 +37,7 @@ from trio_sse.server.listening import ListenError, listening, place, urls
 from trio_sse.server.metrics_port import metrics_listener
 from trio_sse.settings import Settings
 from trio_sse.sockets import MAX_BACKLOG
+from trio_sse.tracing import extra
 from trio_sse.version import __version__
 
 
@@ -90,6 +91,7 @@ def _more_checks(settings: Settings) -> None:
     Admission(settings)  # reads the key file
     Publishers(settings)
     announcer.check(settings)
+    extra.check(settings)
 
 
 main.add_command(explain)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tests.support.inside import batch
 from trio_sse.delivery import sse
 from trio_sse.delivery.batch import Batch
+from trio_sse.delivery.receipts import Receipt
 
 SEQUENCES = st.sets(st.integers(1, 50), min_size=1).map(sorted)
 
@@ -33,6 +34,16 @@ def test_after_gives_what_is_newer_and_nothing_else(sequences: list[int], since:
     rest = batch(*sequences).after(since)
     assert (list(rest.sequences) if rest else []) == newer
     assert (rest.data if rest else b"") == (batch(*newer).data if newer else b"")
+
+
+def test_after_has_the_receipts_of_its_own_messages_alone() -> None:
+    several = Batch([b"1", b"2"], [1, 2], {1: Receipt(), 2: (second := Receipt())})
+    later = several.after(1)
+    assert later is not None
+    assert later.receipts == {2: second}
+    only = Batch([b"1", b"2"], [1, 2], {1: Receipt()}).after(1)
+    assert only is not None
+    assert only.receipts is None
 
 
 @given(SEQUENCES, SEQUENCES)

@@ -11,7 +11,7 @@ import redis
 
 from tests.support.client import eventually, streaming, streams
 from tests.support.collector import PARENT, TRACE, Collector, collector, traceparent, values
-from tests.support.process import Service, Services
+from tests.support.process import Service, Services, wait_until
 from tests.support.scraped import Samples, samples
 from tests.support.variants import TRIO_SSE
 
@@ -143,6 +143,15 @@ async def test_what_has_not_been_told_is_told_at_the_stop(start: Services, there
         assert not there.spans
         assert service.stop().code == 0
     assert len(there.spans) == 1
+
+
+def test_a_variable_that_cannot_be_used_ends_the_start_with_one_line(
+    start: Services, there: Collector
+) -> None:
+    service = start_traced(start, there, ready=None, OTEL_SPAN_EVENT_COUNT_LIMIT="many")
+    wait_until(lambda: not service.running, "the end")
+    assert "OTEL_SPAN_EVENT_COUNT_LIMIT must be" in service.log
+    assert "Traceback" not in service.log
 
 
 async def test_a_collector_that_is_away_holds_nobody_up(start: Services, there: Collector) -> None:

@@ -21,6 +21,7 @@ TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
         ({ENDPOINT: "http://otel:4318"}, "http://otel:4318/v1/traces"),
         ({ENDPOINT: "https://otel/base/"}, "https://otel/base/v1/traces"),
         ({TRACES_ENDPOINT: "https://otel/own"}, "https://otel/own"),
+        ({ENDPOINT: "https://otel/a%20b?key=1"}, "https://otel/a%20b/v1/traces?key=1"),
         ({ENDPOINT: "http://other", TRACES_ENDPOINT: "http://[::1]:4318/own"}, "http://[::1]:4318/own"),
     ],
 )
@@ -52,12 +53,16 @@ def test_what_is_sent_is_compressed_where_that_is_asked_for() -> None:
         (ENDPOINT, "grpc://otel:4317"),
         (ENDPOINT, "http://"),
         (TRACES_ENDPOINT, "http://otel:port"),
+        (ENDPOINT, "http://127.0.0.1:65536"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "a secret"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "a secret=value"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "secret=a%0d%0ab: c"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a:b=secret"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=%20secret"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "=secret"),
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere.pem"),
     ],
 )
@@ -81,6 +86,23 @@ def test_a_private_authority_and_a_certificate_of_ones_own_are_pem_files() -> No
     )
     with pytest.raises(SettingsError, match="_CLIENT_KEY is not accepted"):
         configured({"OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": key})
+
+
+def test_what_may_be_seen_of_the_address_has_no_secrets() -> None:
+    there = configured({TRACES_ENDPOINT: "https://user:secret@otel/own?key=secret"})
+    assert there.address == "https://otel/own"
+
+
+@pytest.mark.parametrize("proxy", ["socks5://there:1", "ftp://there:1", "http://a:b:secret"])
+def test_a_proxy_that_cannot_be_used_is_one_line(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(SettingsError, match="HTTPS_PROXY") as raised:
+        configured({})
+    assert "secret" not in str(raised.value)
+
+
+def test_a_name_that_cannot_be_one_is_a_problem_like_all_others() -> None:
+    assert "label" in (configured({ENDPOINT: "http://a..b:4318"}).problem() or "")
 
 
 def test_whether_somebody_takes_traces_there() -> None:

@@ -14,7 +14,7 @@ from tests.support.inside import until
 from trio_sse.counters import Counters
 from trio_sse.delivery.traces import Context, Trace, Traces
 from trio_sse.tracing import exporter
-from trio_sse.tracing.collector import configured
+from trio_sse.tracing.collector import MAX_ANSWER_BYTES, configured
 from trio_sse.tracing.exporter import Exporter
 from trio_sse.tracing.spans import Spans
 
@@ -48,14 +48,13 @@ class Running:
         """So many traces end."""
         for _ in range(count):
             trace = Trace(Context(traceparent(sampled=sampled)), 1, 1, self.traces)
-            self.traces.opened(trace)
             trace.offered = trace.ended = 2
             self.traces.ended(trace)
 
 
 @asynccontextmanager
-async def running(there: Collector) -> AsyncIterator[Running]:
-    made = Running(there.url)
+async def running(there: Collector | str) -> AsyncIterator[Running]:
+    made = Running(there if isinstance(there, str) else there.url)
     async with trio.open_nursery() as nursery:
         await nursery.start(made.exporter.run)
         yield made
@@ -119,6 +118,38 @@ async def test_one_that_is_not_there_at_all_is_asked_again() -> None:
     assert [line["event"] for line in logs] == ["traces are not exported", "traces are lost"]
 
 
+async def test_whatever_its_name_is_the_service_goes_on() -> None:
+    with capture_logs() as logs:
+        async with running("http://a..b:4318") as own:
+            own.end(1)
+            await until(lambda: logs)
+    assert "label" in logs[0]["problem"]
+
+
+async def test_an_answer_has_an_end_in_time_and_in_size(
+    there: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.refuse_some(3, "x" * MAX_ANSWER_BYTES)
+    async with running(there) as own:
+        own.end(3)
+        await until(lambda: own.counts == {"exported": 3})
+    monkeypatch.setattr(exporter, "ANSWER_SECONDS", 0.0)
+    with capture_logs() as logs:
+        async with running(there) as own:
+            own.end(3)
+            await until(lambda: logs)
+    assert logs[0]["problem"] == "no whole answer within 0 s"
+
+
+async def test_the_log_has_no_secrets_of_the_address(there: Collector) -> None:
+    there.status = 400
+    with capture_logs() as logs:
+        async with running(f"http://user:secret@127.0.0.1:{there.port}?key=secret") as own:
+            own.end(1)
+            await until(lambda: logs)
+    assert logs[0]["collector"] == f"{there.url}/v1/traces"
+
+
 async def test_it_says_itself_when_to_ask_again(there: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     there.status, there.more = 429, {"Retry-After": "120"}
     made = Running(there.url)
@@ -152,6 +183,17 @@ async def test_what_it_does_not_want_is_lost_and_counted(there: Collector, statu
     assert (logs[0]["problem"], logs[1]["lost"]) == (f"the answer is {status}", 3)
 
 
+@pytest.mark.parametrize(("said", "counted"), [(7, {"lost": 5}), (-2, {"exported": 5})])
+async def test_it_cannot_refuse_more_than_it_got(
+    there: Collector, said: int, counted: dict[str, int]
+) -> None:
+    there.refuse_some(said, "")
+    async with running(there) as own:
+        own.end(5)
+        await until(lambda: bool(own.counts))
+    assert own.counts == counted
+
+
 async def test_it_may_refuse_some(there: Collector) -> None:
     there.refuse_some(2, "too old")
     with capture_logs() as logs:
@@ -165,7 +207,6 @@ async def test_a_span_that_cannot_be_made_is_lost_and_ends_nothing(there: Collec
     with capture_logs() as logs:
         async with running(there) as own:
             broken = Trace(Context(traceparent()), 1, -1, own.traces)  # a clock from before 1970
-            own.traces.opened(broken)
             own.traces.ended(broken)
             await until(lambda: own.counts == {"lost": 1})
             own.end()

@@ -10,6 +10,7 @@ import pytest
 from tests.support.inside import settings
 from trio_sse.service import Service
 from trio_sse.settings import SettingsError
+from trio_sse.tracing.extra import check
 
 LOADED = """
 import sys
@@ -52,6 +53,26 @@ def test_a_collector_that_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "otel:4317")
     with pytest.raises(SettingsError, match="OTEL_EXPORTER_OTLP_ENDPOINT is not accepted"):
         Service(settings(traces_per_second=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_ATTRIBUTE_COUNT_LIMIT", "many"),
+        ("OTEL_SPAN_EVENT_COUNT_LIMIT", "-1"),
+        ("OTEL_SERVICE_NAME", "\udcff"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_one_line(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    check(settings())
+    with pytest.raises(SettingsError) as raised:
+        check(settings(traces_per_second=1))
+    (line,) = raised.value.lines
+    assert line.startswith(name)
+    assert "SSE_TRACES_PER_SECOND" in line
 
 
 def test_without_the_setting_no_stream_is_recorded() -> None:

@@ -72,7 +72,7 @@ def test_it_says_what_became_of_the_message() -> None:
         "trio_sse.taken": 3,
         "trio_sse.dropped": 1,
     }
-    left = trace(from_log=True, partition=Partition(8, 5), id=None, _held=2)
+    left = trace(from_log=True, partition=Partition(8, 5), id=None, waiting=2)
     (span,), _ = encoded(left)
     found = values(span.attributes)
     assert found["trio_sse.source"] == "log"

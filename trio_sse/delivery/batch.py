@@ -111,4 +111,5 @@ class Batch(msgspec.Struct, gc=False):  # one is made for most messages, so it h
         start = bisect_right(self.sequences, sequence)
         if start == len(self.frames):
             return None
-        return Batch(self.frames[start:], self.sequences[start:], self.receipts, self.marks)
+        receipts = {one: receipt for one, receipt in (self.receipts or {}).items() if one > sequence}
+        return Batch(self.frames[start:], self.sequences[start:], receipts or None, self.marks)

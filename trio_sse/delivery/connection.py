@@ -258,7 +258,8 @@ class Connection:
         if batch.receipts and not self.closed:
             for sequence, receipt in batch.receipts.items():
                 receipt.buffered += 1
-                self._hold(sequence, receipt, replayed=True)
+                mark = batch.marks.get(sequence) if batch.marks else None
+                self._hold(sequence, receipt, math.inf if mark is None else mark.expires)
         if replay is not None and (newer := batch.after(replay.due.up_to)) is not None:
             replay.due.comes(balance, newer.last, newer.messages)
 
@@ -378,12 +379,15 @@ class Connection:
                 add_to(self._common.counters.gaps, reason)
             self.since = kept.through
             page += kept.data
+            if self.record is not None:
+                self.record.replays(self.since, history.now())
             if self.since < history.latest:
                 replay.at = history.at(self.since)
                 return page
         self._become(_LIVE)
         self._replay = None
         if self.record is not None:
+            self.record.replays(self.since, history.now())
             self.record.is_live(self.since)
         due.is_complete(balance, history)
         return page + self._joined([], 0)
@@ -408,15 +412,15 @@ class Connection:
                 receipts[sequence].buffered += queued
                 receipts[sequence].dropped += not queued
                 if queued:
-                    self._hold(sequence, receipts[sequence], replayed=False)
+                    self._hold(sequence, receipts[sequence])
             if not queued and marks is None:
                 self._drop_rest(batch, place)
                 return
 
-    def _hold(self, sequence: int, receipt: Receipt, *, replayed: bool) -> None:
-        """A message with a receipt waits, or will be replayed. If it is traced, it is told when."""
+    def _hold(self, sequence: int, receipt: Receipt, expires: float | None = None) -> None:
+        """A message with a receipt waits, or will be replayed: see `StreamRecord.holds`."""
         if receipt.trace is not None and self.record is not None:
-            self.record.holds(sequence, receipt.trace, replayed=replayed)
+            self.record.holds(sequence, receipt.trace, expires)
 
     def _drop_rest(self, batch: Batch, place: int) -> None:
         """There was no room for the message before this place, so there is none for those that follow. A read

@@ -133,7 +133,7 @@ class StreamRecord:
         end is remembered here."""
         self._waiting_since = 0.0
         self._run = False
-        self._held: dict[int, tuple[Trace, str]] = {}
+        self._held: dict[int, tuple[Trace, float | None]] = {}
 
     @property
     def strands(self) -> Collection[StreamRecord]:
@@ -160,26 +160,36 @@ class StreamRecord:
     ) -> None:
         """It begins after the sequence `after`, or goes on there though it had come to `since` only. What is
         in between, and newer than the log's entry `log_after`, comes from the log if there is one."""
-        if self.after is None:
+        first = self.after is None
+        if first:
             self.after, self.gap, self.replayed = after, gap, replayed
             self.log_after, self.snapshot = log_after, snapshot
         elif gap and after > since:
             now = time.time()
             self._add(Happened(MISSING, since + 1, after, 0, now, now))
-        if gap and log_after is None:
+        if log_after is None and (gap or first):
+            outcome = MISSING if gap else "snapshot" if snapshot else "before"
             for sequence in [one for one in self._held if one <= after]:
-                self._over(sequence, MISSING)
+                self._over(sequence, outcome)
+
+    def replays(self, through: int, now: float) -> None:
+        """It was given all up to `through` that it had missed, but what had expired by `now`, in the clock of
+        history."""
+        for sequence in [one for one in self._held if one <= through]:
+            expires = self._held[sequence][1]
+            self._over(sequence, EXPIRED if expires is not None and expires <= now else "replayed")
 
     def is_live(self, sequence: int) -> None:
         """It has caught up, with all up to `sequence`."""
         if self.live is None:
             self.live, self.live_at = sequence, time.time()
 
-    def holds(self, sequence: int, trace: Trace, *, replayed: bool) -> None:
-        """This message, which is traced, waits for the client, or will be replayed to it."""
-        if sequence not in self._held:
-            trace.held()
-            self._held[sequence] = trace, "replayed" if replayed else WAITED
+    def holds(self, sequence: int, trace: Trace, expires: float | None = None) -> None:
+        """This message, which is traced, waits for the client; or will be replayed to it unless it has
+        expired by then, at `expires`."""
+        before = self.after is not None and self.log_after is None and sequence <= self.after
+        if not before and sequence not in self._held and trace.held():
+            self._held[sequence] = trace, expires
 
     def waits(self, sequence: int) -> None:
         """The client did not take it at once."""
@@ -221,7 +231,8 @@ class StreamRecord:
             first, last = self.waiting[0], self.waiting[-1]
             self._add(Happened(WAITED, first, last, len(self.waiting), self._waiting_since, time.time()))
             self.waiting = []
-        self._give_up()
+        for sequence in [one for one, (_, expires) in self._held.items() if expires is None]:
+            self._over(sequence, WAITED)
 
     def ends(self, why: str = "") -> None:
         """It ends. The first reason counts."""
@@ -235,7 +246,8 @@ class StreamRecord:
         if self.connection is not None:
             self.last = self.connection.since
             self.connection = None
-        self._give_up("unsent")
+        for sequence in list(self._held):
+            self._over(sequence, "unsent")
         for part in self.parts.values():
             part.leaves()
 
@@ -251,13 +263,6 @@ class StreamRecord:
     def _over(self, sequence: int, outcome: str) -> None:
         if (held := self._held.pop(sequence, None)) is not None:
             held[0].over(outcome)
-
-    def _give_up(self, outcome: str = "") -> None:
-        """No message is held any more. `outcome`: what became of all, if not what was meant to."""
-        if self._held:
-            held, self._held = self._held, {}
-            for trace, meant in held.values():
-                trace.over(outcome or meant)
 
     def _add(self, event: Happened) -> None:
         if self.events is None:

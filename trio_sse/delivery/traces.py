@@ -15,17 +15,23 @@ import trio
 from trio_sse.counters import Counters, add_to
 from trio_sse.delivery.partitions import Partition
 
-MOST_OPEN = 2000
-"""Messages that are followed until slow clients have taken them. Beyond that, only until all were offered
-them."""
+MOST_HELD = 100_000
+"""Messages that are followed until slow clients have taken them, each counted once for each of these. Each is
+remembered with its stream, in about 200 bytes."""
 MOST_FINISHED = 2048
 """Traces that wait to be exported."""
 
 # W3C Trace Context, 3.2: version, trace id, id of the parent, flags; later versions may have more behind.
 _TRACEPARENT = re.compile(
-    r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]([0-9a-f])(-.*)?"
+    r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]([0-9a-f])(-.{0,400})?"
 )
 _SAMPLED = "13579bdf"
+
+# 3.3: up to 32 pairs. The SDK of OpenTelemetry would write what is none of these to the log.
+MAX_TRACESTATE = 512
+_KEY = r"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
+_PAIR = rf"[ \t]*+(?:{_KEY}=[ -+\--<>-~]{{0,255}}[!-+\--<>-~][ \t]*+)?"
+_TRACESTATE = re.compile(rf"{_PAIR}(?:,{_PAIR}){{0,31}}")
 
 
 class Context(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -33,6 +39,12 @@ class Context(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     traceparent: str
     tracestate: str = ""
+
+    @classmethod
+    def of(cls, traceparent: str, tracestate: str = "") -> Context:
+        """As somebody else wrote them. A `tracestate` that is none is left out (3.3.1.4)."""
+        fit = len(tracestate) <= MAX_TRACESTATE and _TRACESTATE.fullmatch(tracestate)
+        return cls(traceparent, tracestate if fit else "")
 
     @property
     def sampled(self) -> bool:
@@ -56,7 +68,8 @@ def context_of(payload: bytes) -> Context | None:
         return None
     try:
         raw = _raw.decode(payload)
-        return Context(_text.decode(raw.traceparent), _text.decode(raw.tracestate) if raw.tracestate else "")
+        state = _text.decode(raw.tracestate) if raw.tracestate else ""
+        return Context.of(_text.decode(raw.traceparent), state)
     except (msgspec.DecodeError, RecursionError):  # the fields are the publisher's own
         return None
 
@@ -101,28 +114,28 @@ class Trace:
     """When the last stream had taken it, or was not to get it any more; 0: not yet."""
     outcomes: dict[str, int] = field(default_factory=dict)
     """Streams by what became of it for them: `taken` at once, `waited`, `replayed`, or not got: `dropped`,
-    `superseded`, `expired`, `missing`, `unsent`. See `outcomes.Outcome`."""
-    followed: bool = True
-    """Whether what became of it for slow clients is waited for."""
+    `superseded`, `expired`, `missing`, `before`, `snapshot`, `unsent`. See `outcomes.Outcome`."""
+    waiting: int = 0
+    """For how many streams more it waits that are not followed: there were too many."""
     _held: int = 0
 
     @property
     def streams(self) -> int:
         """How many it was for."""
-        return sum(self.outcomes.values()) + self._held
+        return sum(self.outcomes.values()) + self._held + self.waiting
 
-    @property
-    def waiting(self) -> int:
-        """For how many it still waited when it was followed no more."""
-        return self._held
-
-    def held(self) -> None:
-        """A stream is to get it later, and will tell."""
-        self._held += 1
+    def held(self) -> bool:
+        """A stream is to get it later. Returns whether the stream is to tell what becomes of it."""
+        followed = self._traces.held < MOST_HELD
+        self._held += followed
+        self._traces.held += followed
+        self.waiting += not followed
+        return followed
 
     def over(self, outcome: str) -> None:
         """A stream that held it tells what became of it."""
         self._held -= 1
+        self._traces.held -= 1
         add_to(self.outcomes, outcome)
         self._end_if_over()
 
@@ -132,14 +145,15 @@ class Trace:
         for outcome, streams in (("taken", offers.took), ("dropped", offers.dropped)):
             if streams:
                 add_to(self.outcomes, outcome, streams)
-        self.offered = time.time_ns()
-        if self.streams:  # else all have left, or get it from another partition
-            self._traces.opened(self)
+        self.offered = max(time.time_ns(), self.began)  # the clock may be set back meanwhile
+        if self.streams:
             self._end_if_over()
+        else:  # all have left, or get it from another partition
+            self._traces.was_for_nobody()
 
     def _end_if_over(self) -> None:
-        if self.offered and not self.ended and not (self._held and self.followed):
-            self.ended = time.time_ns()
+        if self.offered and not self._held:
+            self.ended = max(time.time_ns(), self.offered)
             self._traces.ended(self)
 
 
@@ -157,7 +171,8 @@ class Traces:
         self._clock = clock
         self._left = float(per_second)  # a token bucket of one second
         self._looked = clock()
-        self._open = 0
+        self.held = 0
+        """How often a stream holds a message. Only a Trace changes it."""
 
     def begin(self, payload: bytes, *, from_log: bool, partition: Partition | None) -> Trace | None:
         """Trace this message, which has come, if it asks for that. See `have_room`."""
@@ -177,14 +192,12 @@ class Traces:
         self._left -= 1
         return True
 
-    def opened(self, trace: Trace) -> None:
-        """A trace has been offered to all."""
-        trace.followed = self._open < MOST_OPEN
-        self._open += trace.followed
+    def was_for_nobody(self) -> None:
+        """A trace was begun of a message that nobody gets here. Another one may be begun in its place."""
+        self._left += 1
 
     def ended(self, trace: Trace) -> None:
         """What there is to know of it is known."""
-        self._open -= trace.followed
         if len(self.finished) >= MOST_FINISHED:
             add_to(self._counts, "lost")
             return

@@ -7,6 +7,7 @@ https://opentelemetry.io/docs/specs/otel/protocol/exporter/
 from __future__ import annotations
 
 import gzip
+import re
 import ssl
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from trio_sse.settings import SettingsError
 from trio_sse.version import __version__
 
 ANSWER_SECONDS = 10.0
+"""Time limit of a whole request: name look-up, connections, and the answer."""
+MAX_ANSWER_BYTES = 64 * 1024
 PATH = "v1/traces"
 TO_LEAVE_OUT = "or leave SSE_TRACES_PER_SECOND out"
 
@@ -26,27 +29,36 @@ class Collector(NamedTuple):
     """A server that takes OTLP over HTTP, in protobuf."""
 
     url: str
+    """It may have a login, and other secrets."""
     headers: dict[str, str]
     """They may have secrets."""
     compressed: bool
     context: ssl.SSLContext
 
+    @property
+    def address(self) -> str:
+        """`url`, as far as anybody may see it."""
+        return str(httpx.URL(self.url).copy_with(userinfo=b"", query=None))
+
     def client(self) -> httpx.AsyncClient:
-        """A client for it, through the proxy that the environment names (HTTPS_PROXY, NO_PROXY)."""
-        return httpx.AsyncClient(headers=self.headers, verify=self.context, timeout=ANSWER_SECONDS)
+        """A client for it, through the proxy that the environment names (HTTPS_PROXY, NO_PROXY). It has no
+        time limits."""
+        return httpx.AsyncClient(headers=self.headers, verify=self.context, timeout=None)  # noqa: S113
 
     def body(self, spans: bytes) -> bytes:
         """The body of a request."""
-        return gzip.compress(spans, 5) if self.compressed else spans
+        return gzip.compress(spans, 1) if self.compressed else spans
 
     def problem(self) -> str | None:
         """Why it takes no traces, in a line, or None. Waits for it, so this is not for an event loop."""
         try:
-            with httpx.Client(headers=self.headers, verify=self.context, timeout=ANSWER_SECONDS) as client:
-                answer = client.post(self.url, content=self.body(b""))
-        except (httpx.HTTPError, OSError) as error:
+            with (
+                httpx.Client(headers=self.headers, verify=self.context, timeout=ANSWER_SECONDS) as client,
+                client.stream("POST", self.url, content=self.body(b"")) as answer,
+            ):
+                return None if answer.is_success else f"the answer is {answer.status_code}"
+        except Exception as error:  # noqa: BLE001  whatever a server may answer
             return told(error)
-        return None if answer.is_success else f"the answer is {answer.status_code}"
 
 
 def told(error: Exception) -> str:
@@ -76,10 +88,21 @@ def configured(environment: Mapping[str, str]) -> Collector:
         )
     headers = {"user-agent": f"trio_sse/{__version__}", **_headers(value("HEADERS"))}
     headers["content-type"] = "application/x-protobuf"
+    headers["accept-encoding"] = "identity"  # decompressed data has no bound
     if compression == "gzip":
         headers["content-encoding"] = "gzip"
     context = _context(value("CERTIFICATE"), value("CLIENT_CERTIFICATE"), value("CLIENT_KEY"))
-    return Collector(_url(environment), headers, compression == "gzip", context)
+    found = Collector(_url(environment), headers, compression == "gzip", context)
+    try:
+        found.client()
+    except (ImportError, ValueError, httpx.InvalidURL):
+        raise SettingsError(
+            [
+                "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY is not accepted: write it as http://host:port, "
+                f"{TO_LEAVE_OUT}."
+            ]
+        ) from None
+    return found
 
 
 def _url(environment: Mapping[str, str]) -> str:
@@ -92,11 +115,14 @@ def _url(environment: Mapping[str, str]) -> str:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, UnicodeError):
         parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if parsed.scheme not in ("http", "https") or not parsed.host or (parsed.port or 0) > 65535:
         raise SettingsError(
             [f"{name} is not accepted: write it as http://host:4318 or https://host, {TO_LEAVE_OUT}."]
         )
-    return f"{url.rstrip('/')}/{path}" if path else url
+    return str(parsed.copy_with(path=f"{parsed.path.rstrip('/')}/{path}")) if path else url
+
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")  # RFC 9110, 5.1
 
 
 def _headers(text: str) -> dict[str, str]:
@@ -105,8 +131,8 @@ def _headers(text: str) -> dict[str, str]:
     for pair in filter(None, map(str.strip, text.split(","))):
         name, equals, value = pair.partition("=")
         name, value = name.strip().lower(), unquote(value.strip())
-        fit = name.isascii() and name.isprintable() and " " not in name
-        if not (name and equals and fit and value.isascii() and value.isprintable()):
+        fit = _NAME.fullmatch(name) and value.isascii() and value.isprintable() and value == value.strip()
+        if not (equals and fit):
             raise SettingsError(
                 [
                     "OTEL_EXPORTER_OTLP_HEADERS=(hidden) is not accepted: write name=value, with a comma "
@@ -122,7 +148,7 @@ def _context(authority: str, certificate: str, key: str) -> ssl.SSLContext:
         # The system's certificates, to which an operator adds a private CA. httpx would use its own list.
         context = ssl.create_default_context(cafile=authority or None)
         if certificate:
-            context.load_cert_chain(certificate, key or None)
+            context.load_cert_chain(certificate, key or None, password="")
     except (OSError, ValueError) as error:
         raise SettingsError(
             [

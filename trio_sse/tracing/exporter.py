@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import chain, repeat
 
 import httpx
@@ -10,7 +11,7 @@ import trio
 
 from trio_sse.counters import Counters, add_to
 from trio_sse.delivery.traces import Traces
-from trio_sse.tracing.collector import Collector, told
+from trio_sse.tracing.collector import ANSWER_SECONDS, MAX_ANSWER_BYTES, Collector, told
 from trio_sse.tracing.spans import Spans, refused
 
 log = structlog.stdlib.get_logger("trio_sse.tracing.exporter")
@@ -97,7 +98,8 @@ class Exporter:
                 await self._send(client)
             except _AwayError as error:
                 self._say(str(error))
-                await trio.sleep(max(next(pauses), error.seconds))
+                # Those who lost it together do not come back together.
+                await trio.sleep(max(next(pauses) * random.uniform(0.5, 1), error.seconds))  # noqa: S311
             else:
                 return
 
@@ -106,7 +108,10 @@ class Exporter:
         to be sent again."""
         body, count = self._sending
         try:
-            answer = await client.post(self._collector.url, content=self._collector.body(body))
+            with trio.fail_after(ANSWER_SECONDS):
+                answer, content = await _post(client, self._collector.url, self._collector.body(body))
+        except trio.TooSlowError:
+            raise _AwayError(f"no whole answer within {ANSWER_SECONDS:g} s") from None
         except Exception as error:  # noqa: BLE001  whatever a server may answer
             raise _AwayError(told(error)) from None
         if answer.status_code in _AGAIN:
@@ -114,7 +119,8 @@ class Exporter:
         self._sending = b"", 0
         over, why = count, f"the answer is {answer.status_code}"
         if answer.is_success:
-            over, why = refused(answer.content)
+            over, why = refused(content)
+            over = min(max(over, 0), count)
         add_to(self._counts, "exported", count - over)
         self._lost(over)
         self._say(why if over else None)
@@ -126,10 +132,24 @@ class Exporter:
     def _say(self, problem: str | None) -> None:
         """Log when it begins and when it is over."""
         if problem is not None and self._well:
-            log.warning("traces are not exported", collector=self._collector.url, problem=problem)
+            log.warning("traces are not exported", collector=self._collector.address, problem=problem)
         elif problem is None and not self._well:
             log.info("traces are exported again", lost=self._counts.get("lost", 0))
         self._well = problem is None
+
+
+async def _post(client: httpx.AsyncClient, url: str, body: bytes) -> tuple[httpx.Response, bytes]:
+    """The answer, and what it says if that is not too long."""
+    said = bytearray()
+    async with client.stream("POST", url, content=body) as answer:
+        # Cancelled, not left by `break`: httpx reads through several generators, and Trio needs all of them
+        # to end.
+        with trio.CancelScope() as reading:
+            async for part in answer.aiter_raw():
+                said += part
+                if len(said) > MAX_ANSWER_BYTES:
+                    reading.cancel()
+    return answer, bytes(said) if len(said) <= MAX_ANSWER_BYTES else b""
 
 
 def _retry_after(answer: httpx.Response) -> float:

@@ -30,7 +30,6 @@ blueprint = Blueprint("publish", __name__)
 PATH = "/publish"
 MAX_MESSAGES = 1000
 MAX_KEY = 255
-MAX_TRACESTATE = 512
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of a body, unless SSE_MAX_MESSAGE_BYTES needs more or less: see `max_body`."""
@@ -84,9 +83,9 @@ def _context(service: Service) -> Context | None:
     """The trace that the request belongs to (W3C Trace Context), if messages are traced."""
     if service.hub.traces is None:
         return None
-    state = request.headers.get("tracestate", "")
-    fit = state.isascii() and state.isprintable() and len(state) <= MAX_TRACESTATE
-    context = Context(request.headers.get("traceparent", ""), state if fit else "")
+    headers = request.headers
+    # One tracestate may stand in several lines (W3C Trace Context, 3.3.1).
+    context = Context.of(headers.get("traceparent", ""), ",".join(headers.getlist("tracestate")))
     return context if context.sampled else None
 
 
