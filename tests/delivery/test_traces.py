@@ -376,7 +376,8 @@ def test_whatever_happens_each_trace_ends_once_and_tells_what_the_streams_got(
             sent += 1
             if len(hub):  # else nobody traces it
                 waiting.append(sent)
-            more: dict[str, Any] = [{}, {"key": "a"}, {"ttl": 5}, {"big": "x" * 40_000}][number % 4]
+            kinds: list[dict[str, Any]] = [{}, {"key": "a"}, {"ttl": 5}, {"big": "x" * 40_000}]
+            more = kinds[number % 4]
             intake.receive(json.dumps({"user_id": "1", "n": sent, "traceparent": VALID, **more}).encode())
         elif step == "flush":
             flush()
