@@ -103,8 +103,8 @@ class Place:
         self.added = None if info.added is None else info.added - info.length
 
     def was_read(self, info: Info) -> None:
-        """What Redis had at the moment of `info` has been read as far as there is a place. At its end the count
-        is known again, whatever log was there before."""
+        """What Redis had at the moment of `info` has been read. At the end of the log the count is known
+        again, whatever log was there before."""
         if self.last == info.last:
             self.added = info.added
 
