@@ -272,6 +272,23 @@ def test_where_redis_does_not_count_neither_does_a_place() -> None:
     assert place.added is None
 
 
+@pytest.mark.parametrize(
+    ("now", "entry", "never"),
+    [
+        (info(9, added=4, length=4), (5, 0), True),
+        (info(9, added=4, length=4), (6, 0), False),
+        (info(9, added=4, length=4), (0, 0), False),
+        (info(9, added=9, length=4), (5, 0), False),  # it was trimmed away
+        (info(9, added=None, length=4), (5, 0), False),
+        (Info((0, 0), None, 0, 0), (5, 0), False),
+    ],
+)
+def test_a_log_that_has_all_it_ever_had_never_had_what_is_older(
+    now: Info, entry: EntryId, never: bool
+) -> None:
+    assert now.never_had(entry) is never
+
+
 def test_at_the_end_of_a_log_the_count_is_known_again() -> None:
     place = Place((5, 0), None)
     place.was_read(info(9, added=4, length=4))

@@ -398,6 +398,19 @@ async def test_a_stream_that_was_made_anew_with_later_ids_is_told_and_nothing_of
     assert told(again)[1] in ("history_expired", "redis_reconnected")
 
 
+async def test_whoever_comes_with_an_id_of_another_stream_to_a_new_process_is_told(
+    port: int, back_end: BackEnd
+) -> None:
+    """Redis has lost everything, and the service was started again too."""
+    back_end.add(20, 21)
+    async with reading(port) as service:
+        before, at_first, here = came(service, "10-0"), came(service, "0-0"), came(service, "20-0")
+        await until(lambda: all(21 in told(client) for client in (before, at_first, here)))
+    assert told(before) == ["connected", "history_expired", 20, 21]
+    assert told(at_first) == ["connected", 20, 21]
+    assert told(here) == ["connected", 21]
+
+
 async def test_each_time_that_a_stream_is_made_anew_with_later_ids_it_is_told(
     port: int, back_end: BackEnd
 ) -> None:

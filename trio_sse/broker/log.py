@@ -42,6 +42,11 @@ class Info(NamedTuple):
         """Whether it still has every entry ever added."""
         return self.added == self.length
 
+    def never_had(self, entry: EntryId) -> bool:
+        """Whether an entry is of another log: this one has all that it ever had, and they are newer. An empty
+        log has the place (0, 0)."""
+        return self.untrimmed and self.first is not None and (0, 0) < entry < self.first
+
 
 class Pace:
     """How many entries to read at a time. Redis limits an answer by their number alone, not by bytes. So the
