@@ -24,13 +24,13 @@ JWT = settings(auth="jwt", jwt_secret=SECRET, jwt_cookie="tok", jwt_query=True, 
 def told(
     query: bytes = b"", *headers: tuple[bytes, bytes], given: Settings = JWT, peer: str = "192.0.2.1"
 ) -> Refusal:
-    return refusal_of(NO, read_request(query, headers, given), headers, peer, given)
+    return refusal_of(NO, read_request(query, headers, given), query, headers, peer, given)
 
 
 def test_it_says_whom_the_request_named_from_where_and_why() -> None:
     before = time.time()
     refusal = told(b"user_id=ann")
-    assert refusal[1:] == ("ann", False, 401, "the token has expired", "192.0.2.1", None)
+    assert refusal[1:7] == ("ann", False, 401, "the token has expired", "192.0.2.1", None)
     assert before <= refusal.at <= time.time()
 
 
@@ -75,6 +75,37 @@ def test_a_user_that_a_token_makes_up_is_one_that_there_could_be() -> None:
     assert told(b"", (b"authorization", b"Bearer " + token(sub=7).encode())).user == "7"
 
 
+def test_it_is_remembered_for_whom_the_token_names_too() -> None:
+    refusal = told(b"user_id=bob", (b"authorization", b"Bearer " + token(sub="eve").encode()))
+    assert (refusal.user, refusal.claimed, refusal.holder) == ("bob", False, "eve")
+    assert told(b"user_id=eve", (b"authorization", b"Bearer " + token(sub="eve").encode())).holder is None
+
+
+@pytest.mark.parametrize(
+    ("query", "header"),
+    [
+        (b"user_id=ann&topic=a*", ()),
+        (b"user_id=ann&userid=eve", ()),
+        (b"topic=" + b"&topic=".join(b"t%d" % n for n in range(200)), ("eve",)),
+        (b"user_id=ann&user_id=bob", ()),
+        (b"since=never&access_token=", ("eve",)),
+    ],
+)
+def test_whom_a_malformed_request_meant_is_known(query: bytes, header: tuple[str, ...]) -> None:
+    headers = [(b"authorization", b"Bearer " + token(sub=sub).encode()) for sub in header]
+    assert told(query, *headers).user == (header[0] if header else "ann")
+
+
+def test_a_request_by_a_wrong_name_is_one_of_its_user() -> None:
+    given = settings(allowed_hosts=("sse.example",))
+    assert told(b"user_id=ann&topic=news", (b"host", b"evil.example"), given=given).user == "ann"
+
+
+def test_a_query_of_more_than_is_looked_at_names_nobody_and_harms_nobody() -> None:
+    assert told(b"a=1&" * 5000 + b"user_id=ann").user is None
+    assert told(b"\xff\xfe%ff&user_id=%ff").user is None
+
+
 def test_a_malformed_request_is_remembered_too() -> None:
     refusal = told(b"user_id=a%00b")
     assert (refusal.user, refusal.address) == (None, "192.0.2.1")
@@ -82,7 +113,7 @@ def test_a_malformed_request_is_remembered_too() -> None:
 
 def test_one_that_is_told_to_come_back_later_is_remembered_with_the_reason() -> None:
     later = Accepted("ann", Start(), (), last_words=overloaded_words(overloaded_by("total")))
-    refusal = refusal_of(later, read_request(b"user_id=ann", (), JWT), (), "192.0.2.1", JWT)
+    refusal = refusal_of(later, read_request(b"user_id=ann", (), JWT), b"user_id=ann", (), "192.0.2.1", JWT)
     assert (refusal.status, refusal.detail) == (200, "too many streams (SSE_MAX_CONNECTIONS)")
 
 

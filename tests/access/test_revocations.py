@@ -109,3 +109,12 @@ def test_one_of_them_covers_what_all_of_them_would(revocation: Revocation, cover
     revocations.add(revocation, 2000)
     claims = ("ann", "t-1", 99.0)
     assert revocation.covers(*claims) is covered is revocations.covers(*claims)
+
+
+def test_all_of_them_can_be_told() -> None:
+    revocations = Revocations(Clock())
+    given = {Revocation("t-1", None, 0.0): 2000.0, Revocation(None, "ann", 7.0): 3000.0}
+    given[Revocation(None, None, 5.0)] = 4000.0
+    for revocation, until in given.items():
+        revocations.add(revocation, until)
+    assert dict(revocations.all()) == given

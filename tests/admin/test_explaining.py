@@ -12,6 +12,7 @@ from trio_sse.admin.explaining import MOST, Explainer, found
 from trio_sse.admin.reports import Question, Report
 from trio_sse.broker.control import Node
 from trio_sse.delivery.connection import Connection
+from trio_sse.delivery.event_ids import EntryId
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.intake import Intake
 from trio_sse.delivery.recorder import Recorder, Refusal
@@ -44,6 +45,10 @@ class Process:
 
     def comes(self, **fields: object) -> None:
         self._intake.receive(json.dumps(fields).encode())
+        flush_now(self.hub)
+
+    def receives(self, payload: bytes | None, entry: EntryId) -> None:
+        self._intake.receive(payload, entry)
         flush_now(self.hub)
 
     async def report(self, **question: object) -> Report:
@@ -130,6 +135,29 @@ async def test_bad_messages_and_refusals_are_those_of_the_user() -> None:
     report = await process.report(user="ann")
     assert [one.reason for one in report.bad] == ["not JSON"]
     assert [(one.user, one.claimed) for one in report.refusals] == [("ann", True)]
+
+
+async def test_a_refusal_is_one_of_whoever_was_asked_for_and_of_the_token_s_user() -> None:
+    process = Process()
+    process.recorder.refused(Refusal(1.0, "bob", False, 403, "no", "192.0.2.9", holder="eve"))
+    for user in ("bob", "eve"):
+        [refusal] = (await process.report(user=user)).refusals
+        assert (refusal.user, refusal.holder) == ("bob", "eve")
+
+
+async def test_an_entry_of_the_log_that_was_bad_or_had_expired_is_found_by_its_id() -> None:
+    process = Process()
+    process.receives(b"not JSON", (7, 0))
+    process.receives(None, (8, 0))
+    process.receives(b'{"user_id":"ann","expires_at":1}', (9, 0))
+    for entry, reason in (("7-0", "not JSON"), ("8-0", "payload")):
+        report = await process.report(user="ann", id=entry)
+        [bad] = report.bad
+        assert bad.asked
+        assert reason in bad.reason
+        assert report.messages == []
+    [message] = (await process.report(user="ann", id="9-0")).messages
+    assert message.id == "9-0"
 
 
 async def test_other_tasks_run_while_much_is_looked_through() -> None:

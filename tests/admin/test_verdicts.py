@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from trio_sse.admin.reports import (
@@ -49,6 +50,26 @@ def test_it_may_be_a_stream_of_another_process_which_has_another_id() -> None:
     assert found.verdict == Verdict("waited", "3.0 s", 1003.0, "s-2")
     assert [told.ids for told in found.messages] == [["p.1", "q.5"]]
     assert [one.stream for one in found.messages[0].message.outcomes] == ["s-1", "s-2"]
+
+
+def test_an_entry_of_the_log_is_one_message_whatever_place_of_the_channel_its_ids_name() -> None:
+    """With a channel beside the log each process adds a place of its own."""
+    ids = ("1795694391503-0/9f3c12ab77de.4", "1795694391503-0/0b3c12ab77de.9", "1795694391503-0")
+    codes = ("before", "taken", "before")
+    reports = [
+        process(str(n), messages=[message(OutcomeReport("s-1", code), id=own, from_log=True)])
+        for n, (own, code) in enumerate(zip(ids, codes, strict=True))
+    ]
+    found = story("ann", ids[2], reports)
+    assert found.verdict.code == "taken"
+    assert [told.ids for told in found.messages] == [list(ids)]
+
+
+def test_an_entry_that_could_not_be_delivered_says_why_and_not_that_nobody_has_seen_it() -> None:
+    bad = BadReport(1000.0, "not JSON", 17, "p")
+    asked = msgspec.structs.replace(bad, asked=True, reason="no payload")
+    away = AwayReport(900.0, "refused")
+    assert verdict(process(bad=[asked, bad], away=[away])) == Verdict("rejected", "no payload", 1000.0)
 
 
 def test_messages_that_are_equal_are_told_apart_and_the_newest_comes_first() -> None:

@@ -204,6 +204,8 @@ async def test_redis_takes_the_neighbours_of_an_id_as_bounds(port: int, back_end
         (Place((5, 0), 5), info(5, added=5, length=0), True),
         (Place((5, 0), 5), info(4, added=4, length=4), False),  # the last were lost, or never got there
         (Place((5, 0), 5), info(9, added=4, length=4), False),  # made anew, with fewer
+        (Place((5, 0), 5), info(19, added=9, length=9), False),  # made anew, with more, and all of them newer
+        (Place((5, 0), 5), info(19, added=9, length=8), True),  # as if trimmed: that is told otherwise
         (Place((5, 0), 5), Info((0, 0), None, 0, 0), False),  # deleted
         (Place((0, 0), 0), Info((0, 0), None, 0, 0), True),  # it does not exist yet
         (Place((0, 0), 0), info(3, added=3, length=3), True),
@@ -268,6 +270,33 @@ def test_where_redis_does_not_count_neither_does_a_place() -> None:
     assert (place.last, place.added) == ((6, 0), None)
     place.skip_trimmed(info(9, added=None, length=1))
     assert place.added is None
+
+
+@pytest.mark.parametrize(
+    ("now", "entry", "never"),
+    [
+        (info(9, added=4, length=4), (5, 0), True),
+        (info(9, added=4, length=4), (6, 0), False),
+        (info(9, added=4, length=4), (0, 0), False),
+        (info(9, added=9, length=4), (5, 0), False),  # it was trimmed away
+        (info(9, added=None, length=4), (5, 0), False),
+        (Info((0, 0), None, 0, 0), (5, 0), False),
+    ],
+)
+def test_a_log_that_has_all_it_ever_had_never_had_what_is_older(
+    now: Info, entry: EntryId, never: bool
+) -> None:
+    assert now.never_had(entry) is never
+
+
+def test_at_the_end_of_a_log_the_count_is_known_again() -> None:
+    place = Place((5, 0), None)
+    place.was_read(info(9, added=4, length=4))
+    assert place.added is None
+    place.advance((9, 0))
+    place.was_read(info(9, added=4, length=4))
+    assert place.added == 4
+    assert not place.is_in(info(29, added=3, length=3))
 
 
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 24))

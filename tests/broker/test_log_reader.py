@@ -398,6 +398,48 @@ async def test_a_stream_that_was_made_anew_with_later_ids_is_told_and_nothing_of
     assert told(again)[1] in ("history_expired", "redis_reconnected")
 
 
+async def test_whoever_comes_with_an_id_of_another_stream_to_a_new_process_is_told(
+    port: int, back_end: BackEnd
+) -> None:
+    """Redis has lost everything, and the service was started again too."""
+    back_end.add(20, 21)
+    async with reading(port) as service:
+        before, at_first, here = came(service, "10-0"), came(service, "0-0"), came(service, "20-0")
+        await until(lambda: all(21 in told(client) for client in (before, at_first, here)))
+    assert told(before) == ["connected", "history_expired", 20, 21]
+    assert told(at_first) == ["connected", 20, 21]
+    assert told(here) == ["connected", 21]
+
+
+async def test_each_time_that_a_stream_is_made_anew_with_later_ids_it_is_told(
+    port: int, back_end: BackEnd
+) -> None:
+    """A Redis that keeps nothing has crashed again and again. When the service comes back, the new stream may
+    have more entries than the one before."""
+    async with reading(port) as service:
+        client = came(service)
+        back_end.add(1, 2)
+        await until(lambda: 2 in told(client))
+        for first in (10, 20, 30):
+            numbers = range(first, first + first // 10 + 2)
+            pipeline = back_end.pipeline()
+            pipeline.delete(KEY)
+            for number in numbers:
+                fields: dict[Any, Any] = {"payload": payload(number)}
+                pipeline.xadd(KEY, fields, id=real(f"{number}-0"))
+            pipeline.client_kill_filter(_type="normal", skipme=True)
+            pipeline.client_kill_filter(_type="pubsub")
+            pipeline.execute()
+            await until(lambda last=numbers[-1]: last in told(client))  # type: ignore[misc]
+    assert told(client) == [
+        "connected",
+        *(1, 2, "redis_reconnected"),
+        *(10, 11, 12, "redis_reconnected"),
+        *(20, 21, 22, 23, "redis_reconnected"),
+        *(30, 31, 32, 33, 34),
+    ]
+
+
 async def test_whoever_comes_from_before_a_stream_was_made_anew_is_told(port: int, back_end: BackEnd) -> None:
     """The clock of a new master may be behind: its ids then begin below the last that clients have."""
     async with reading(port) as service:

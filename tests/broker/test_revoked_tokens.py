@@ -30,7 +30,7 @@ class Process:
         self.known: list[tuple[Revoked, float]] = []
         self.loads = 0
         self.control = Control(settings_of(port), name, None, self._obey, self._beat, self._lost)
-        self.tokens = RevokedTokens(self.control, self._loaded)
+        self.tokens = RevokedTokens(self.control, self._loaded, lambda: self.known)
 
     def _loaded(self, all_of_them: list[tuple[Revoked, float]]) -> None:
         self.known = all_of_them
@@ -119,3 +119,36 @@ async def test_they_are_read_again_as_soon_as_redis_is_back(
         assert one.loads == 1
         one.tokens.lost()
         await until(lambda: one.loads == 2)
+
+
+async def test_a_redis_that_comes_back_without_them_gets_them_again(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that only one of the processes knows, and each with its time."""
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(revoked_tokens, "_AT_A_TIME", 1)
+    another = Revoked(None, "ann", 1_700_000_000.5)
+    async with running(Process("a", port)) as one, running(Process("b", port)) as other:
+        at = await one.tokens.add(ONE, 3600, 10)
+        await one.tokens.add(another, 7200, 10)
+        await until(lambda: len(one.known) == len(other.known) == 2)
+        known, over = one.known, (Revoked("over", None, 0.0), 1.0)
+        one.known, other.known = [known[0], over], [known[1], over]
+        back_end.flushall()
+        for process in (one, other):
+            process.tokens.lost()
+        await until(lambda: len(one.known) == len(other.known) == 2 and over not in one.known)
+    assert min(stored(port).values()) == pytest.approx(at, abs=0.01)
+    assert len(stored(port)) == 2
+
+
+async def test_what_an_operator_takes_out_of_redis_is_not_written_again(
+    port: int, back_end: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.02)
+    async with running(Process("a", port)) as one:
+        await one.tokens.add(ONE, 3600, 10)
+        await until(lambda: one.known)
+        back_end.flushall()
+        await until(lambda: not one.known)
+    assert stored(port) == {}

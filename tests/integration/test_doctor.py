@@ -199,14 +199,17 @@ def test_behind_proxies_as_they_are_what_is_wrong_is_found(
 
 
 @contextlib.contextmanager
-def cutting(back: int, seconds: float) -> Iterator[int]:
-    """A relay that ends each connection after so many seconds, whatever flows."""
+def cutting(back: int, seconds: float, late: float = 0) -> Iterator[int]:
+    """A relay that ends each connection after so many seconds, whatever flows. What comes from the service is
+    `late` by so many seconds, and by twice that at the most."""
     listener = socket.create_server(("127.0.0.1", 0))
     ended = threading.Event()
 
     def pass_on(source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                if late and source.getpeername()[1] == back:
+                    ended.wait(late)
                 sink.sendall(data)
 
     def serve(client: socket.socket) -> None:
@@ -276,6 +279,17 @@ def test_a_proxy_that_holds_back_one_that_compresses_and_two_that_cut_off(
         assert cut["lifetime"] == "bad"
         assert "though data flowed" in said(pages["cutting"], "lifetime")
         assert all("idle" not in one for one in (held, compressed))
+
+
+def test_a_proxy_that_holds_back_each_frame_is_not_taken_for_a_wrong_clock(
+    start: Services, open_page: Open
+) -> None:
+    service = doctored(start, SSE_HEARTBEAT_SECONDS="5")
+    with cutting(service.port, 60, late=3) as port:
+        page = open_page(f"http://127.0.0.1:{port}")
+        measure(page)
+        states = results(page)
+        assert (states["buffering"], states["clock"]) == ("bad", "unknown")
 
 
 def test_without_a_proxy_nothing_is_wrong(start: Services, open_page: Open) -> None:

@@ -122,7 +122,7 @@ class Admission:
         """
         request = read_request(query, headers, self._settings)
         answer = request if isinstance(request, Refused) else await self._admit(request, peer)
-        self._tell(answer, request, headers, peer)
+        self._tell(answer, request, query, headers, peer)
         return answer
 
     async def _admit(self, request: StreamRequest, peer: Callable[[], str]) -> Accepted | Refused:
@@ -144,20 +144,21 @@ class Admission:
         request = read_request(query, headers, self._settings)
         answer = request if isinstance(request, Refused) else self._admit_now(request, peer)
         if answer is not None:
-            self._tell(answer, request, headers, peer)
+            self._tell(answer, request, query, headers, peer)
         return answer
 
     def _tell(
         self,
         answer: Accepted | Refused,
         request: StreamRequest | Refused,
+        query: bytes,
         headers: Fields,
         peer: Callable[[], str],
     ) -> None:
         if isinstance(answer, Refused):
             add_to(self.refusals, _REASONS.get(answer.status, "overloaded"))
         if self.refused is not None and (isinstance(answer, Refused) or answer.last_words):
-            self.refused(refusal_of(answer, request, headers, peer(), self._settings))
+            self.refused(refusal_of(answer, request, query, headers, peer(), self._settings))
 
     def _admit_now(self, request: StreamRequest, peer: Callable[[], str]) -> Accepted | Refused | None:
         if self.ask is not None:

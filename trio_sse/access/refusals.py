@@ -8,6 +8,7 @@ from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -17,9 +18,11 @@ from trio_sse.access.problem import Refused
 from trio_sse.access.request import DEFAULT_USER, Fields, StreamRequest, joined
 from trio_sse.delivery.messages import user_id_problem
 from trio_sse.delivery.recorder import Refusal
+from trio_sse.delivery.resume import Start
 from trio_sse.settings import Settings
 
 _MOST_CLAIM_BYTES = 8192
+_MOST_GUESSED = 1000  # parameters
 _DETAIL = re.compile(rb"\ndata: ?(\{.*\})")
 
 
@@ -33,6 +36,7 @@ class Ending(Protocol):
 def refusal_of(
     answer: Refused | Ending,
     request: StreamRequest | Refused,
+    query: bytes,
     headers: Fields,
     peer: str,
     settings: Settings,
@@ -42,20 +46,33 @@ def refusal_of(
         status, detail = int(answer.status), answer.detail
     else:
         status, detail = int(HTTPStatus.OK), _said(answer.last_words)
-    fields = request.fields if isinstance(request, StreamRequest) else _joined(headers)
-    user, claimed, jti = None, False, None
-    if isinstance(request, StreamRequest):
-        user = request.user_id
-        if user is None and settings.auth == "none" and not request.topics:
-            user = DEFAULT_USER
-        claims = _claims(request, settings)
-        said = claims.get(settings.jwt_user_claim)
-        said = str(said) if isinstance(said, int) else said
-        if user is None and isinstance(said, str) and user_id_problem(said) is None:
-            user, claimed = said, True
-        jti = claims["jti"] if isinstance(claims.get("jti"), str) else None
-    address = client_address(peer, fields, settings.trusted_proxies)
-    return Refusal(time.time(), user, claimed, status, detail, address, jti)
+    if isinstance(request, Refused):
+        request = _guessed(query, _joined(headers))
+    user, claimed = request.user_id, False
+    if user is None and settings.auth == "none" and not request.topics:
+        user = DEFAULT_USER
+    claims = _claims(request, settings)
+    said = claims.get(settings.jwt_user_claim)
+    said = str(said) if isinstance(said, int) else said
+    holder = said if isinstance(said, str) and user_id_problem(said) is None else None
+    if user is None and holder is not None:
+        user, claimed = holder, True
+    jti = claims["jti"] if isinstance(claims.get("jti"), str) else None
+    address = client_address(peer, request.fields, settings.trusted_proxies)
+    holder = None if holder == user else holder
+    return Refusal(time.time(), user, claimed, status, detail, address, jti, holder)
+
+
+def _guessed(query: bytes, fields: Mapping[bytes, bytes]) -> StreamRequest:
+    """Whom a request meant that is not well-formed, or came by a wrong name."""
+    try:
+        given = parse_qsl(query.decode("ascii"), errors="strict", max_num_fields=_MOST_GUESSED)
+    except ValueError:
+        given = []
+    users = [value for name, value in given if name == "user_id" and user_id_problem(value) is None]
+    token = next((value for name, value in given if name == "access_token"), None)
+    topics = tuple(value for name, value in given if name == "topic")
+    return StreamRequest(users[0] if users else None, Start(), token, fields, (), topics=topics)
 
 
 def _joined(headers: Fields) -> Mapping[bytes, bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 MOST = 100_000
@@ -63,6 +63,14 @@ class Revocations:
             self.add(revocation, until)
         self.loaded = True
         return before != (self._tokens, self._users)
+
+    def all(self) -> Iterator[tuple[Revocation, float]]:
+        """Each, and until when."""
+        for jti, until in self._tokens.items():
+            yield Revocation(jti, None, 0.0), until
+        for user, times in self._users.items():
+            for issued_before, until in times.items():
+                yield Revocation(None, user, issued_before), until
 
     def covers(self, user: str | None, jti: str | None, issued_at: float | None) -> bool:
         """Whether a token with these claims is revoked. `issued_at` is its `iat`."""

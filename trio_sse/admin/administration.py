@@ -120,7 +120,7 @@ class Administration:
         self._control = Control(settings, process, cluster, self._obey, self._beside, self._lost)
         self._revoked: RevokedTokens | None = None
         if revocations is not None:
-            self._revoked = RevokedTokens(self._control, self._loaded)
+            self._revoked = RevokedTokens(self._control, self._loaded, self._known_here)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""
@@ -232,6 +232,10 @@ class Administration:
         revocations = self._revocations
         if revocations.replace([(Revocation(*msgspec.structs.astuple(one)), at) for one, at in all_of_them]):
             self._covered.set()
+
+    def _known_here(self) -> list[tuple[Revoked, float]]:
+        assert self._revocations is not None
+        return [(Revoked(*one), until) for one, until in self._revocations.all()]
 
     async def _end_covered(self) -> None:
         """End streams whose tokens were revoked while this process was away from Redis, or began."""

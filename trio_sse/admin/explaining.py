@@ -25,7 +25,7 @@ from trio_sse.delivery.event_ids import Position, entry_text, parse
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.outcomes import outcome
 from trio_sse.delivery.partitions import Place, parse_place, part_text, place_text
-from trio_sse.delivery.recorder import NO_SEQUENCE, MessageRecord, Recorder, Refusal
+from trio_sse.delivery.recorder import NO_SEQUENCE, BadMessage, MessageRecord, Recorder, Refusal
 from trio_sse.delivery.stream_record import DROPPED, EXPIRED, SUPERSEDED, WAITED, StreamRecord
 from trio_sse.delivery.targets import each, topic_name, topics_of, user_of
 
@@ -66,11 +66,16 @@ class Explainer:
         messages = await self._messages(question, records)
         report.messages = [await self._message_report(one, user, records, now) for one in messages]
         if user is not None:
-            refusals = [one for one in recorder.refusals if one.user == user]
+            refusals = [one for one in recorder.refusals if user in (one.user, one.holder)]
             report.refusals = [refusal_report(one) for one in refusals[-MOST:]]
             name = user.encode()
             bad = [one for one in recorder.bad if name in one.beginning]
-            report.bad = [BadReport(one.at, one.reason, one.size, node.process) for one in bad[-MOST:]]
+            report.bad = [bad_report(one, node) for one in bad[-MOST:]]
+        if question.id is not None and question.fingerprint is None:
+            position, place = parse(question.id), parse_place(question.id)
+            asked = await found(recorder.bad, partial(_is_entry, position, place))
+            named = [one for one in report.bad if all(one.at != other.at for other in asked)]
+            report.bad = [*named, *(bad_report(one, node, asked=True) for one in asked)]
         return report
 
     async def _records(self, user: str) -> list[StreamRecord]:
@@ -94,13 +99,10 @@ class Explainer:
         )
 
     def _is_at(self, position: Position | None, place: Place | None, message: MessageRecord) -> bool:
-        if message.partition is not None:  # the id of a stream may name a place in several
-            return place is not None and place.parts.get(message.partition) == message.entry
-        if position is None:
-            return False
-        if position.process == self._hub.history.sources.process:
+        ours = position is not None and position.process == self._hub.history.sources.process
+        if position is not None and ours and message.partition is None:
             return message.sequence == position.sequence
-        return position.process is None and message.from_log and message.entry == position.entry
+        return message.from_log and _is_entry(position, place, message)
 
     def _id_of(self, message: MessageRecord) -> str:
         if message.partition is not None:
@@ -178,7 +180,22 @@ def stream_report(record: StreamRecord, node: Node) -> StreamReport:
 
 
 def refusal_report(one: Refusal) -> RefusalReport:
-    return RefusalReport(one.at, one.status, one.detail, one.address, one.user, one.claimed, one.jti)
+    return RefusalReport(
+        one.at, one.status, one.detail, one.address, one.user, one.claimed, one.holder, one.jti
+    )
+
+
+def bad_report(one: BadMessage, node: Node, *, asked: bool = False) -> BadReport:
+    return BadReport(one.at, one.reason, one.size, node.process, asked)
+
+
+def _is_entry(position: Position | None, place: Place | None, came: MessageRecord | BadMessage) -> bool:
+    """Whether it is the entry of the log that the id names."""
+    if came.entry is None:
+        return False
+    if came.partition is not None:  # the id of a stream may name a place in several
+        return place is not None and place.parts.get(came.partition) == came.entry
+    return position is not None and position.process is None and position.entry == came.entry
 
 
 def _is_same(question: Question, message: MessageRecord) -> bool:

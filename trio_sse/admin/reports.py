@@ -104,6 +104,8 @@ class RefusalReport(msgspec.Struct, omit_defaults=True):
     user: str | None = None
     claimed: bool = False
     """The user is what a token says that proves nothing."""
+    holder: str | None = None
+    """Whom its token names, if that is another user: this proves nothing either."""
     jti: str | None = None
 
 
@@ -125,12 +127,14 @@ class AwayReport(msgspec.Struct, omit_defaults=True):
 
 
 class BadReport(msgspec.Struct):
-    """A payload that was no message, and that names the user."""
+    """A payload that was no message, and that names the user, or is the entry that was asked for."""
 
     at: float
     reason: str
     size: int
     process: str
+    asked: bool = False
+    """It is the entry of the log that was asked for."""
 
 
 class Report(msgspec.Struct, omit_defaults=True):

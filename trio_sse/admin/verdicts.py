@@ -17,6 +17,7 @@ from trio_sse.admin.reports import (
     Report,
     StreamReport,
 )
+from trio_sse.delivery.event_ids import parse
 
 GOT = ("taken", "waited", "replayed")
 
@@ -39,6 +40,7 @@ class Verdict(msgspec.Struct, omit_defaults=True):
     revoked           as not_connected: the last stream had ended because its token was revoked
     ended_by_operator likewise, by POST /disconnect
     refused           as not_connected: the user had been refused; `detail` says why
+    rejected          it came, and could not be delivered to anybody, as `detail` says
     bad_message       no message was found; one that names the user could not be read, as `detail` says
     redis_away        no message was found; Redis was away, as `detail` says
     unknown_message   no message was found
@@ -129,10 +131,17 @@ def _grouped(reports: Iterable[Report]) -> list[list[MessageReport]]:
     for report in reports:
         seen: dict[tuple[object, ...], int] = {}
         for one in report.messages:  # the newest first
-            what = (one.id,) if one.from_log else (one.fingerprint, one.size)
+            what = (_entry(one.id),) if one.from_log else (one.fingerprint, one.size)
             seen[what] = seen.get(what, 0) + 1
             groups.setdefault((*what, seen[what]), []).append(one)
     return sorted(groups.values(), key=lambda same: -same[0].at)
+
+
+def _entry(id: str) -> object:  # noqa: A002
+    """What the ids of an entry of the log have in common. Where there is a channel too, each process adds a
+    place of its own."""
+    position = parse(id)
+    return id if position is None or position.entry is None else position.entry
 
 
 def _of_message(user: str | None, message: MessageReport, reports: Sequence[Report]) -> Verdict:
@@ -174,6 +183,8 @@ def _absent(at: float, reports: Sequence[Report]) -> Verdict:
 def _not_found(reports: Sequence[Report]) -> Verdict:
     """Why no process knows the message."""
     bad = [one for report in reports for one in report.bad]
+    if rejected := [one for one in bad if one.asked]:
+        return Verdict("rejected", rejected[-1].reason, rejected[-1].at)
     away = [one for report in reports for one in report.away]
     if away:
         return Verdict("redis_away", away[-1].why, away[-1].began)

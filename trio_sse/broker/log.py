@@ -42,6 +42,11 @@ class Info(NamedTuple):
         """Whether it still has every entry ever added."""
         return self.added == self.length
 
+    def never_had(self, entry: EntryId) -> bool:
+        """Whether an entry is of another log: this one has all that it ever had, and they are newer. An empty
+        log has the place (0, 0)."""
+        return self.untrimmed and self.first is not None and (0, 0) < entry < self.first
+
 
 class Pace:
     """How many entries to read at a time. Redis limits an answer by their number alone, not by bytes. So the
@@ -82,8 +87,13 @@ class Place:
     def is_in(self, info: Info) -> bool:
         """Whether the log is still the one that was read. It is not if it was made anew under the same name,
         or comes from a replica that had not received everything."""
-        counted = self.added is not None and info.added is not None
-        return info.last >= self.last and not (counted and info.added < self.added)  # type: ignore[operator]
+        if info.last < self.last:
+            return False
+        if not self.added or info.added is None:
+            return True
+        # One that has every entry ever added has those that were read too.
+        lacks_all = info.untrimmed and (info.first is None or info.first > self.last)
+        return info.added >= self.added and not lacks_all
 
     def misses_trimmed(self, info: Info) -> bool:
         """Whether entries after this place were trimmed away."""
@@ -96,6 +106,12 @@ class Place:
     def skip_trimmed(self, info: Info) -> None:
         """Count what was trimmed away as read."""
         self.added = None if info.added is None else info.added - info.length
+
+    def was_read(self, info: Info) -> None:
+        """What Redis had at the moment of `info` has been read. At the end of the log the count is known
+        again, whatever log was there before."""
+        if self.last == info.last:
+            self.added = info.added
 
     def advance(self, entry: EntryId) -> None:
         """This entry has been read."""

@@ -160,6 +160,7 @@ class LogReader:
                 self._intake.receive(payload, entry)
                 place.advance(entry)
                 self._hub.history.read_up_to(entry)
+        place.was_read(info)
         self._resumer.reached(place.last)
         self._hub.log_lag = max(0, info.last[0] - place.last[0]) / 1000
         return self._pace.full

@@ -118,6 +118,8 @@ class Lookup:
                 self._resumer.answer(replay, sequence, after, history.sources.replay_doubt(sequence))
         if not wanted:
             return
+        # To a partition others lead that do not name an entry of it: a time, or the place of another one.
+        whole = history.sources.partition is None
         reached = await self._look_back(link, wanted)
         # A copy: the place may move on while the answer is on its way.
         read = replace(place)
@@ -125,7 +127,9 @@ class Lookup:
         for want in wanted:
             replay, after = want.replay, want.replay.after
             there = read.is_in(info) and (info.untrimmed or after >= (info.first or info.last))
-            intact = there and after >= max(reached, place.broken_off)
+            intact = (
+                there and after >= max(reached, place.broken_off) and not (whole and info.never_had(after))
+            )
             gap = history.sources.replay_doubt(want.sequence) if intact else "history_expired"
             replay.older, replay.count = want.frames[::-1], want.count
             rest = None

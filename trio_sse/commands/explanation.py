@@ -36,6 +36,7 @@ VERDICTS = {
     "revoked": "the user had no stream: its token was revoked",
     "ended_by_operator": "the user had no stream: an operator had ended it",
     "refused": "the user had no stream: it was refused ({detail})",
+    "rejected": "it came, and could not be delivered to anybody: {detail}",
     "bad_message": "no such message was accepted. One that names the user could not be: {detail}",
     "redis_away": "no process has seen it, and Redis was away: {detail}",
     "unknown_message": "no process has seen it",
@@ -76,9 +77,13 @@ def lines(answer: Fields) -> Iterator[str]:
         yield f"and {_count(story['more_streams'], 'earlier stream', 'earlier streams')}"
     for one in story["refusals"]:
         whose = " (as its token says, which proves nothing)" if one.get("claimed") else ""
+        if "holder" in one:
+            asked_for = "nobody" if one.get("user") is None else f"user {one['user']}"
+            whose = f" (for {asked_for}, with a token that names user {one['holder']})"
         yield f"refused {_at(one['at'])} from {one['address']}{whose}: {one['status']} {one['detail']}"
     for one in story["bad"]:
-        yield f"bad message {_at(one['at'])}, {one['size']} bytes, that names the user: {one['reason']}"
+        which = "that was asked for" if one.get("asked") else "that names the user"
+        yield f"bad message {_at(one['at'])}, {one['size']} bytes, {which}: {one['reason']}"
     for one in story["away"]:
         until = f"until {_at(one['ended'])}" if "ended" in one else "and still is"
         yield (

@@ -64,7 +64,7 @@ class Intake:
         except messages.MessageError as error:
             hub.counters.rejected += 1
             if hub.recorder is not None:
-                hub.recorder.bad_message(str(error), payload or b"")
+                hub.recorder.bad_message(str(error), payload or b"", entry, hub.history.sources.partition)
             add_to(hub.counters.bad, error.kind)
             self._report(str(error), payload or b"")
             return
@@ -83,7 +83,7 @@ class Intake:
         if hub.recorder is not None:
             hub.recorder.message(
                 hub.history.latest if hub.history.latest != before else NO_SEQUENCE,
-                hub.history.last_entry,
+                entry or hub.history.last_entry,
                 notification.targets,
                 payload,
                 notification.key,

@@ -63,6 +63,9 @@ class BadMessage(NamedTuple):
     reason: str
     size: int
     beginning: bytes
+    entry: EntryId | None = None
+    """The log's entry that it is. None: it came by a channel."""
+    partition: Partition | None = None
 
 
 class Refusal(NamedTuple):
@@ -77,6 +80,8 @@ class Refusal(NamedTuple):
     detail: str
     address: str
     jti: str | None = None
+    holder: str | None = None
+    """Whom its token names, if that is another user. It proves nothing."""
 
 
 class Trouble(NamedTuple):
@@ -183,10 +188,15 @@ class Recorder:
             _MESSAGE_BYTES + _TARGET_BYTES * count,
         )
 
-    def bad_message(self, reason: str, payload: bytes) -> None:
-        self.bad.add(
-            BadMessage(self._clock(), reason, len(payload), payload[:BAD_BYTES]), _REFUSAL_BYTES + BAD_BYTES
-        )
+    def bad_message(
+        self,
+        reason: str,
+        payload: bytes,
+        entry: EntryId | None = None,
+        partition: Partition | None = None,
+    ) -> None:
+        bad = BadMessage(self._clock(), reason, len(payload), payload[:BAD_BYTES], entry, partition)
+        self.bad.add(bad, _REFUSAL_BYTES + BAD_BYTES)
         self.trouble("bad_message", reason)
 
     def trouble(self, kind: str, detail: str) -> None:
