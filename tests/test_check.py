@@ -245,3 +245,13 @@ def test_whether_a_collector_takes_traces(
         there.status = 401
         code, out = lines(capsys, redis_port=valkey, traces_per_second=1)
         assert (code, "WRONG collector" in out, "the answer is 401 (OTEL_" in out) == (1, True, True)
+
+
+def test_the_address_of_the_collector_is_told_without_its_login(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@127.0.0.1:1")
+    assert not check._collector()
+    said = capsys.readouterr().out
+    assert "WRONG collector http://127.0.0.1:1/v1/traces: " in said
+    assert "secret" not in said

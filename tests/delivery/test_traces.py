@@ -17,6 +17,7 @@ from trio_sse.delivery import traces
 from trio_sse.delivery.connection import Connection
 from trio_sse.delivery.hub import Hub
 from trio_sse.delivery.intake import Intake
+from trio_sse.delivery.partitions import Partition
 from trio_sse.delivery.resume import Start
 from trio_sse.delivery.stream_record import StreamRecord
 from trio_sse.delivery.traces import Context, Trace, Traces, context_of, with_context
@@ -153,6 +154,18 @@ def test_one_that_all_take_at_once_has_ended_with_its_flush() -> None:
     assert trace.context == Context(VALID)
     assert trace.id == hub.history.text(1)
     assert not trace.waiting
+    assert not trace.from_log
+    assert trace.size == len(json.dumps({"user_id": "1", "traceparent": VALID}))
+
+
+def test_it_tells_where_it_comes_from() -> None:
+    hub = traced_hub()
+    hub.history.sources.partition = Partition(8, 5)
+    recorded(joined(hub))
+    Intake(hub, 1000).receive(json.dumps({"user_id": "1", "traceparent": VALID}).encode(), (1, 0))
+    flush_now(hub)
+    (trace,) = ended(hub)
+    assert (trace.from_log, trace.partition) == (True, Partition(8, 5))
 
 
 def test_what_nobody_follows_here_is_not_traced() -> None:
@@ -267,12 +280,35 @@ def test_a_stream_that_came_before_the_flush_but_behind_the_message_is_no_part_o
     intake = Intake(hub, 1000)
     message = {"user_id": "1", "n": 1, "traceparent": VALID}
     intake.receive(json.dumps(message).encode())
-    recorded(joined(hub), after=hub.history.latest, busy=True)
+    catching_up = unbegun(hub)
+    slow = recorded(catching_up, after=hub.history.latest, busy=True)
+    catching_up.begin(b"", hub.history.latest)
     live = recorded(joined(hub), after=hub.history.latest)
     intake.receive(json.dumps({**message, "n": 2}).encode())
     flush_now(hub)
-    assert live.numbers == [2]
     assert outcomes(hub) == [{"taken": 1}]
+    slow.catch_up()
+    assert live.numbers == slow.numbers == [2]
+    assert outcomes(hub) == [{"taken": 2, "replayed": 1}]
+
+
+def test_a_stream_that_begins_in_the_log_before_the_message_gets_it_from_there() -> None:
+    hub = traced_hub()
+    connection = unbegun(hub)
+    client = recorded(connection, after=None)
+    come(hub)
+    assert connection.record is not None
+    connection.record.goes_on(0, hub.history.latest, "history_expired", 1, (1, 0), snapshot=False)
+    intake = Intake(hub, 1000)
+    intake.receive(json.dumps({"user_id": "1", "traceparent": VALID}).encode())
+    connection.record.after = hub.history.latest  # the log was read before it was offered
+    flush_now(hub)
+    latest = hub.history.latest
+    connection.record.goes_on(latest, latest, None, 0, None, snapshot=False)  # the last page
+    assert ended(hub) == []
+    connection.begin(b"", latest, [b"data: 1\n\n", b"data: 2\n\n"])
+    client.catch_up()
+    assert outcomes(hub) == [{"replayed": 1}, {"replayed": 1}]
 
 
 def test_a_page_of_a_replay_is_told_of_when_it_is_given() -> None:
@@ -321,13 +357,14 @@ def test_the_clock_may_be_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_for_nobody_here_takes_the_place_of_no_other() -> None:
-    hub = traced_hub(3)
+    hub = traced_hub(5)
     recorded(joined(hub))
+    come(hub, 2)
     for _ in range(5):
         come(hub, user_id="2")
         come(hub, ttl=0)
     come(hub, 5)
-    assert (len(ended(hub)), hub.counters.traces) == (3, {"left_out": 2})
+    assert (len(ended(hub)), hub.counters.traces) == (5, {"left_out": 2})
 
 
 def test_one_that_its_only_stream_leaves_before_the_flush_takes_the_place_of_no_other() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,8 +73,8 @@ class Collector:
 
 
 @contextmanager
-def collector() -> Iterator[Collector]:
-    """One that runs as long as the block lasts."""
+def collector(context: ssl.SSLContext | None = None) -> Iterator[Collector]:
+    """One that runs as long as the block lasts; over TLS with a `context`."""
     taking = Collector()
 
     class Handler(BaseHTTPRequestHandler):
@@ -81,7 +82,7 @@ def collector() -> Iterator[Collector]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             taking.take(self.path, headers, self.rfile.read(int(headers["content-length"])))
             self.send_response(taking.status)
-            for name, value in {**taking.more, "Content-Length": str(len(taking.body))}.items():
+            for name, value in {"Content-Length": str(len(taking.body)), **taking.more}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(taking.body)
@@ -91,6 +92,8 @@ def collector() -> Iterator[Collector]:
 
     with ThreadingHTTPServer(("127.0.0.1", taking.port), Handler) as server:
         taking.port = server.server_address[1]
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -35,6 +35,7 @@ def test_headers_are_those_of_all_or_those_of_traces_and_their_values_are_as_in_
     assert (headers["authorization"], headers["x-org"]) == ("Bearer abc=", "7")
     assert headers["content-type"] == "application/x-protobuf"
     assert headers["user-agent"].startswith("trio_sse/")
+    assert headers["accept-encoding"] == "identity"
     own = configured({**given, "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "x-org=8"}).headers
     assert (own["x-org"], "authorization" in own) == ("8", False)
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
 import trio
+import trio.testing
 from structlog.testing import capture_logs
 
 from tests.support.collector import Collector, collector, traceparent
 from tests.support.inside import until
+from tests.support.secure import files, server_context
 from trio_sse.counters import Counters
 from trio_sse.delivery.traces import Context, Trace, Traces
 from trio_sse.tracing import exporter
 from trio_sse.tracing.collector import MAX_ANSWER_BYTES, configured
-from trio_sse.tracing.exporter import Exporter
+from trio_sse.tracing.exporter import Exporter, _retry_after
 from trio_sse.tracing.spans import Spans
 
 
@@ -34,10 +37,10 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 class Running:
     """An exporter, and what it exports."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **more: str) -> None:
         self.counters = Counters()
         self.traces = Traces(1000, self.counters)
-        there = configured({"OTEL_EXPORTER_OTLP_ENDPOINT": url})
+        there = configured({"OTEL_EXPORTER_OTLP_ENDPOINT": url, **more})
         self.exporter = Exporter(self.traces, self.counters, Spans("p", "notes"), there)
 
     @property
@@ -53,8 +56,8 @@ class Running:
 
 
 @asynccontextmanager
-async def running(there: Collector | str) -> AsyncIterator[Running]:
-    made = Running(there if isinstance(there, str) else there.url)
+async def running(there: Collector | str, **more: str) -> AsyncIterator[Running]:
+    made = Running(there if isinstance(there, str) else there.url, **more)
     async with trio.open_nursery() as nursery:
         await nursery.start(made.exporter.run)
         yield made
@@ -70,6 +73,31 @@ async def test_they_are_sent_together(there: Collector) -> None:
         await until(lambda: len(there.spans) == 21)
     assert own.counts == {"exported": 21}
     assert there.paths == {"/v1/traces"}
+
+
+async def test_a_collector_may_have_a_private_authority() -> None:
+    with collector(server_context()) as there:
+        url = f"https://127.0.0.1:{there.port}"
+        async with running(url, OTEL_EXPORTER_OTLP_CERTIFICATE=str(files()[0])) as own:
+            own.end(1)
+            await until(lambda: there.spans)
+
+
+async def test_others_run_while_spans_are_made(there: Collector) -> None:
+    made, turns = Running(there.url), 0
+    made.end(80)
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        await made.exporter._next()
+        nursery.cancel_scope.cancel()
+    assert turns >= 8
 
 
 async def test_a_request_has_so_many_at_most(there: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +158,7 @@ async def test_an_answer_has_an_end_in_time_and_in_size(
     there: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there.refuse_some(3, "x" * MAX_ANSWER_BYTES)
+    there.more = {"Content-Length": "1000000000"}
     async with running(there) as own:
         own.end(3)
         await until(lambda: own.counts == {"exported": 3})
@@ -167,6 +196,45 @@ async def test_it_says_itself_when_to_ask_again(there: Collector, monkeypatch: p
         await made.exporter._send_until_taken(client)
     assert slept == [120.0]
     assert made.counts == {"exported": 1}
+
+
+async def test_pauses_grow_and_are_not_the_same_for_all(
+    there: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.status = 503
+    made = Running(there.url)
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            there.status = 200
+
+    monkeypatch.setattr(trio, "sleep", sleep)
+    monkeypatch.setattr(exporter, "PAUSES", (8.0, 16.0))
+    made.end()
+    assert await made.exporter._next()
+    async with made.exporter._collector.client() as client:
+        await made.exporter._send_until_taken(client)
+    assert 4 <= slept[0] <= 8 <= slept[1] <= 16
+    assert 8 <= slept[2] <= 16
+    assert slept != [8, 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        ("120", 120),
+        ("99999", 300),
+        ("100000", 0),
+        ("1.5", 0),
+        ("nan", 0),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", 0),
+        ("", 0),
+    ],
+)
+def test_it_may_name_whole_seconds_and_not_too_many(given: str, seconds: int) -> None:
+    assert _retry_after(httpx.Response(429, headers={"Retry-After": given})) == seconds
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 500])
@@ -220,8 +288,10 @@ async def test_when_the_service_stops_what_there_is_is_sent_once_more(
 ) -> None:
     monkeypatch.setattr(exporter, "GATHER_SECONDS", 1000.0)
     async with running(there) as own:
-        own.end(30)
-    assert (own.counts, len(there.spans)) == ({"exported": 30}, 30)
+        own.end(10)
+        await trio.testing.wait_all_tasks_blocked()
+        own.end(20)
+    assert (own.counts, len(there.spans), len(there.requests)) == ({"exported": 30}, 30, 1)
     there.status = 503
     async with running(there) as own:
         own.end(30)

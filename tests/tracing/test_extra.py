@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 
-from tests.support.inside import settings
+from tests.support.collector import traceparent
+from tests.support.inside import flush_now, opened, settings
+from trio_sse.delivery.intake import Intake
 from trio_sse.service import Service
 from trio_sse.settings import SettingsError
 from trio_sse.tracing.extra import check
@@ -73,6 +76,17 @@ def test_a_variable_that_cannot_be_used_is_one_line(
     (line,) = raised.value.lines
     assert line.startswith(name)
     assert "SSE_TRACES_PER_SECOND" in line
+
+
+async def test_a_stream_that_ends_tells_what_it_did_not_get() -> None:
+    service = Service(settings(traces_per_second=1))
+    connection = opened(service, "ann")
+    message = {"user_id": "ann", "traceparent": traceparent()}
+    Intake(service.hub, 1000).receive(json.dumps(message).encode())
+    flush_now(service.hub)
+    service.release(connection)
+    assert service.hub.traces is not None
+    assert [trace.outcomes for trace in service.hub.traces.finished] == [{"unsent": 1}]
 
 
 def test_without_the_setting_no_stream_is_recorded() -> None:

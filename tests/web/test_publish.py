@@ -15,6 +15,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from quart.testing.client import QuartClient
+from werkzeug.datastructures import Headers
 
 from tests.support.collector import traceparent
 from tests.support.inside import Client, client_of, opened, settings
@@ -58,6 +59,23 @@ async def post(client: QuartClient, data: Any, **headers: str) -> tuple[int, Any
 
 def numbers(reader: Client) -> list[int]:
     return [json.loads(data)["n"] for data in reader.data[1:]]
+
+
+async def test_the_trace_of_a_sampled_request_is_that_of_its_messages(
+    valkey: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    service = new_service(valkey, traces_per_second=10)
+    lines = [("tracestate", "a=1"), ("tracestate", "b=2")]  # of one field
+    async with App(service).test_app():
+        client, reader = client_of(service), Client(opened(service, "ann"))
+        for sampled in (True, False):
+            headers = Headers([*ONE.items(), ("traceparent", traceparent(sampled=sampled)), *lines])
+            answer = await client.post("/publish", data=json.dumps(message()), headers=headers)
+            assert answer.status_code == 200
+    told, untold = [json.loads(data) for data in reader.data[1:3]]
+    assert (told["traceparent"], told["tracestate"]) == (traceparent(), "a=1,b=2")
+    assert "traceparent" not in untold
 
 
 async def test_a_message_is_delivered_and_the_answer_says_to_how_many(
