@@ -7,7 +7,7 @@ import resource
 
 import pytest
 
-from trio_sse.descriptors import RESERVE, Descriptors, descriptors
+from trio_sse.descriptors import RESERVE, Descriptors, descriptors, few_left
 
 
 def test_each_open_file_counts() -> None:
@@ -34,3 +34,19 @@ def test_where_the_kernel_does_not_say_they_are_counted(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(("left", "short"), [(RESERVE, False), (RESERVE - 1, True), (0, True)])
 def test_it_is_short_of_files_before_none_is_left(left: int, short: bool) -> None:
     assert Descriptors(1000 - left, 1000).short is short
+
+
+def test_the_last_ones_are_not_for_streams() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    assert not few_left()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + RESERVE + 1, hard))
+        assert not few_left()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + RESERVE, hard))
+        assert few_left()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        assert few_left()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -115,7 +115,7 @@ BELOW = {
     "settings": set[str](),
     "logs": set[str](),
     "delivery": set[str](),
-    "access": {"delivery", "version"},
+    "access": {"delivery", "descriptors", "version"},
     "broker": {"delivery"},
     "admin": {"access", "broker", "delivery"},
     "metrics": {"version"},

@@ -7,8 +7,8 @@ import resource
 from typing import NamedTuple
 
 RESERVE = 16
-"""With fewer left the process is not ready: the next streams go to another one, while this one can still say
-so."""
+"""With fewer left the process is not ready, and streams are refused: they go to another one, while this one
+can still answer probes."""
 
 
 class Descriptors(NamedTuple):
@@ -20,6 +20,17 @@ class Descriptors(NamedTuple):
     def short(self) -> bool:
         """Whether hardly any is left."""
         return self.limit - self.open < RESERVE
+
+
+def few_left() -> bool:
+    """Whether only the last RESERVE may be left. Takes a microsecond, however many are open: a new one is the
+    lowest that is free (POSIX, "File Descriptor Allocation")."""
+    try:
+        lowest = os.dup(0)
+    except OSError:
+        return True
+    os.close(lowest)
+    return lowest >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE
 
 
 def descriptors() -> Descriptors:

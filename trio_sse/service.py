@@ -37,7 +37,7 @@ from trio_sse.delivery.snapshot import Snapshot
 from trio_sse.delivery.stream_record import StreamRecord
 from trio_sse.delivery.targets import followed
 from trio_sse.delivery.traces import Traces
-from trio_sse.descriptors import descriptors
+from trio_sse.descriptors import descriptors, few_left
 from trio_sse.metrics.gathering import Metrics
 from trio_sse.metrics.report import Totals, totals_of
 from trio_sse.rebalancing import Rebalancing
@@ -236,7 +236,7 @@ class Service:
             return self.subscriber.problem_code, problem
         if self._canary is not None and (problem := self._canary.problem):
             return "canary_lost", problem
-        if (files := descriptors()).short:
+        if (files := descriptors()).short or few_left():
             return "no_descriptors", f"{files.open} of {files.limit} files are open"
         return None
 

@@ -21,6 +21,7 @@ from tests.support.hostile import GET_HEALTH
 from tests.support.process import Answer, Service, Services
 from tests.support.valkeys import certificate
 from tests.support.variants import COMMANDS, TRIO_SSE, VARIANTS, Variant
+from trio_sse.descriptors import RESERVE
 
 pytestmark = pytest.mark.integration
 
@@ -237,10 +238,31 @@ async def test_open_streams_go_on_while_no_file_is_left(start: Services, variant
             for n in range(20):
                 service.publish("before", n=n)
                 assert (await stream.notification())["n"] == n
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (full + 100, hard))
         async with streaming(service.port, "after") as after:
             service.publish("after", n=1)
             assert (await after.notification())["n"] == 1
     assert "LimitNOFILE" in service.log
+
+
+@pytest.mark.parametrize("variant", COMMANDS, ids=str)
+async def test_streams_leave_files_for_probes(start: Services, variant: Variant) -> None:
+    service = start(variant)
+    (worker,) = service.workers
+    limit = max(int(number) for number in os.listdir(f"/proc/{worker}/fd")) + RESERVE + 10
+    _, hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (limit, hard))
+    async with contextlib.AsyncExitStack() as stack:
+        name = ""
+        while name != "overloaded":
+            stream = Stream(await stack.enter_async_context(await connect(service.port)))
+            await stream.request("/sse?user_id=ann", [("accept", "text/event-stream")], "1.1")
+            name = (await stream.event()).name
+        is_told_to_come_back(service, "ann", "", "LimitNOFILE", 503)
+        assert service.get("/healthz").status == 200
+        answer = service.get("/readyz")
+        assert (answer.status, answer.json["code"]) == (503, "no_descriptors")
+    await eventually(lambda: service.answers("/readyz"), "it is ready again")
 
 
 HALF_OPEN = 10_000

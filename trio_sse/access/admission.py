@@ -24,6 +24,7 @@ from trio_sse.delivery import notices
 from trio_sse.delivery.log_limits import LogLimit
 from trio_sse.delivery.recorder import Refusal
 from trio_sse.delivery.resume import Start
+from trio_sse.descriptors import few_left
 from trio_sse.settings import Settings
 
 log = structlog.stdlib.get_logger("trio_sse.access.admission")
@@ -210,6 +211,8 @@ class Admission:
         address = ""
         if self.limits.any or self.refused is not None or self._settings.log_streams:
             address = client_address(peer(), request.fields, self._settings.trusted_proxies)
+        if few_left():
+            return self._later(request, overloaded_by("files"))
         if self.limits.any and (overloaded := self.limits.excess(user_id, address)):
             return self._later(request, overloaded)
         headers = _STREAM_HEADERS + request.cors

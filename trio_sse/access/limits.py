@@ -37,6 +37,7 @@ Key = tuple[str, str]
 
 _DETAILS = {
     "total": "too many streams (SSE_MAX_CONNECTIONS)",
+    "files": "hardly any file can be opened any more (LimitNOFILE, ulimit -n)",
     "user": "too many streams of this user (SSE_MAX_CONNECTIONS_PER_USER)",
     "address": "too many streams of this address (SSE_MAX_CONNECTIONS_PER_ADDRESS)",
     "rate": "too many new streams (SSE_CONNECTION_RATE_PER_ADDRESS)",
@@ -47,10 +48,10 @@ _DETAILS = {
 
 def overloaded_by(limit: str, wait: float = 0.0) -> Overloaded:
     """What is told about one of the limits `total`, `user`, `address`, and `rate`, which holds for `wait`
-    seconds more; `away` if what all processes count is not known, `revoked` if it is not known which tokens
-    count."""
+    seconds more; `files` if hardly any can be opened; `away` if what all processes count is not known,
+    `revoked` if it is not known which tokens count."""
     retry = wait + 1 if limit == "rate" else RETRY_SECONDS
-    return Overloaded(_DETAILS[limit], 503 if limit in ("total", "away", "revoked") else 429, retry)
+    return Overloaded(_DETAILS[limit], 429 if limit in ("user", "address", "rate") else 503, retry)
 
 
 class Limits:
