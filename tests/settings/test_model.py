@@ -391,7 +391,7 @@ JWT = {"SSE_AUTH": "jwt"}
         ({"SSE_METRICS_PORT": "8085"}, "SSE_METRICS_PORT and SSE_PORT are one port"),
         ({"SSE_METRICS_PORT": "65536"}, "a number from 0 to 65535"),
         ({"SSE_CANARY_SECONDS": "-1"}, "seconds, from 0 to 3600"),
-        ({"SSE_TRACES_PER_SECOND": "10001"}, "a number from 0 to 10000"),
+        ({"SSE_TRACES_PER_SECOND": "1001"}, "a number from 0 to 1000"),
         ({"SSE_PRESENCE_TOPIC": "who"}, "SSE_PRESENCE_TOPIC has no effect without SSE_PRESENCE=true"),
         ({"SSE_REPLY_LISTS": "trio"}, "SSE_REPLY_LISTS='trio' covers 'trio_sse:'"),
         ({"SSE_REPLY_LISTS": "trio_sse:presence"}, "covers 'trio_sse:'"),

@@ -388,7 +388,7 @@ class Settings(BaseSettings):
         "messages with a sampled `traceparent` that are traced for OpenTelemetry, at most, by each process; "
         "it needs the extra `trio-sse[otel]`; 0: none",
         0,
-        10_000,
+        1000,
     )
     tls_cert: str | None = _setting(
         "SSE_TLS_CERT",
