@@ -243,7 +243,7 @@ async def test_without_redis_streams_begin_and_are_told_when_it_is_back(
             with log_at(server.port) as log:
                 log.add(["42"], TOPICS)
             await until(lambda: client.numbers == [1])
-            assert running.service.not_ready() is None
+            await until(lambda: running.service.not_ready() is None)
 
 
 async def test_after_a_lost_redis_that_kept_its_data_nothing_is_missing(port: int, log: Log) -> None:

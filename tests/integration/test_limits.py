@@ -249,17 +249,36 @@ async def test_open_streams_go_on_while_no_file_is_left(start: Services, variant
 async def test_streams_leave_files_for_probes(start: Services, variant: Variant) -> None:
     service = start(variant)
     (worker,) = service.workers
-    limit = max(int(number) for number in os.listdir(f"/proc/{worker}/fd")) + RESERVE + 10
-    _, hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)
-    resource.prlimit(worker, resource.RLIMIT_NOFILE, (limit, hard))
+
+    def files() -> set[int]:
+        return set(map(int, os.listdir(f"/proc/{worker}/fd")))
+
+    seen = [set[int]()] * 3
+
+    def settled() -> bool:
+        """Whether connections that have ended are gone."""
+        seen.append(files())
+        return seen[-1] == seen[-2] == seen[-3]
+
     async with contextlib.AsyncExitStack() as stack:
-        name = ""
-        while name != "overloaded":
-            stream = Stream(await stack.enter_async_context(await connect(service.port)))
-            await stream.request("/sse?user_id=ann", [("accept", "text/event-stream")], "1.1")
-            name = (await stream.event()).name
+        await stack.enter_async_context(streaming(service.port, "ann"))
+        await eventually(settled, "other connections have gone")
+        before = files()
+        reserved = max(before) + 10
+        _, hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (reserved + RESERVE, hard))
+        room = len(set(range(reserved)) - before) - 1  # one is for whoever is refused
+
+        async def alone(opened: int) -> None:
+            """Wait until no other connections are there than so many streams more."""
+            await eventually(lambda: len(files()) == len(before) + opened, "others have gone")
+
+        for opened in range(room):
+            await alone(opened)
+            await stack.enter_async_context(streaming(service.port, "ann"))
         is_told_to_come_back(service, "ann", "", "LimitNOFILE", 503)
         assert service.get("/healthz").status == 200
+        await alone(room)
         answer = service.get("/readyz")
         assert (answer.status, answer.json["code"]) == (503, "no_descriptors")
     await eventually(lambda: service.answers("/readyz"), "it is ready again")
