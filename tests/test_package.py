@@ -108,7 +108,7 @@ def part_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-SHARED = {"counters", "patches", "settings", "sockets"}
+SHARED = {"counters", "http_answers", "patches", "settings", "sockets"}
 """What everybody may know."""
 
 BELOW = {

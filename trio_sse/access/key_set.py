@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from trio_sse.access.keys import PUBLIC_KEY_ALGORITHMS, Key, UnavailableError, algorithms
+from trio_sse.http_answers import body_of, told
 from trio_sse.version import __version__
 
 log = structlog.stdlib.get_logger("trio_sse.access.key_set")
@@ -143,7 +144,7 @@ class KeySet:
             _warn(f"no whole answer within {JWKS_TIMEOUT_SECONDS:g} s")
             return False
         except Exception as error:  # noqa: BLE001  whatever a server may answer
-            _warn(" ".join(str(error).split()) or type(error).__name__)
+            _warn(told(error))
             return False
         if not keys:
             _warn(f"none of its {offered} keys verifies tokens (a public key, for signatures, strong enough)")
@@ -194,17 +195,10 @@ async def _body(response: httpx.Response) -> bytes:
         raise _AnswerError(f"the answer is {response.status_code}")
     if response.headers.get("content-encoding", "identity") != "identity":
         raise _AnswerError("the answer is compressed, though that was not asked for")
-    body = bytearray()
-    # Cancelled, not left by `break`: httpx reads through several generators, and Trio needs all of them to
-    # end.
-    with trio.CancelScope() as reading:
-        async for part in response.aiter_raw():
-            body += part
-            if len(body) > MAX_JWKS_BYTES:
-                reading.cancel()
-    if len(body) > MAX_JWKS_BYTES:
+    body = await body_of(response, MAX_JWKS_BYTES)
+    if body is None:
         raise _AnswerError(f"the answer is longer than {MAX_JWKS_BYTES} bytes")
-    return bytes(body)
+    return body
 
 
 def _read(body: bytes) -> tuple[list[Key], int]:

@@ -11,6 +11,7 @@ import msgspec
 import trio
 from httpx_sse import EventSource, ServerSentEvent
 
+from trio_sse.http_answers import told
 from trio_sse.version import __version__
 
 ANSWER_SECONDS = 15.0
@@ -74,7 +75,7 @@ async def follow(
             await stream.once(client, target, token())
             why = "the stream has ended"
         except httpx.HTTPError as error:
-            why = " ".join(str(error).split()) or type(error).__name__
+            why = told(error)
         except _SilentError as error:
             why = str(error)
         seconds = stream.rest()

@@ -379,9 +379,9 @@ class Connection:
                 add_to(self._common.counters.gaps, reason)
             self.since = kept.through
             page += kept.data
-            if self.record is not None:
-                self.record.replays(self.since, history.now())
             if self.since < history.latest:
+                if self.record is not None:
+                    self.record.replays(self.since, history.now())
                 replay.at = history.at(self.since)
                 return page
         self._become(_LIVE)

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 import httpx
 
+from trio_sse.http_answers import told
 from trio_sse.settings import SettingsError
 from trio_sse.version import __version__
 
@@ -58,12 +59,7 @@ class Collector(NamedTuple):
             ):
                 return None if answer.is_success else f"the answer is {answer.status_code}"
         except Exception as error:  # noqa: BLE001  whatever a server may answer
-            return told(error)
-
-
-def told(error: Exception) -> str:
-    """An error as a part of a line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+            return told(error)[:200]
 
 
 def configured(environment: Mapping[str, str]) -> Collector:
@@ -153,7 +149,7 @@ def _context(authority: str, certificate: str, key: str) -> ssl.SSLContext:
         raise SettingsError(
             [
                 "OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_CERTIFICATE or _CLIENT_KEY is not accepted "
-                f"({told(error)}): name PEM files, {TO_LEAVE_OUT}."
+                f"({told(error)[:200]}): name PEM files, {TO_LEAVE_OUT}."
             ]
         ) from None
     return context

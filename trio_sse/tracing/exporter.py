@@ -11,7 +11,8 @@ import trio
 
 from trio_sse.counters import Counters, add_to
 from trio_sse.delivery.traces import Traces
-from trio_sse.tracing.collector import ANSWER_SECONDS, MAX_ANSWER_BYTES, Collector, told
+from trio_sse.http_answers import body_of, told
+from trio_sse.tracing.collector import ANSWER_SECONDS, MAX_ANSWER_BYTES, Collector
 from trio_sse.tracing.spans import Spans, refused
 
 log = structlog.stdlib.get_logger("trio_sse.tracing.exporter")
@@ -81,7 +82,7 @@ class Exporter:
                 encoded, made = self._spans.encode(taken)
             except Exception as error:  # noqa: BLE001  no trace is worth the service
                 self._lost(len(taken))
-                self._say(f"a span cannot be made: {told(error)}")
+                self._say(f"a span cannot be made: {told(error)[:200]}")
                 encoded, made, taken = b"", 0, []
             body += encoded
             count += made
@@ -113,7 +114,7 @@ class Exporter:
         except trio.TooSlowError:
             raise _AwayError(f"no whole answer within {ANSWER_SECONDS:g} s") from None
         except Exception as error:  # noqa: BLE001  whatever a server may answer
-            raise _AwayError(told(error)) from None
+            raise _AwayError(told(error)[:200]) from None
         if answer.status_code in _AGAIN:
             raise _AwayError(f"the answer is {answer.status_code}", _retry_after(answer))
         self._sending = b"", 0
@@ -140,16 +141,8 @@ class Exporter:
 
 async def _post(client: httpx.AsyncClient, url: str, body: bytes) -> tuple[httpx.Response, bytes]:
     """The answer, and what it says if that is not too long."""
-    said = bytearray()
     async with client.stream("POST", url, content=body) as answer:
-        # Cancelled, not left by `break`: httpx reads through several generators, and Trio needs all of them
-        # to end.
-        with trio.CancelScope() as reading:
-            async for part in answer.aiter_raw():
-                said += part
-                if len(said) > MAX_ANSWER_BYTES:
-                    reading.cancel()
-    return answer, bytes(said) if len(said) <= MAX_ANSWER_BYTES else b""
+        return answer, await body_of(answer, MAX_ANSWER_BYTES) or b""
 
 
 def _retry_after(answer: httpx.Response) -> float:
