@@ -197,7 +197,8 @@ class Service:
         if connection.record is not None:
             if self.hub.recorder is not None:
                 self.hub.recorder.left(connection.record)
-            connection.record.leaves()
+            else:
+                connection.record.leaves()
 
     def _record(self, connection: Connection, accepted: Accepted) -> StreamRecord:
         return StreamRecord(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-import trio
-
-from tests.support.inside import Client, flush_now, joined, new_hub
+from tests.support.inside import Client, flush_now, joined, new_hub, turns_of_others
 from trio_sse.admin.explaining import MOST, Explainer, found
 from trio_sse.admin.reports import Question, Report
 from trio_sse.broker.control import Node
@@ -161,16 +159,6 @@ async def test_an_entry_of_the_log_that_was_bad_or_had_expired_is_found_by_its_i
 
 
 async def test_other_tasks_run_while_much_is_looked_through() -> None:
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await trio.lowlevel.checkpoint()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(count)
+    async with turns_of_others() as turns:
         assert await found(range(10_000), lambda n: n % 5000 == 0) == [0, 5000]
-        nursery.cancel_scope.cancel()
-    assert turns >= 4
+    assert turns.count >= 4

@@ -348,6 +348,28 @@ async def until(condition: Callable[[], object]) -> None:
             await trio.sleep(0.002)
 
 
+class Turns:
+    """How often another task has run."""
+
+    count = 0
+
+
+@asynccontextmanager
+async def turns_of_others() -> AsyncIterator[Turns]:
+    """Another task runs as often as it may, as long as the block lasts."""
+    turns = Turns()
+
+    async def others() -> None:
+        while True:
+            turns.count += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        yield turns
+        nursery.cancel_scope.cancel()
+
+
 @asynccontextmanager
 async def stream_pair() -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStream]]:
     """The service's end of a connection and the client's."""

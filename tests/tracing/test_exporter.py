@@ -12,7 +12,7 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from tests.support.collector import Collector, collector, traceparent
-from tests.support.inside import until
+from tests.support.inside import turns_of_others, until
 from tests.support.secure import files, server_context
 from trio_sse.counters import Counters
 from trio_sse.delivery.traces import Context, Trace, Traces
@@ -84,20 +84,11 @@ async def test_a_collector_may_have_a_private_authority() -> None:
 
 
 async def test_others_run_while_spans_are_made(there: Collector) -> None:
-    made, turns = Running(there.url), 0
+    made = Running(there.url)
     made.end(80)
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await trio.lowlevel.checkpoint()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(count)
+    async with turns_of_others() as turns:
         await made.exporter._next()
-        nursery.cancel_scope.cancel()
-    assert turns >= 8
+    assert turns.count >= 8
 
 
 async def test_a_request_has_so_many_at_most(there: Collector, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,14 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from quart.testing.client import QuartClient
 from werkzeug.datastructures import Headers
 
 from tests.support.collector import traceparent
-from tests.support.inside import Client, client_of, opened, settings
+from tests.support.inside import Client, client_of, opened, settings, turns_of_others
 from trio_sse.broker.publisher import Publisher, UnavailableError
 from trio_sse.delivery import messages
 from trio_sse.delivery.messages import Notification
@@ -488,25 +487,15 @@ async def test_a_body_of_no_use_is_not_read_far(body: bytes) -> None:
     assert most < MEBIBYTE
 
 
-async def test_others_have_their_turn_while_a_long_list_is_read(nursery: trio.Nursery) -> None:
-    turns = 0
-
-    @nursery.start_soon
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await trio.lowlevel.checkpoint()
-
+async def test_others_have_their_turn_while_a_long_list_is_read() -> None:
     brackets = b"[" + b",".join([b'{"user_id":1,"m":[%b]}' % b",".join([b"[]"] * 15_000)] * 20) + b"]"
     halves = b"[" + b",".join([b'{"user_id":1,"m":"%b"}' % (b"\\ud83d" * 10_000)] * 20) + b"]"
     blanks = b"[" + b",".join([b'{"user_id":1}'] * 20) + b" " * 4 * MEBIBYTE + b"]"
     for body in (brackets, halves, blanks, b" " * 4 * MEBIBYTE + brackets):
-        turns = 0
-        payloads, mistakes, _ = await _read(body, 65536, anything)
+        async with turns_of_others() as turns:
+            payloads, mistakes, _ = await _read(body, 65536, anything)
         assert (len(payloads), mistakes) == (20, [])
-        assert turns > 10
-    nursery.cancel_scope.cancel()
+        assert turns.count > 10
 
 
 async def test_readyz_says_whether_there_is_such_a_route() -> None:
